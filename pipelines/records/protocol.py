@@ -1,0 +1,38 @@
+"""The one interface between what lies on disk and everything that reads it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RecordsError(Exception):
+    """Records that cannot be read as asked: the message names the file, the fault and the remedy, in one line."""
+
+
+class Records(Protocol):
+    """Encoded images with their labels; random access, safe to call from several threads at once."""
+
+    classes: list[str]  # class names, position = label
+    label: NDArray[np.int64]  # (N,)
+    index: NDArray[np.int64]  # (N,) position of the sample in the source, ascending; gaps where one was left out
+    size: NDArray[np.int32]  # (N,2) width, height of the ORIGINAL image in pixels
+
+    def __len__(self) -> int: ...
+
+    def read(self, position: int) -> bytes | memoryview:
+        """The encoded image at `position` (0 <= position < len), as stored.
+
+        Raises RecordsError where the bytes are not there.
+        """
+        ...
+
+    def name(self, position: int) -> str:
+        """Where this sample comes from, for error messages."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of the content, equal for equal samples in the same order."""
+        ...

@@ -1,0 +1,66 @@
+"""Packaging of equimod: every top-level folder becomes a subpackage of one import name.
+
+The folders live at the top of the checkout, but nothing called ``train`` or ``models`` may land in
+site-packages: ``package_dir`` maps each of them under the namespace package ``equimod``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+FOLDERS = ("pipelines", "models", "train", "tools", "benchmarks")
+PACKAGES = [name for folder in FOLDERS for name in find_packages(include=[folder, f"{folder}.*"])]
+
+setup(
+    name="equimod",
+    version="0.1.0",
+    description="Self-supervised vision training that hands every view over with its exact augmentation parameters",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[f"equimod.{name}" for name in PACKAGES],
+    package_dir={f"equimod.{folder}": folder for folder in FOLDERS},
+    package_data={"equimod.train": ["recipes/*.yaml"]},
+    install_requires=[
+        "torch>=2.9",
+        "torchvision>=0.24",
+        "numpy>=2.0",
+        "simplejpeg>=1.8",  # libjpeg-turbo into numpy, GIL released; scales over threads
+        "pillow>=11",  # everything that is not a plain JPEG, and the drawing of the embedded data set
+        "pyyaml>=6",  # recipes
+        "tyro>=1.0",  # command lines from typed dataclasses, with hints at misspelt options
+        "rich>=14",  # progress bars
+        "safetensors>=0.6",  # checkpoints without pickle
+        "tensorboard>=2.19",
+        "matplotlib>=3.9",  # the figures of evaluate.py and the benchmarks
+    ],
+    extras_require={
+        "dali": ["nvidia-dali-cuda130>=2.4"],
+        # ffcv itself needs a compiler and OpenCV's headers: see "Optional backends" in the README.
+        "ffcv": [
+            "ffcv==1.0.2",
+            "numba>=0.68",
+            "opencv-python-headless",
+            "tqdm",
+            "psutil",
+            "terminaltables",
+            "fastargs",
+            "assertpy",
+        ],
+        "dev": [
+            "build",
+            "hypothesis>=6",
+            "mypy>=2.4",
+            "psutil>=7",
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            "scipy>=1.15",
+            "setuptools>=80",
+            "types-PyYAML",
+            "wheel",
+        ],
+    },
+)

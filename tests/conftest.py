@@ -1,0 +1,50 @@
+"""Fixtures shared by the tests: where the real images are, and a small tree of drawn ones."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def _unpacked(archive: str, folder: Path) -> Path:
+    """The unpacked `archive` of $EQUIMOD_DATA below `folder`; skips, or fails under EQUIMOD_REQUIRE_DATA=1."""
+    source = Path(os.environ.get("EQUIMOD_DATA", "")) / archive
+    if not os.environ.get("EQUIMOD_DATA") or not source.is_file():
+        reason = f"needs {archive} in the folder named by EQUIMOD_DATA (now {os.environ.get('EQUIMOD_DATA')!r})"
+        if os.environ.get("EQUIMOD_REQUIRE_DATA") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with zipfile.ZipFile(source) as z:
+        z.extractall(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """334 ImageNet training images as an ImageFolder tree: WNID/name.JPEG."""
+    return _unpacked("imagenet_sample.zip", tmp_path_factory.mktemp("imagenet"))
+
+
+@pytest.fixture(scope="session")
+def cifar10_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 as JPEG files: train/CLASS/NNNN.jpg and test/CLASS/NNNN.jpg."""
+    return _unpacked("cifar10.zip", tmp_path_factory.mktemp("cifar10"))
+
+
+@pytest.fixture(scope="session")
+def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small ImageFolder tree of smooth random JPEGs: 3 classes, 8 images each, sizes 40x30 to 90x120, two grayscale."""
+    root = tmp_path_factory.mktemp("tree")
+    rng = np.random.default_rng(0)
+    for c in range(3):
+        (root / f"class_{c}").mkdir()
+        for i in range(8):
+            width, height = int(rng.integers(40, 90)), int(rng.integers(30, 120))
+            pixels = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((width, height))
+            (pixels.convert("L") if i == 7 and c < 2 else pixels).save(root / f"class_{c}" / f"{i:03d}.jpg", quality=90)
+    return root
