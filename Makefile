@@ -2,10 +2,11 @@
 # make test    ruff, the type checker, pytest
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := demo
+DEMO ?= demo
+RANKS ?= 2
 FOLDERS := pipelines models train tools benchmarks
 
-.PHONY: demo test lint typecheck pytest clean
+.PHONY: demo test lint typecheck pytest
 .DELETE_ON_ERROR:
 
 # `python -m venv` leaves the folder behind when it fails, hence the stamp as target.
@@ -13,6 +14,25 @@ FOLDERS := pipelines models train tools benchmarks
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
+
+# Images and records are made once; the run is made anew each time. On the CPU, so that it works anywhere.
+demo: $(DEMO)/records/train/manifest.json $(DEMO)/records/test/manifest.json
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(RANKS) train/main.py --method simclr --equimod \
+	    --dataset shapes --data $(DEMO)/records/train --val $(DEMO)/records/test --output $(DEMO)/run \
+	    --system.device cpu --overwrite
+	$(BIN)/python train/evaluate.py $(DEMO)/run
+	@echo "Look at $(DEMO)/run/figures/views.png and loss.png; the scores are in $(DEMO)/run/eval.json."
+
+$(DEMO)/images/train: | .venv/installed
+	$(BIN)/python tools/draw_shapes.py $@ --split train --samples 10000
+
+$(DEMO)/images/test: | .venv/installed
+	$(BIN)/python tools/draw_shapes.py $@ --split test --samples 2000
+
+$(DEMO)/records/%/manifest.json: | $(DEMO)/images/%
+	$(BIN)/python tools/convert_imagenet.py $(DEMO)/images/$* $(DEMO)/records/$* --format dali
+
+.SECONDARY:
 
 test: lint typecheck pytest
 

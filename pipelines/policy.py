@@ -204,3 +204,15 @@ POLICIES: dict[str, AugmentationPolicy] = {
     ),
     "barlow_twins_cifar10": _policy(32, 32, 0.2, _CIFAR10, _BYOL_JITTER),
 }
+
+
+def _evaluation(size: int, resize: int, normalize: Normalize) -> AugmentationPolicy:
+    return AugmentationPolicy(CenterPolicy(size, resize, normalize), (ViewPolicy(RandomResizedCrop(size), normalize),))
+
+
+EVALUATION_POLICIES: dict[str, AugmentationPolicy] = {
+    "imagenet": _evaluation(224, 256, _IMAGENET),
+    "cifar10": _evaluation(32, 36, _CIFAR10),
+    "shapes": _evaluation(64, 64, _SHAPES),
+}
+"""By data set, for classifiers on the frozen encoder: the view to train on (crop and flip), and x to test on."""

@@ -38,7 +38,7 @@ def cifar10_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small ImageFolder tree of smooth random JPEGs: 3 classes, 8 images each, sizes 40x30 to 90x120, two grayscale."""
+    """A small ImageFolder tree of smooth random JPEGs: 3 classes, 8 images each, 40x30 to 90x120 pixels, two gray."""
     root = tmp_path_factory.mktemp("tree")
     rng = np.random.default_rng(0)
     for c in range(3):
@@ -48,3 +48,9 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((width, height))
             (pixels.convert("L") if i == 7 and c < 2 else pixels).save(root / f"class_{c}" / f"{i:03d}.jpg", quality=90)
     return root
+
+
+@pytest.fixture(scope="session")
+def imagenet_sample_sizes(imagenet_sample: Path) -> np.ndarray:
+    """Original width and height of the ImageNet sample's images: int (334, 2)."""
+    return np.array([Image.open(path).size for path in sorted(imagenet_sample.glob("*/*"))])

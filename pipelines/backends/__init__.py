@@ -1,0 +1,55 @@
+"""Backends turn requests (which sample, which boxes) into uint8 images. A new one is an entry in `BACKENDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.records.protocol import Records
+
+
+@dataclass(frozen=True)
+class Request:
+    """A batch to be read: where its samples lie, and the box of each view."""
+
+    position: NDArray[np.int64]  # (N,) in the records
+    crops: tuple[Tensor, ...]  # a view: int64 (N,4), x, y, width, height in pixels of the original image
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of one request: uint8 (N,3,S,S) on the host, in memory that is never handed out again."""
+
+    x: Tensor | None
+    views: tuple[Tensor, ...]
+
+
+class Backend(Protocol):
+    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """Answer every request, in order, reading ahead. Closing the iterator frees what it holds.
+
+        Raises RecordsError, naming the sample, where one cannot be read or decoded.
+        """
+        ...
+
+
+class BackendFactory(Protocol):
+    def __call__(
+        self, records: Records, policy: AugmentationPolicy, *, with_x: bool, workers: int, pin_memory: bool
+    ) -> Backend: ...
+
+
+def _native() -> BackendFactory:
+    from equimod.pipelines.backends.native_backend import NativeBackend
+
+    return NativeBackend
+
+
+BACKENDS = {"native": _native}
+"""Name to a function that imports the backend: what an optional one needs is imported only where it is used."""

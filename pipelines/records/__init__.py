@@ -1,0 +1,28 @@
+"""Records: what lies on disk, behind one small protocol. `open_records` finds the format by what a folder holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from equimod.pipelines.records.folder import FolderRecords
+from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
+
+__all__ = ["Records", "RecordsError", "open_records"]
+
+
+def open_records(path: Path) -> Records:
+    """Open a folder of records or an ImageFolder tree.
+
+    Raises RecordsError where it is neither, unreadable, of another format version or not completely converted.
+    """
+    try:
+        if (path / MANIFEST).is_file():
+            return TarRecords(path)
+        if (path / PROGRESS).is_dir() or any(path.glob("shard-*.tar")):
+            raise RecordsError(
+                f"{path} is an interrupted conversion or an incomplete copy; run the converter again to finish it"
+            )
+    except PermissionError as error:
+        raise RecordsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    return FolderRecords(path)

@@ -1,0 +1,143 @@
+"""The loaders that `throughput.py loader` compares: the same files, batches of uint8 views on the host.
+
+All run with one torch thread a worker, as torch's DataLoader does by itself: parallelism is over images.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, RandomResizedCrop, Resize
+from torchvision.transforms import functional as F
+
+from equimod.benchmarks.measure import Load
+from equimod.pipelines.backends.native_backend import decode
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.order import Order
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy
+from equimod.pipelines.records import Records, open_records
+
+_IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    records: Path
+    policy: str
+    batch_size: int
+    workers: int
+    images: int  # a round
+
+
+class _Round:
+    """Records of a round: `images` samples spread evenly over `records`, which repeat where they are fewer."""
+
+    def __init__(self, records: Records, images: int) -> None:
+        have = len(records)
+        self.index = np.arange(images)
+        self._position = self.index * have // images if images < have else self.index % have
+        self._records = records
+        self.classes, self.fingerprint = records.classes, records.fingerprint
+        self.label, self.size = records.label[self._position], records.size[self._position]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, position: int) -> bytes | memoryview:
+        return self._records.read(int(self._position[position]))
+
+    def name(self, position: int) -> str:
+        return self._records.name(int(self._position[position]))
+
+
+def decode_alone(settings: LoaderSettings) -> Load:
+    """The ceiling: read and decode every image in as many threads, and drop it."""
+    records = _Round(open_records(settings.records), settings.images)
+    order = Order(len(records), settings.batch_size, seed=0)
+
+    def decode_some(positions: NDArray[np.int64]) -> int:
+        for position in positions.tolist():
+            decode(records.read(position))
+        return len(positions)
+
+    def load(epoch: int) -> int:
+        tasks = np.array_split(order.epoch(epoch), -(-len(records) // _IMAGES_A_TASK))
+        with ThreadPoolExecutor(settings.workers) as pool:
+            return sum(pool.map(decode_some, tasks))
+
+    return load
+
+
+def native(settings: LoaderSettings) -> Load:
+    """The native pipeline: x, two views, every parameter drawn and encoded."""
+    torch.set_num_threads(1)
+    pipeline = build_pipeline(
+        _Round(open_records(settings.records), settings.images),
+        POLICIES[settings.policy],
+        batch_size=settings.batch_size,
+        seed=0,
+        workers=settings.workers,
+    )
+    return lambda epoch: sum(len(batch) for batch in pipeline.decoded(epoch))
+
+
+class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
+    """x, views and their boxes (x, y, width, height), by torchvision on Pillow images."""
+
+    def __init__(self, records: Records, policy: AugmentationPolicy) -> None:
+        self._records = records
+        self._x = Compose(
+            [
+                Resize(policy.x.resize, InterpolationMode(policy.x.interpolation)),
+                CenterCrop(policy.x.size),
+                PILToTensor(),
+            ]
+        )
+        self._crops = [view.crop for view in policy.views]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, position: int) -> tuple[Tensor | int, ...]:
+        with Image.open(io.BytesIO(self._records.read(position))) as file:
+            image = file.convert("RGB")
+        views, boxes = [], []
+        for crop in self._crops:
+            y, x, height, width = RandomResizedCrop.get_params(image, list(crop.scale), list(crop.ratio))
+            view = F.resized_crop(
+                image, y, x, height, width, [crop.size, crop.size], InterpolationMode(crop.interpolation)
+            )
+            views.append(F.pil_to_tensor(view))
+            boxes.append(torch.tensor([x, y, width, height]))
+        return self._x(image), *views, *boxes, int(self._records.label[position]), position
+
+
+def torchvision_dataloader(settings: LoaderSettings) -> Load:
+    """torch's DataLoader with as many worker processes, its defaults but for workers that stay over the epochs."""
+    torch.set_num_threads(1)
+    loader = DataLoader(
+        _PillowViews(_Round(open_records(settings.records), settings.images), POLICIES[settings.policy]),
+        batch_size=settings.batch_size,
+        shuffle=True,
+        num_workers=settings.workers,
+        persistent_workers=True,
+        multiprocessing_context="fork",  # open records hold locks and memory maps, which do not pickle
+    )
+    return lambda epoch: sum(len(batch[0]) for batch in loader)
+
+
+CONTENDERS: dict[str, Callable[[LoaderSettings], Load]] = {
+    "native": native,  # first to warm up: its error about a damaged image names the file
+    "decode": decode_alone,
+    "torchvision": torchvision_dataloader,
+}

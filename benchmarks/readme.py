@@ -1,0 +1,174 @@
+"""Write the README's tables from the newest results: python benchmarks/readme.py [--check].
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is `loader` or `cifar10`. Its numbers come from
+the file of that benchmark in `benchmarks/results/` whose date is the latest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from equimod.pipelines.durable import durable_file
+
+_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_CHECKOUT = Path(__file__).parent.parent
+
+CONTENDERS = {
+    "decode": "decode alone",
+    "native": "equimod, native backend",
+    "torchvision": "torchvision and Pillow in a DataLoader",
+}
+CONFIGURATION = ("method", "equimod", "arch", "width", "epochs", "images")
+SCORES = {  # name in the result: title and digits
+    "linear_top1": ("linear top-1, %", 2),
+    "linear_cached_top1": ("linear top-1 on cached features, %", 2),
+    "knn_top1": ("kNN top-1, %", 2),
+    "absolute": ("absolute equivariance", 3),
+    "relative": ("relative equivariance", 3),
+}
+
+
+class ReadmeError(Exception):
+    """A README that cannot be filled: the message gives the reason and the remedy in one line."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write the tables of the README from the newest results."""
+
+    check: bool = False
+    """Change nothing; exit with 1 where the README is stale."""
+    readme: Path = _CHECKOUT / "README.md"
+    """The file that holds the tables."""
+    results: Path = _CHECKOUT / "benchmarks" / "results"
+    """The folder that holds the results."""
+
+
+def render(text: str, results: Path) -> str:
+    """`text` with every table rewritten from the files in `results`.
+
+    Raises ReadmeError for a table that is not known or has no result, and for a marker without its end.
+    """
+
+    def table(block: re.Match[str]) -> str:
+        name = block[2]
+        if name not in TABLES:
+            raise ReadmeError(f"table {name!r} is not known; name one of {', '.join(TABLES)}")
+        return f"{block[1]}{TABLES[name](_newest(name, results))}{block[3]}"
+
+    rendered, tables = _BLOCK.subn(table, text)
+    if tables != text.count("<!-- table:"):
+        raise ReadmeError("a table marker has no '<!-- end -->' after it; close every table")
+    return rendered
+
+
+def _newest(benchmark: str, results: Path) -> dict[str, Any]:
+    found = [json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))]
+    of_this = [result for result in found if result["benchmark"] == benchmark]
+    if not of_this:
+        raise ReadmeError(f"{results} holds no result of {benchmark!r}; run that benchmark with --output")
+    newest: dict[str, Any] = max(of_this, key=lambda result: result["date"])
+    return newest
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ruler, *rows))
+
+
+def _origin(result: dict[str, Any]) -> str:
+    """Where a result comes from, as the end of a sentence."""
+    machine, commit = result["machine"], result["commit"]
+    at = f", commit {commit['sha'][:10]}{' with changes' if commit['dirty'] else ''}" if commit else ""
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if name != "equimod")
+    return f"{machine['cpu']}, {machine['cores']} cores; {versions}; {result['date'][:10]}{at}."
+
+
+def loader_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `throughput.py loader`."""
+    rows = []
+    for name, title in CONTENDERS.items():
+        measured = result["contenders"][name]
+        speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
+        rows.append(
+            [
+                title,
+                f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
+                f"{cpu['median']:.2f}",
+                f"{measured['peak_bytes'] / 2**20:,.0f}",
+            ]
+        )
+    settings, ratios = result["settings"], result["ratios"]
+    return (
+        _rows(("loader", "images/s (lowest to highest round)", "CPU-ms an image", "peak memory, MiB"), rows)
+        + f"\nThe native backend reaches {ratios['native/decode']['median']:.2f} of decoding alone and "
+        f"{ratios['native/torchvision']['median']:.2f} times the torchvision DataLoader. Medians of "
+        f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images, policy {settings['policy']}, "
+        f"batches of {settings['batch_size']}, {settings['workers']} workers, warm page cache. Memory is "
+        f"resident memory, summed over processes, pages that they share counted in each. {_origin(result)}\n"
+    )
+
+
+def cifar10_table(result: dict[str, Any]) -> str:
+    """Markdown of runs collected by `collect.py`: a row a configuration, means over its seeds.
+
+    A score that no run has is left out.
+    """
+    measured = {key: score for key, score in SCORES.items() if any(run[key] is not None for run in result["runs"])}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for run in result["runs"]:
+        groups[tuple(run[key] for key in CONFIGURATION)].append(run)
+    rows = []
+    for configuration, runs in sorted(groups.items()):
+        method, equimod, arch, width, epochs, images = configuration
+        scores = [_mean([run[key] for run in runs], digits) for key, (_, digits) in measured.items()]
+        minutes = _mean([run["seconds"] / 60 for run in runs], 0)
+        name = f"{method}{' + EquiMod' if equimod else ''}, {arch} width {width}"
+        rows.append([name, str(epochs), f"{images:,}", *scores, minutes, str(len(runs))])
+    titles = [title for title, _ in measured.values()]
+    header = ("method and encoder", "epochs", "images", *titles, "minutes", "seeds")
+    spread = " Means ± standard deviation over the seeds." if len(result["runs"]) > len(groups) else ""
+    return f"{_rows(header, rows)}\nMinutes are those of training.{spread} {_origin(result)}\n"
+
+
+def _mean(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "–"
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}"
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"loader": loader_table, "cifar10": cifar10_table}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done or up to date, 1 stale or failed."""
+    arguments = tyro.cli(Arguments, args=argv, prog="readme.py", description=__doc__)
+    try:
+        text = arguments.readme.read_text(encoding="utf-8")
+        rendered = render(text, arguments.results)
+        if rendered == text:
+            return 0
+        if arguments.check:
+            raise ReadmeError(f"{arguments.readme.name} is stale; run python benchmarks/readme.py")
+        with durable_file(arguments.readme) as file:
+            file.write(rendered.encode())
+    except (ReadmeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The encoder f: torchvision's ResNet trunks without the classifier, with a CIFAR stem and a width factor.
+
+Built from torchvision's own blocks under torchvision's own names, so that the state dict of a published
+ResNet loads but for its `fc`, and the encoder trained here loads into torchvision. Composed rather than
+derived from `torchvision.models.ResNet`, whose constructor fixes the width and the stem.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from equimod.models.settings import Arch, EncoderSettings
+
+_Block = type[BasicBlock] | type[Bottleneck]
+_TRUNKS: dict[Arch, tuple[_Block, tuple[int, int, int, int]]] = {
+    "resnet10": (BasicBlock, (1, 1, 1, 1)),
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+class Encoder(nn.Module):
+    """ResNet from images (N,3,S,S) to representations h (N, feature_dim)."""
+
+    feature_dim: int
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        super().__init__()
+        block, depths = _TRUNKS[settings.arch]
+        width = settings.width
+        if settings.stem == "cifar":
+            self.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
+            self.maxpool: nn.Module = nn.Identity()
+        else:
+            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(block, width, width, depths[0], stride=1)
+        self.layer2 = _stage(block, width * block.expansion, 2 * width, depths[1], stride=2)
+        self.layer3 = _stage(block, 2 * width * block.expansion, 4 * width, depths[2], stride=2)
+        self.layer4 = _stage(block, 4 * width * block.expansion, 8 * width, depths[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.feature_dim = 8 * width * block.expansion
+        _initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Representations h (N, feature_dim) of images (N,3,S,S)."""
+        h = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
+        return torch.flatten(self.avgpool(h), 1)
+
+
+def build_encoder(settings: EncoderSettings) -> Encoder:
+    """The encoder of these settings, freshly initialised from torch's global generator."""
+    return Encoder(settings)
+
+
+def _stage(block: _Block, inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:
+    outplanes = planes * block.expansion
+    downsample = None
+    if stride != 1 or inplanes != outplanes:
+        downsample = nn.Sequential(nn.Conv2d(inplanes, outplanes, 1, stride, bias=False), nn.BatchNorm2d(outplanes))
+    first = block(inplanes, planes, stride, downsample)
+    return nn.Sequential(first, *(block(outplanes, planes) for _ in range(depth - 1)))
+
+
+def _initialise(encoder: Encoder) -> None:
+    """As torchvision with zero_init_residual=True: every residual block starts as its shortcut (official code)."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+        elif isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)

@@ -1,0 +1,42 @@
+"""All-gather over the ranks with the exact gradient: what lets a loss see the global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process among the ranks; 0 where no process group is up."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of ranks; 1 where no process group is up."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def gather(t: Tensor) -> Tensor:
+    """Rows of all ranks, in rank order: (n, ...) -> (world_size * n, ...); every rank must hold the same shape.
+
+    The gradient of a rank's rows is the sum of what all ranks' losses send back to them, so the mean of the
+    ranks' parameter gradients is the gradient of the mean of the ranks' losses.
+    """
+    return t if world_size() == 1 else _Gather.apply(t)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        gathered = t.new_empty(world_size() * len(t), *t.shape[1:])
+        dist.all_gather(list(gathered.chunk(world_size())), t.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)  # all_reduce writes in place
+        dist.all_reduce(total)
+        return total.chunk(world_size())[rank()]

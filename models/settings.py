@@ -1,0 +1,47 @@
+"""Settings of the models: frozen dataclasses without torch, so that the configuration and ``--help`` stay instant.
+
+The defaults are the paper's for CIFAR-10 (Sec. 2.3, 3.1); recipes carry what differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Arch = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    arch: Arch = "resnet18"
+    """Depth of the torchvision ResNet trunk; resnet10 has one basic block a stage, for small machines."""
+    stem: Literal["imagenet", "cifar"] = "cifar"
+    """imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1, no max-pool."""
+    width: int = 64
+    """Channels of the first stage; 64 is the published network."""
+
+
+@dataclass(frozen=True)
+class SimCLRSettings:
+    hidden: tuple[int, ...] = (2048, 2048)
+    """Widths of the projector's hidden layers."""
+    dim: int = 128
+    """Dimension of the embedding z."""
+    temperature: float = 0.5
+    """Temperature of NT-Xent."""
+
+
+@dataclass(frozen=True)
+class EquiModSettings:
+    weight: float = 1.0
+    """lambda: weight of the equivariance loss beside the method's."""
+    temperature: float = 0.2
+    """Temperature tau' of the equivariance loss (Eq. 4)."""
+    negatives: Literal["paper", "official"] = "paper"
+    """paper: Eq. 4; official: NT-Xent over all embeddings and predictions, as in the authors' code."""
+    projector: tuple[int, ...] | None = (2048, 2048, 128)
+    """Widths of the layers of the equivariant projector g', the last is the dimension of y; none: y is h (Table 2a)."""
+    predictor_hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers of the predictor u (Table 2b)."""
+    embedding: tuple[int, ...] | None = (128,)
+    """Widths of the layers that embed the parameters t; none: t enters u as it is (Table 2c)."""

@@ -1,0 +1,124 @@
+"""The one entrance: records, policy and backend to batches on the training device."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from equimod.pipelines import ops
+from equimod.pipelines.backends import BACKENDS, Backend, Request
+from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.order import Order
+from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
+from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.prefetch import one_ahead
+from equimod.pipelines.records.protocol import Records
+
+
+class Pipeline:
+    """Batches of every epoch, the same for the same seed whatever the backend, the workers or the number of ranks."""
+
+    def __init__(
+        self, records: Records, policy: AugmentationPolicy, backend: Backend, order: Order, device: torch.device
+    ) -> None:
+        self._records, self._policy, self._backend, self._order = records, policy, backend, order
+        self._device = device
+        self._layouts = tuple(ParamLayout.of(view) for view in policy.views)
+
+    def __len__(self) -> int:
+        """Steps an epoch on this rank."""
+        return len(self._order)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` from `start_step` on, augmented, on the device, computed one ahead."""
+        return one_ahead(self._augmented(epoch, start_step), self._device)
+
+    def decoded(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
+        """The same samples before the operators: uint8 images on the host, encodings on the host."""
+        drawn: deque[tuple[NDArray[np.int64], tuple[AugmentationParams, ...]]] = deque()
+
+        def requests() -> Iterator[Request]:
+            positions = self._order.epoch(epoch)
+            for step in range(start_step, len(self._order)):
+                position = self._order.share(positions, step)
+                params = self._draw(position, epoch)
+                drawn.append((position, params))
+                yield Request(position, tuple(p.crop for p in params))
+
+        for images in self._backend.run(requests()):
+            position, params = drawn.popleft()
+            views = tuple(
+                View(image, p, layout.encode(p))
+                for image, p, layout in zip(images.views, params, self._layouts, strict=True)
+            )
+            label, index = (torch.from_numpy(a[position]) for a in (self._records.label, self._records.index))
+            yield Batch(images.x, views, label, index)
+
+    def _draw(self, position: NDArray[np.int64], epoch: int) -> tuple[AugmentationParams, ...]:
+        size, index = self._records.size[position], self._records.index[position]
+        return tuple(
+            draw(policy, size, index, seed=self._order.seed, epoch=epoch, view=number)
+            for number, policy in enumerate(self._policy.views)
+        )
+
+    def _augmented(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
+        for batch in self.decoded(epoch, start_step):
+            views = tuple(
+                replace(
+                    view,
+                    image=ops.apply(view.image.to(self._device, non_blocking=True), view.params, policy),
+                    encoding=view.encoding.to(self._device, non_blocking=True),
+                )
+                for view, policy in zip(batch.views, self._policy.views, strict=True)
+            )
+            x = batch.x
+            if x is not None:
+                x = ops.apply_center(x.to(self._device, non_blocking=True), self._policy.x)
+            yield Batch(x, views, batch.label.to(self._device, non_blocking=True), batch.index)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def build_pipeline(
+    records: Records,
+    policy: AugmentationPolicy,
+    *,
+    backend: str = "native",
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device | str = "cpu",
+    with_x: bool = True,
+    workers: int | None = None,
+    shuffle: bool = True,
+    window: int | None = None,
+) -> Pipeline:
+    """A pipeline over `records` that draws after `policy`.
+
+    `batch_size` is global; `workers` are threads or processes of this rank, by default its share of the cores;
+    `shuffle` and `window` as in `Order`. A sample's index is its position in the source, the same in every format.
+    Raises ValueError for an unknown backend, a batch that does not split over the ranks or is larger than the data.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is not known; give one of {', '.join(BACKENDS)}")
+    device = torch.device(device)
+    order = Order(len(records), batch_size, seed, rank, world_size, shuffle, window)
+    workers = workers or max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    factory = BACKENDS[backend]()
+    return Pipeline(
+        records,
+        policy,
+        factory(records, policy, with_x=with_x, workers=workers, pin_memory=device.type == "cuda"),
+        order,
+        device,
+    )

@@ -1,0 +1,111 @@
+"""Durable writes: what stands under its final name is complete and on the disk, whenever the process is killed.
+
+Files and folders are written under a temporary name beside the final one, synced, renamed, and the parent folder is
+synced. Checkpoints, records and the drawn data set are all written this way. A full disk surfaces as OSError.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY_PREFIX = ".partial-"
+POINTER = "newest"
+SYNC_THREADS = 16  # concurrent fsyncs share one commit of the file system's journal
+
+
+def _temporary(path: Path) -> Path:
+    # Random, not the process id: two hosts may write to one shared folder.
+    return path.with_name(TEMPORARY_PREFIX + secrets.token_hex(8))
+
+
+def _sync(path: str | Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in (*names, "")]  # noqa: PTH118
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
+        list(pool.map(_sync, paths))
+
+
+@contextmanager
+def durable_file(path: Path) -> Iterator[BinaryIO]:
+    """Binary handle whose content replaces `path` at once, when the block ends without an exception.
+
+    Raises OSError where the folder is missing or the disk is full; `path` is then untouched.
+    """
+    temporary = _temporary(path)
+    try:
+        with temporary.open("xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+@contextmanager
+def durable_dir(path: Path) -> Iterator[Path]:
+    """Temporary folder that becomes `path`, with all it then holds, when the block ends without an exception.
+
+    Raises FileExistsError where `path` is there already, OSError where the disk is full.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; choose another name or remove it")
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _sync_tree(temporary)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync(path.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporaries that killed processes left in `folder`; call it only where nobody else is writing."""
+    for path in folder.glob(TEMPORARY_PREFIX + "*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def kept(folder: Path) -> list[Path]:
+    """The complete sub-folders that the pointer file of `folder` names, newest first; empty where there is none."""
+    pointer = folder / POINTER
+    return [folder / name for name in pointer.read_text(encoding="utf-8").split("\n")] if pointer.exists() else []
+
+
+def prune(folder: Path) -> None:
+    """Remove temporaries and every sub-folder that the pointer file does not name."""
+    wanted = kept(folder)
+    for path in folder.iterdir():
+        if path.is_dir() and path not in wanted and not path.name.startswith(TEMPORARY_PREFIX):
+            path.rename(_temporary(path))  # a removal that is killed half-way leaves nothing under a final name
+    remove_leftovers(folder)
+
+
+def rotate(folder: Path, newest: str, keep: int = 2) -> None:
+    """Name the complete sub-folder `newest` in the pointer file of `folder`, then remove all but the `keep` newest.
+
+    Killed at any moment, it leaves a pointer whose names are all complete. Sub-folders are ordered by when they were
+    passed here, not by name or date, so that a run resumed from an older one goes on correctly.
+    """
+    names = [newest, *(path.name for path in kept(folder) if path.name != newest)]
+    with durable_file(folder / POINTER) as handle:
+        handle.write("\n".join(names[:keep]).encode())
+    prune(folder)

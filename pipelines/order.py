@@ -1,0 +1,89 @@
+"""Which sample when: the order of an epoch, cut into steps and shares of ranks.
+
+The order is a function of (seed, epoch); a step takes the same samples whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equimod.pipelines import philox
+
+_ORDER_STREAM = philox.WORD_LIMIT - 1  # far from the streams of views, which are numbered from 0
+_BLOCK = 256  # neighbours in the file that a windowed shuffle keeps together
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a run stands: all that a resume needs, since everything random is keyed."""
+
+    epoch: int
+    step: int  # within the epoch
+    seed: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """The samples of each step on one rank.
+
+    `batch_size` is global; a rank takes its share of every global batch, in rank order. A shuffled order drops the
+    samples at the end that fill no batch; an unshuffled one (evaluation, one rank) keeps them as a shorter batch.
+    `window`: shuffle only within about that many neighbours at a time, so that a cold disk is read in runs of
+    256 samples; None shuffles the whole set.
+    """
+
+    samples: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    shuffle: bool = True
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.world_size:
+            raise ValueError(
+                f"batch_size={self.batch_size} is global and cannot be split over {self.world_size} ranks; "
+                f"give a multiple of {self.world_size}"
+            )
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(f"rank={self.rank} of world_size={self.world_size}; ranks count from 0")
+        if self.shuffle and self.batch_size > self.samples:
+            raise ValueError(
+                f"batch_size={self.batch_size} is larger than the data ({self.samples} samples); "
+                f"give at most {self.samples}"
+            )
+        if not self.shuffle and self.world_size > 1:
+            raise ValueError(f"world_size={self.world_size}: an unshuffled order serves one rank; give world_size=1")
+        if self.window is not None and self.window < _BLOCK:
+            raise ValueError(f"window={self.window} samples; give {_BLOCK} or more, or None to shuffle the whole set")
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+        return self.samples // self.batch_size if self.shuffle else -(-self.samples // self.batch_size)
+
+    @property
+    def local_batch_size(self) -> int:
+        return self.batch_size // self.world_size
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """Every position 0..samples-1 once, in the order of `epoch`: int64 (samples,)."""
+        positions = np.arange(self.samples)
+        if not self.shuffle:
+            return positions
+        random = philox.words(self.seed, positions, epoch=epoch, stream=_ORDER_STREAM, blocks=1).astype(np.uint64)
+        key = (random[:, 0] << np.uint64(32)) | random[:, 1]
+        if self.window is None:
+            return np.argsort(key, kind="stable")
+        # Blocks in random order, as many as fill a window make a group, samples in random order within their group.
+        rank_of_block = np.argsort(np.argsort(key[::_BLOCK], kind="stable"))
+        group = rank_of_block[positions // _BLOCK] // (self.window // _BLOCK)
+        return np.lexsort((key, group))
+
+    def share(self, epoch_positions: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+        """The positions that this rank takes in `step` of the epoch whose order is `epoch_positions`."""
+        start = step * self.batch_size + self.rank * self.local_batch_size
+        return epoch_positions[start : start + self.local_batch_size]

@@ -1,0 +1,230 @@
+"""From an ImageFolder tree to tar records, in parallel, going on where an interrupted run stopped.
+
+A shard is a fixed range of source positions, written by one worker process, so the result depends neither on the
+number of workers nor on interruptions. Each complete shard leaves an entry in `.progress/`; a rerun takes over those
+whose part of the source has the same names, labels and file sizes, so that a repaired image costs its own shard only.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from equimod.pipelines.durable import TEMPORARY_PREFIX, durable_file, remove_leftovers
+from equimod.pipelines.records.folder import ImageTree, scan_tree
+from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.records.shard_task import OnError, ShardDone, ShardTask, convert_shard, start_worker, taken_over
+from equimod.pipelines.records.tar import (
+    CLASSES,
+    MANIFEST,
+    PROGRESS,
+    SAMPLES,
+    VERSION,
+    Manifest,
+    Note,
+    image_size_statistics,
+    write_table,
+)
+from equimod.pipelines.workers import SPAWN, worker_pool
+
+OWN_NAMES = re.compile(
+    rf"{re.escape(MANIFEST)}|{re.escape(CLASSES)}|{re.escape(SAMPLES)}|shard-\d+\.(tar|idx)"
+    rf"|{re.escape(PROGRESS)}|{re.escape(TEMPORARY_PREFIX)}.*"
+)
+POLL_SECONDS = 0.2
+
+
+class DamagedImagesError(RecordsError):
+    """Images of the source that cannot be read or decoded, in `damaged`."""
+
+    def __init__(self, damaged: list[Note]) -> None:
+        self.damaged = damaged
+        super().__init__(
+            f"{len(damaged)} damaged image(s), the first is {damaged[0].name} ({damaged[0].reason}); repair or remove "
+            "them and run the same command again, or leave them out with --on-error skip"
+        )
+
+
+@dataclass(frozen=True)
+class Conversion:
+    manifest: Manifest
+    written: int  # shards written by this call; the others were in place
+
+
+def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int], None]) -> dict[int, ShardDone]:
+    """Convert shards in `workers` processes; results by shard number. `progress` is told the images checked so far."""
+    stop, checked = SPAWN.Event(), SPAWN.Value("q", 0)
+    pool = worker_pool(min(workers, len(tasks)), start_worker, stop, checked)
+    results: dict[int, ShardDone] = {}
+    damaged: list[Note] = []
+    try:
+        numbers: dict[Future[ShardDone | list[Note]], int] = {pool.submit(convert_shard, t): t.number for t in tasks}
+        pending = set(numbers)
+        while pending:
+            finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+            progress(checked.value)
+            for future in finished:
+                result = future.result()
+                if isinstance(result, ShardDone):
+                    results[numbers[future]] = result
+                else:
+                    damaged += result
+                    pending = {other for other in pending if not other.cancel()}
+    except BrokenProcessPool as error:
+        raise RecordsError(
+            "a worker process was killed, perhaps for want of memory; run the same command again to continue, "
+            "with fewer --workers where it happens again"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+    if damaged:
+        raise DamagedImagesError(sorted(damaged, key=lambda note: note.index))
+    return results
+
+
+@contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    descriptor = os.open(output, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordsError(f"{output} is being written by another converter; wait until it ends") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear(output: Path) -> None:
+    """Remove an earlier conversion; the manifest first, so that the rest never passes for complete."""
+    for path in sorted(output.iterdir(), key=lambda path: path.name != MANIFEST):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _hold_to_plan(tree: ImageTree, output: Path, shard_size: int) -> None:
+    """Refuse to go on with another source or shard size than an interrupted run had."""
+    plan = {"version": VERSION, "source": str(tree.root.resolve()), "classes": tree.classes, "shard size": shard_size}
+    path = output / PROGRESS / "plan.json"
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists():
+        with durable_file(path) as file:
+            file.write(json.dumps(plan).encode())
+    elif (found := json.loads(path.read_bytes())) != plan:
+        changed = ", ".join(key for key in plan if found.get(key) != plan[key])
+        raise RecordsError(
+            f"{output} holds an interrupted conversion with another {changed}; repeat it as it was begun, "
+            "or start anew with --overwrite"
+        )
+
+
+def _total_listing(listings: list[str]) -> str:
+    return hashlib.sha256("".join(listings).encode()).hexdigest()
+
+
+def _finish(tree: ImageTree, output: Path, shard_size: int, done: list[ShardDone]) -> Manifest:
+    """Write what turns the shards into records, the manifest last."""
+    rows = [row for part in done for row in part.rows]
+    if not rows:
+        raise RecordsError(f"none of the {len(tree.names)} images of {tree.root} can be decoded; give another source")
+    table = write_table(output, tree.classes, rows)
+    shards = tuple(part.shard for part in done if part.shard)
+    stems = {Path(shard.name).stem for shard in shards}
+    for path in output.glob("shard-*"):
+        if path.stem not in stems:  # of an interrupted run over a longer source
+            path.unlink()
+    manifest = Manifest(
+        source=tree.root.resolve().name,
+        listing=_total_listing([part.listing for part in done]),
+        shard_size=shard_size,
+        samples=len(table),
+        classes=len(tree.classes),
+        bytes=sum(shard.bytes for shard in shards),
+        image_size=image_size_statistics(table),
+        shards=shards,
+        reencoded=tuple(note for part in done for note in part.reencoded),
+        left_out=tuple(note for part in done for note in part.left_out),
+    )
+    manifest.save(output)
+    shutil.rmtree(output / PROGRESS)
+    return manifest
+
+
+def _complete(tasks: list[ShardTask], output: Path, shard_size: int, on_error: OnError) -> Conversion:
+    """The finished conversion in `output`. Raises RecordsError where it is not what these tasks would give."""
+    manifest = Manifest.load(output)
+    if (
+        manifest.shard_size != shard_size
+        or (manifest.left_out and on_error == "fail")
+        or manifest.listing != _total_listing([task.listing() for task in tasks])
+    ):
+        raise RecordsError(
+            f"{output} holds records of another source or with other settings; choose another OUTPUT, "
+            "or replace them with --overwrite"
+        )
+    return Conversion(manifest, written=0)
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    workers: int,
+    on_error: OnError = "fail",
+    shard_size: int = 1000,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Conversion:
+    """Convert the ImageFolder tree `source` into tar records in the folder `output`, going on where a run stopped.
+
+    `shard_size` is in source positions; `overwrite` removes an earlier conversion in `output`; `progress` is told the
+    images that are done and those in all.
+    Raises RecordsError where source or output is unsuitable or the disk is full, DamagedImagesError under "fail".
+    """
+    if output.resolve().is_relative_to(source.resolve()):
+        raise RecordsError(f"{output} lies inside the source {source}; choose a folder outside it")
+    tree = scan_tree(source)
+    tasks = [
+        ShardTask(
+            tree.root, output, number, at, tree.names[at : at + shard_size], tree.labels[at : at + shard_size], on_error
+        )
+        for number, at in enumerate(range(0, len(tree.names), shard_size))
+    ]
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with _locked(output):
+            if foreign := sorted(path.name for path in output.iterdir() if not OWN_NAMES.fullmatch(path.name)):
+                raise RecordsError(f"{output} holds {foreign[0]}, which is no part of records; choose an empty folder")
+            if overwrite:
+                _clear(output)
+            if (output / MANIFEST).exists():
+                return _complete(tasks, output, shard_size, on_error)
+            _hold_to_plan(tree, output, shard_size)
+            remove_leftovers(output)
+            remove_leftovers(output / PROGRESS)
+            done = {task.number: part for task in tasks if (part := taken_over(task))}
+            todo = [task for task in tasks if task.number not in done]
+            before = sum(len(task.names) for task in tasks) - sum(len(task.names) for task in todo)
+            if todo:
+                done |= _run(todo, workers, lambda checked: progress(before + checked, len(tree.names)))
+            manifest = _finish(tree, output, shard_size, [done[task.number] for task in tasks])
+            return Conversion(manifest, written=len(todo))
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "make room" if full else "check the folder and its permissions"
+        raise RecordsError(
+            f"{output} cannot be written: {error.strerror}; {remedy} and run the same command again to continue"
+        ) from error

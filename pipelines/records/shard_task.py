@@ -1,0 +1,136 @@
+"""One shard of a conversion: what there is to do, what is left when it is done, and the worker process that does it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Literal
+
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.records.check import DamagedImageError, check_image
+from equimod.pipelines.records.tar import PROGRESS, Note, Shard, describe_shard, write_shard
+
+OnError = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard: a range of the source."""
+
+    root: Path
+    output: Path
+    number: int
+    first: int  # source position of names[0]
+    names: list[str]
+    labels: list[int]
+    on_error: OnError
+
+    @property
+    def entry(self) -> Path:
+        return self.output / PROGRESS / f"{self.number:06d}.json"
+
+    def listing(self) -> str:
+        """Digest of how the source's files look from outside."""
+        digest = hashlib.sha256(str(self.first).encode())
+        for name, label in zip(self.names, self.labels, strict=True):
+            try:
+                size = (self.root / name).stat().st_size
+            except OSError:
+                size = -1
+            digest.update(json.dumps([name, label, size]).encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardDone:
+    """A complete shard: its entry in `.progress/`."""
+
+    listing: str
+    shard: Shard | None  # None where every image was left out
+    rows: list[tuple[int, ...]]  # fields of tar.SAMPLE
+    reencoded: tuple[Note, ...]
+    left_out: tuple[Note, ...]
+
+    def save(self, path: Path) -> None:
+        with durable_file(path) as file:
+            file.write(json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, path: Path) -> ShardDone:
+        fields = json.loads(path.read_bytes())
+        return cls(
+            listing=fields["listing"],
+            shard=Shard(**fields["shard"]) if fields["shard"] else None,
+            rows=[tuple(row) for row in fields["rows"]],
+            reencoded=tuple(Note(**note) for note in fields["reencoded"]),
+            left_out=tuple(Note(**note) for note in fields["left_out"]),
+        )
+
+
+def taken_over(task: ShardTask) -> ShardDone | None:
+    """The shard as an earlier run left it, None where there is none or it does not fit the task."""
+    if not task.entry.exists():
+        return None
+    done = ShardDone.load(task.entry)
+    if done.listing != task.listing() or (done.left_out and task.on_error == "fail"):
+        return None
+    if done.shard:
+        path = task.output / done.shard.name
+        if not path.with_suffix(".idx").exists() or not path.exists() or path.stat().st_size != done.shard.bytes:
+            return None
+    return done
+
+
+class _Stopped(Exception):
+    """The conversion was interrupted; the shard at work is given up."""
+
+
+class _Refused(Exception):
+    """The shard holds damaged images and is not to be written."""
+
+
+class _Worker:
+    """State of a worker process, set when it starts."""
+
+    stop: Event
+    checked: Synchronized[int]  # images, over all workers
+
+
+def start_worker(stop: Event, checked: Synchronized[int]) -> None:
+    """Tell this worker process where to hear that it should stop, and to count the images it has checked."""
+    _Worker.stop, _Worker.checked = stop, checked
+
+
+def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
+    """Write a shard and its entry; under "fail" the damaged images instead, where there are any."""
+    task.entry.unlink(missing_ok=True)
+    listing = task.listing()
+    reencoded: list[Note] = []
+    damaged: list[Note] = []
+    try:
+        with write_shard(task.output, task.number) as writer:
+            for index, (name, label) in enumerate(zip(task.names, task.labels, strict=True), task.first):
+                if _Worker.stop.is_set():
+                    raise _Stopped
+                try:
+                    image = check_image(task.root / name)
+                except DamagedImageError as error:
+                    damaged.append(Note(index, name, str(error)))
+                else:
+                    writer.add(image.jpeg, index=index, label=label, width=image.width, height=image.height, name=name)
+                    if image.reencoded:
+                        reencoded.append(Note(index, name, image.reencoded))
+                with _Worker.checked.get_lock():
+                    _Worker.checked.value += 1
+            if damaged and task.on_error == "fail":
+                raise _Refused
+    except _Refused:
+        return damaged
+    shard = describe_shard(task.output, task.number, len(writer.rows)) if writer.rows else None
+    done = ShardDone(listing, shard, writer.rows, tuple(reencoded), tuple(damaged))
+    done.save(task.entry)
+    return done

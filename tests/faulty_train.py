@@ -1,0 +1,36 @@
+"""train/main.py with a fault: `python faulty_train.py STEP SIGNAL RANK OPTIONS...` sends SIGNAL to the process of RANK
+when STEP steps are done, or makes the loss of the next step NaN where SIGNAL is `nan`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import torch
+
+from equimod.train import loop
+from equimod.train.main import main
+
+
+def _install(step: int, fault: str, rank: str) -> None:
+    original = loop.train_step
+    done = 0
+
+    def train_step(parts: loop.Parts, *arguments: object) -> dict[str, torch.Tensor]:
+        nonlocal done
+        here = os.environ.get("RANK", "0") == rank
+        if done == step and here and fault != "nan":
+            os.kill(os.getpid(), signal.Signals[fault])
+        losses = original(parts, *arguments)  # type: ignore[arg-type]
+        if done == step and here and fault == "nan":
+            losses["loss"] = losses["loss"] * torch.nan
+        done += 1
+        return losses
+
+    loop.train_step = train_step  # type: ignore[assignment]
+
+
+if __name__ == "__main__":
+    _install(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    sys.exit(main(sys.argv[4:]))

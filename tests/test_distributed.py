@@ -1,0 +1,245 @@
+"""One process with the whole batch against several ranks with a share each: losses, batch norm, gradients, agreements.
+
+Run as a script, this file is the program of one rank: every check computes with the rank's share of the same
+inputs, and what it returns is written to FOLDER/RANK.safetensors. Alone, the same checks see the whole batch and
+use plain batch norm and no gathering: that is what the ranks must add up to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from equimod.models.gather import gather
+from equimod.models.losses import equimod_loss, nt_xent
+from equimod.models.settings import EncoderSettings, EquiModSettings, SimCLRSettings
+from equimod.models.ssl import build_ssl
+from equimod.pipelines.params import Standardizer
+from equimod.train.distributed import (
+    World,
+    any_rank,
+    barrier,
+    data_parallel,
+    mean_over_ranks,
+    same_on_all_ranks,
+    sync_batchnorm,
+    world,
+)
+
+N, P = 8, 5  # samples of the global batch, encoded parameters
+ALONE = World(0, 0, 1, torch.device("cpu"))
+EQUIMOD = EquiModSettings(projector=(12, 6), embedding=(7,))
+Results = dict[str, Tensor]  # "x/rows": each rank's rows of x; anything else: the same on every rank
+
+
+def _draw(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _share(t: Tensor, here: World) -> Tensor:
+    return t.chunk(here.size)[here.rank]
+
+
+def _check_losses(here: World) -> Results:
+    results: Results = {"gather": gather(_share(_draw(0, N, 3), here))}
+    forms = {
+        "nt_xent": lambda *e: nt_xent(e[0], e[1], 0.3),
+        "paper": lambda *e: equimod_loss(*e, 0.3, "paper"),
+        "official": lambda *e: equimod_loss(*e, 0.3, "official"),
+    }
+    for name, form in forms.items():
+        embeddings = [_share(_draw(k, N, 4), here).requires_grad_() for k in range(4)]
+        loss = form(*embeddings)
+        loss.backward()
+        results |= {name: mean_over_ranks({name: loss}, here)[name]}
+        for k, e in enumerate(embeddings):
+            if e.grad is not None:
+                results[f"{name}.{k}/rows"] = e.grad / here.size  # of the mean over the ranks
+    return results
+
+
+def _check_batchnorm(here: World) -> Results:
+    results: Results = {}
+    cases = {
+        "2d": (nn.BatchNorm1d(3), (N, 3)),
+        "4d": (nn.BatchNorm2d(3, momentum=0.3), (N, 3, 4, 4)),
+        "plain": (nn.BatchNorm1d(3, affine=False), (N, 3)),
+        "cumulative": (nn.BatchNorm1d(3, momentum=None), (N, 3)),
+    }
+    for name, (norm, shape) in cases.items():
+        module = nn.Sequential(norm).double()
+        for p in module.parameters():
+            nn.init.normal_(p, 1.0, 0.5, generator=torch.Generator().manual_seed(5))
+        keys = list(module.state_dict())
+        parallel = sync_batchnorm(module, here)
+        assert list(parallel.state_dict()) == keys
+        if any(p.requires_grad for p in module.parameters()):
+            parallel = data_parallel(parallel, here)
+        for step in range(2):
+            x = _share(_draw(step, *shape) * 3 + 100, here).requires_grad_()
+            out = parallel(x)
+            module.zero_grad()
+            (out * _share(_draw(9, *shape), here)).flatten(1).sum(1).mean().backward()
+        assert x.grad is not None
+        results |= {f"{name}.out/rows": out.detach(), f"{name}.x/rows": x.grad / here.size}
+        results |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+        results |= {f"{name}.grad.{key}": p.grad for key, p in module.named_parameters() if p.grad is not None}
+        results[f"{name}.eval/rows"] = module.eval()(_share(_draw(3, *shape), here)).detach()
+    return results
+
+
+def _check_half_precision_batchnorm(here: World) -> Results:
+    norm = sync_batchnorm(nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3)), here)
+    x = _share(_draw(0, N, 3) + 3, here).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = norm(x)
+    out.sum().backward()
+    assert x.grad is not None
+    assert out.dtype == x.grad.dtype == torch.bfloat16
+    return {"half.out/rows": out.detach().float(), "half.var": norm[0].running_var}
+
+
+def _check_ssl(here: World) -> Results:
+    results: Results = {}
+    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), here) for k in range(3))
+    encodings = (_share(_draw(3, N, P), here), _share(_draw(4, N, P), here))
+    for negatives in ("paper", "official"):
+        torch.manual_seed(here.rank)  # data_parallel must make all ranks start like rank 0
+        ssl = build_ssl(
+            "simclr",
+            EncoderSettings("resnet10", width=8),
+            SimCLRSettings(hidden=(16,), dim=6),
+            replace(EQUIMOD, negatives=negatives),
+            Standardizer(torch.zeros(P), torch.ones(P)),
+        ).double()
+        for p in ssl.parameters():  # off the zeros of the residual branches, which would hide gradients
+            p.data += 0.1 * torch.randn_like(p)
+        parallel = data_parallel(sync_batchnorm(ssl, here), here)
+        losses = parallel(x, (v_i, v_j), encodings)
+        losses["loss"].backward()
+        results |= {f"{negatives}.{name}": value for name, value in mean_over_ranks(losses, here).items()}
+        results |= {f"{negatives}.grad.{name}": p.grad for name, p in ssl.named_parameters() if p.grad is not None}
+        results |= {f"{negatives}.buffer.{name}": buffer for name, buffer in ssl.named_buffers()}
+    return results
+
+
+CHECKS = (_check_losses, _check_batchnorm, _check_half_precision_batchnorm, _check_ssl)
+
+
+def _agreements(here: World) -> dict[str, object]:
+    barrier(here)
+    same_on_all_ranks("one", "the plan", here)
+    try:
+        same_on_all_ranks("all" if here.rank == 0 else "some", "the plan", here)
+        message = ""
+    except ValueError as error:
+        message = str(error)
+    return {
+        "nobody": any_rank(False, here),
+        "the last": any_rank(here.rank == here.size - 1, here),
+        "mean": [float(t) for t in mean_over_ranks(
+            {"b": torch.tensor(float(here.rank)), "a": torch.tensor(1.0)}, here).values()],
+        "message": message,
+        "local_rank": here.local_rank,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What every rank of a group of 2, then of 4, has written, without its suffix."""
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", str(request.param), __file__, str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [folder / str(rank) for rank in range(request.param)]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_ranks_compute_what_one_process_computes_with_the_whole_batch(
+    check: Callable[[World], Results], ranks: list[Path]
+) -> None:
+    tolerance = 2e-2 if check is _check_half_precision_batchnorm else 1e-9
+    shares = [load_file(f"{rank}.safetensors") for rank in ranks]
+    expected = check(ALONE)
+    assert expected
+    for name, value in expected.items():
+        parts = [share[name] for share in shares]
+        got = [torch.cat(parts)] if name.endswith("/rows") else parts
+        for t in got:
+            scale = max(float(value.abs().max()), 1e-4)  # a bias before a batch norm has gradient 0, but for rounding
+            torch.testing.assert_close(
+                t, value, rtol=tolerance, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def test_ranks_agree(ranks: list[Path]) -> None:
+    size = len(ranks)
+    for number, rank in enumerate(ranks):
+        agreements = json.loads(rank.with_suffix(".json").read_text())
+        assert agreements["nobody"] is False
+        assert agreements["the last"] is True
+        assert agreements["mean"] == [(size - 1) / 2, 1.0]
+        assert agreements["message"] == "the plan differs between the ranks: 'all' on rank 0, 'some' on rank 1"
+        assert agreements["local_rank"] == number
+
+
+def test_alone_nothing_is_replaced_and_nobody_is_asked() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3))
+    assert sync_batchnorm(module, ALONE) is module
+    assert type(module[0]) is nn.BatchNorm1d
+    assert data_parallel(module, ALONE) is module
+    assert any_rank(True, ALONE)
+    assert not any_rank(False, ALONE)
+    same_on_all_ranks("anything", "the plan", ALONE)
+    barrier(ALONE)
+
+
+def test_world_alone_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    with world("cpu") as here:
+        assert here == ALONE
+        assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [("tpu", 1, "choose auto, cpu or cuda"), ("cuda", 0, "lower --nproc-per-node"), ("auto", 1, "finds 1 GPUs")],
+)
+def test_a_rank_without_a_device_is_told_the_remedy(
+    device: str, gpus: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match=message), world(device):
+        pass
+
+
+def _main(folder: Path) -> None:
+    with world("cpu") as here:
+        results: Results = {}
+        for check in CHECKS:
+            results |= check(here)
+        save_file({name: t.contiguous() for name, t in results.items()}, folder / f"{here.rank}.safetensors")
+        (folder / f"{here.rank}.json").write_text(json.dumps(_agreements(here)))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

@@ -1,0 +1,60 @@
+"""The rules of the house that a reader cannot see from one file."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "pipelines": {"pipelines"},
+    "models": {"models", "pipelines"},
+    "train": {"train", "models", "pipelines"},
+    "tools": {"tools", "train", "models", "pipelines"},
+    "benchmarks": {"benchmarks", "train", "models", "pipelines"},
+}
+FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
+
+
+def _imports(path: Path) -> list[tuple[int, str]]:
+    """(level, module) of every import statement of a file, those inside functions included."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            found += [(node.level, f"{module}.{alias.name}" if module == "equimod" else module) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_folder_imports_only_what_lies_below_it(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    for level, module in _imports(path):
+        assert level == 0, "imports are absolute"
+        first, _, rest = module.partition(".")
+        assert first not in ALLOWED, f"{module}: import it as equimod.{module}"
+        if first == "equimod":
+            assert rest.split(".")[0] in ALLOWED[folder], f"{folder} must not import {module}"
+
+
+def test_no_file_of_a_script_folder_hides_a_module_of_the_standard_library() -> None:
+    for folder in ("train", "tools", "benchmarks"):
+        names = {path.stem for path in (ROOT / folder).glob("*.py")}
+        assert not names & set(sys.stdlib_module_names)
+
+
+def test_the_loop_knows_no_method_and_no_backend() -> None:
+    from equimod.models.ssl import METHODS
+    from equimod.pipelines.backends import BACKENDS
+
+    text = (ROOT / "train" / "loop.py").read_text(encoding="utf-8").lower()
+    assert not [name for name in (*METHODS, *BACKENDS) if name in text]
+
+
+def test_there_is_no_utils_module() -> None:
+    assert not [path for path in FILES if path.stem == "utils"]

@@ -1,0 +1,120 @@
+"""The benchmark's arithmetic, its command line and what its result holds, on tiny data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equimod.benchmarks import throughput
+from equimod.benchmarks.contenders import CONTENDERS, LoaderSettings, _Round
+from equimod.benchmarks.measure import Round
+from equimod.benchmarks.throughput import main, summarise
+from equimod.pipelines.records import open_records
+
+MIB = 2**20
+
+
+def _turn(images_per_second: float, cpu_ms: float = 1.0, peak_bytes: int = MIB) -> Round:
+    return Round(images=100, seconds=100 / images_per_second, cpu_seconds=cpu_ms / 10, peak_bytes=peak_bytes)
+
+
+def test_summary_of_known_rounds() -> None:
+    rounds = [
+        {"decode": _turn(1000, 1.0), "native": _turn(600, 2.0, 3 * MIB), "torchvision": _turn(200, 6.0)},
+        {"decode": _turn(800, 1.5), "native": _turn(400, 2.5, 4 * MIB), "torchvision": _turn(100, 8.0)},
+    ]
+    summary = summarise(rounds)
+    assert summary["ratios"]["native/decode"]["median"] == pytest.approx((0.6 + 0.5) / 2)
+    assert summary["ratios"]["native/torchvision"]["median"] == pytest.approx((3.0 + 4.0) / 2)
+    native = summary["contenders"]["native"]
+    assert native["images_per_second"]["median"] == pytest.approx(500)
+    assert native["cpu_ms_per_image"]["median"] == pytest.approx(2.25)
+    assert native["peak_bytes"] == 4 * MIB
+    assert summary["rounds"][1]["torchvision"]["seconds"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("images", "positions"), [(4, [0, 6, 12, 18]), (26, [*range(24), 0, 1])])
+def test_a_round_spreads_over_the_records_or_repeats_them(image_tree: Path, images: int, positions: list[int]) -> None:
+    records = open_records(image_tree)
+    taken = _Round(records, images)
+    assert len(taken) == images
+    assert taken.index.tolist() == list(range(images))
+    assert np.array_equal(taken.size, records.size[positions])
+    assert np.array_equal(taken.label, records.label[positions])
+    assert [taken.read(i) for i in range(images)] == [records.read(position) for position in positions]
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: str) -> None:
+    settings = LoaderSettings(image_tree, "simclr_cifar10", batch_size=8, workers=1, images=24)
+    load = CONTENDERS[name](settings)
+    assert [load(epoch) for epoch in range(2)] == [24, 24]
+
+
+def test_command_writes_a_complete_result(image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "loader.json"
+    options = {"policy": "simclr_cifar10", "batch-size": 8, "workers": 1, "rounds": 2, "images": 20, "output": output}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    assert main(["loader", f"--records={image_tree}", *arguments]) == 0
+    assert "native/torchvision" in capsys.readouterr().out
+
+    result = json.loads(output.read_text())
+    assert result["benchmark"] == "loader"
+    assert result["settings"] == {
+        "records": str(image_tree),
+        "policy": "simclr_cifar10",
+        "batch_size": 8,
+        "workers": 1,
+        "images": 16,
+        "images_in_records": 24,
+    }
+    assert set(result["versions"]) == {"python", "equimod", "torch", "torchvision", "pillow", "simplejpeg", "numpy"}
+    assert set(result["machine"]) == {"cpu", "cores", "memory_gib", "system"}
+    assert {"date", "command", "commit"} <= set(result)
+    assert len(result["rounds"]) == 2
+    for turns in result["rounds"]:
+        assert set(turns) == set(CONTENDERS)
+        for turn in turns.values():
+            assert turn["images"] == 16
+            assert min(turn["seconds"], turn["cpu_seconds"]) > 0
+            assert turn["peak_bytes"] > 50 * MIB  # torch alone takes more
+    # The workers' processor time and memory count too, or the DataLoader would cost next to nothing.
+    peaks = {name: result["contenders"][name]["peak_bytes"] for name in CONTENDERS}
+    assert peaks["torchvision"] > 1.3 * peaks["native"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--policy=simclr"], 2, "policy=simclr is not known; give one of"),
+        (["--rounds=0"], 2, "rounds=0; give 1 or more"),
+        (["--workers=0"], 2, "workers=0; give 1 or more"),
+        (["--images=32"], 2, "images=32 is less than a batch; give 64 or more"),
+        (["--output=missing/loader.json"], 2, "its folder does not exist"),
+        (["--records=missing"], 1, "missing does not exist; give a folder"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(
+    image_tree: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert main(["loader", f"--records={image_tree}", *arguments]) == code
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_error_of_a_dataloader_worker_gives_one_line(
+    image_tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(
+            "Caught OSError in DataLoader worker process 0.\nTraceback:\n  ...\nOSError: image is truncated\n"
+        )
+
+    monkeypatch.setattr(throughput, "interleave", broken)
+    assert main(["loader", f"--records={image_tree}"]) == 1
+    assert capsys.readouterr().err == "error: OSError: image is truncated\n"

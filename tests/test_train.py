@@ -1,0 +1,231 @@
+"""Whole runs: what they leave behind, and that a killed one resumes bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from equimod.models.encoder import build_encoder
+from equimod.train.checkpoint import newest
+from equimod.train.config import read_recipe
+from equimod.train.main import main
+
+HERE = Path(__file__).parent
+STEPS = 12  # 24 images in batches of 8 make 3 steps an epoch
+
+RECIPE = """
+extends: {recipe}
+epochs: 4
+batch_size: 8
+encoder: {{arch: resnet10, width: 8}}
+simclr: {{hidden: [16], dim: 8}}
+equivariance: {{projector: [16, 8], embedding: [8]}}
+optim: {{warmup_epochs: 1, lr: 0.5}}
+log: {{every: 1, checkpoint_every: 2}}
+system: {{workers: 1}}
+"""
+
+
+@pytest.fixture
+def options(image_tree: Path, tmp_path: Path) -> list[str]:
+    """Options of a run of 12 steps on the small tree, without --output."""
+    recipe = tmp_path / "tiny.yaml"
+    shapes = HERE.parent / "train" / "recipes" / "simclr_equimod_shapes.yaml"
+    recipe.write_text(RECIPE.format(recipe=os.path.relpath(shapes, tmp_path)), encoding="utf-8")
+    return ["--config", str(recipe), "--data", str(image_tree)]
+
+
+def _events(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _losses(run: Path) -> list[tuple[int, float]]:
+    return [(event["step"], event["loss"]) for event in _events(run) if event["event"] == "step"]
+
+
+def _end(run: Path) -> tuple[str, bytes, bytes]:
+    """The last step of a run and the bytes of its model and optimizer."""
+    end = newest(run / "checkpoints")
+    assert end is not None
+    return end.name, (end / "model.safetensors").read_bytes(), (end / "optimizer.safetensors").read_bytes()
+
+
+def _same_end(a: Path, b: Path) -> bool:
+    return _end(a) == _end(b)  # compared out of sight of pytest, which would print megabytes of difference
+
+
+def _faulty(options: list[str], step: int, fault: str, *, rank: int = 0, ranks: int = 1) -> list[tuple[int, str]]:
+    """Run the ranks with a fault. Returns (exit code, stderr) of each."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "faulty_train.py"), str(step), fault, str(rank), *options]
+    processes = [
+        subprocess.Popen(
+            command,
+            env=os.environ | environment | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(ranks)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(ranks)
+    ]
+    try:
+        return [(process.wait(timeout=120), process.communicate()[1]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_a_run_leaves_everything_the_design_names(options: list[str], tmp_path: Path, image_tree: Path) -> None:
+    run = tmp_path / "run"
+    assert main([*options, "--output", str(run), "--val", str(image_tree)]) == 0
+    config = read_recipe(run / "config.yaml")
+    assert (config.epochs, config.data, config.val) == (4, image_tree, image_tree)
+    events = _events(run)
+    assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, STEPS + 1))
+    first = events[0]
+    assert first["loss"] == pytest.approx(first["invariance"] + first["equivariance"], rel=1e-5)
+    assert {"lr", "epoch", "images_per_s", "data_wait"} <= first.keys()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000010", "step-00000012"]
+    assert list((run / "tensorboard").iterdir())
+    state = load_file(run / "encoder.safetensors")
+    build_encoder(config.encoder).load_state_dict(state)
+    last = load_file(run / "checkpoints" / "step-00000012" / "model.safetensors")
+    assert all(torch.equal(value, last[f"encoder.{name}"]) for name, value in state.items())
+    assert {"equimod.standardizer.mean", "equimod.standardizer.std"} <= last.keys()
+    assert not list(run.rglob("*.pt")) + list(run.rglob("*.pkl")) + list(run.rglob(".partial-*"))
+
+
+@pytest.mark.parametrize("killed_at", [1, 5])
+def test_a_killed_run_resumes_bit_for_bit(options: list[str], tmp_path: Path, killed_at: int) -> None:
+    """SIGKILL before the first checkpoint and in mid-epoch, a step after one."""
+    alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
+    assert _faulty([*options, *alone], -1, "SIGKILL") == [(0, "")]
+    assert _faulty([*options, *killed], killed_at, "SIGKILL")[0][0] == -9
+    assert _faulty([*options, *killed, "--resume", "auto"], -1, "SIGKILL") == [(0, "")]
+    assert _same_end(tmp_path / "alone", tmp_path / "killed")
+    assert _losses(tmp_path / "alone") == _losses(tmp_path / "killed")
+
+
+def test_three_ranks_one_killed_resume_bit_for_bit(options: list[str], tmp_path: Path) -> None:
+    """Three, since the order of a sum of two cannot matter."""
+    options = [*options, "--batch-size", "6"]
+    alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
+    assert [code for code, _ in _faulty([*options, *alone], -1, "SIGKILL", ranks=3)] == [0] * 3
+    codes = [code for code, _ in _faulty([*options, *killed], 7, "SIGKILL", rank=1, ranks=3)]
+    assert codes[1] == -9
+    assert 0 not in codes
+    resumed = _faulty([*options, *killed, "--resume", "auto"], -1, "SIGKILL", ranks=3)
+    assert [code for code, _ in resumed] == [0] * 3
+    assert _same_end(tmp_path / "alone", tmp_path / "killed")
+    assert _losses(tmp_path / "alone") == _losses(tmp_path / "killed")
+
+
+def test_sigterm_to_one_rank_saves_on_all_and_exits_143(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = _faulty([*options, "--output", str(run)], 4, "SIGTERM", rank=1, ranks=2)
+    assert [code for code, _ in ended] == [143, 143]
+    end = newest(run / "checkpoints")
+    assert end is not None
+    assert json.loads((end / "state.json").read_text())["cursor"] == {"epoch": 1, "step": 2, "seed": 0}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(
+    options: list[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    [(code, stderr)] = _faulty([*options, "--output", str(run)], 6, "nan")
+    assert code == 1
+    assert "nan in step 7" in stderr
+    assert "learning rate" in stderr
+    assert str(run / "checkpoints" / "step-00000006") in stderr
+    assert "Traceback" not in stderr
+
+
+def test_a_folder_that_holds_a_run_is_refused(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "run")]
+    assert main([*options, *output]) == 0
+    assert main([*options, *output]) == 2
+    error = capsys.readouterr().err
+    assert "--resume auto" in error
+    assert "--overwrite" in error
+
+
+def test_resuming_with_another_configuration_is_refused_by_key(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = ["--output", str(tmp_path / "run")]
+    assert main([*options, *output]) == 0
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    assert main([*options, *output, "--resume", "auto", "--optim.lr", "3"]) == 2
+    assert "optim.lr=3.0 (was 0.5)" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main([*options, "--output", str(run)]) == 0
+    (run / "notes.txt").write_text("mine")
+    assert main([*options, "--output", str(run), "--overwrite", "--seed", "1"]) == 0
+    assert (run / "notes.txt").read_text() == "mine"
+    assert read_recipe(run / "config.yaml").seed == 1
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "message"),
+    [
+        (["--batch-size", "100"], 2, "larger than the data"),
+        (["--data", "nowhere"], 1, "nowhere"),
+        (["--resume", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    code: int,
+    message: str,
+) -> None:
+    assert main([*options, "--output", str(tmp_path / "run"), *extra]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_validation_set_of_other_classes_is_refused(
+    options: list[str], tmp_path: Path, image_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val" / "zebra").mkdir(parents=True)
+    source = next(image_tree.glob("*/*.jpg"))
+    (tmp_path / "val" / "zebra" / "1.jpg").write_bytes(source.read_bytes())
+    assert main([*options, "--output", str(tmp_path / "run"), "--val", str(tmp_path / "val")]) == 2
+    assert "zebra" in capsys.readouterr().err
+
+
+def test_a_gradient_scaler_resumes_bit_for_bit(options: list[str], tmp_path: Path) -> None:
+    options = [*options, "--precision", "fp16"]
+    alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
+    assert _faulty([*options, *alone], -1, "SIGKILL")[0][0] == 0
+    assert _faulty([*options, *killed], 7, "SIGKILL")[0][0] == -9
+    assert _faulty([*options, *killed, "--resume", "auto"], -1, "SIGKILL")[0][0] == 0
+    assert _same_end(tmp_path / "alone", tmp_path / "killed")
+
+
+def test_without_equimod_no_x_is_read_and_nothing_of_it_is_saved(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main([*options, "--no-equimod", "--output", str(run)]) == 0
+    assert not [name for name in load_file(newest(run / "checkpoints") / "model.safetensors") if "equimod" in name]  # type: ignore[operator]
+    assert "equivariance" not in _events(run)[0]

@@ -1,0 +1,144 @@
+"""Checkpoints without pickle: safetensors and JSON, written durably, the two newest kept.
+
+`checkpoints/step-00001234/` holds model.safetensors (with the statistics of the parameters), optimizer.safetensors
+(momentum by parameter name) and state.json (cursor, scaler, what the run was made of). Nothing random is stored:
+every draw is keyed, so the cursor's three integers are all that a resume needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from equimod.pipelines.durable import durable_dir, durable_file, kept, rotate
+from equimod.pipelines.order import Cursor
+
+FORMAT = 1
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used: the message names the file and the remedy, in one line."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a checkpoint was trained on, compared at resume."""
+
+    records: str  # fingerprint of the training records
+    world_size: int
+
+
+def save(
+    folder: Path,
+    cursor: Cursor,
+    global_step: int,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    provenance: Provenance,
+) -> Path:
+    """Write a checkpoint below `folder`, point to it, and drop all but the two newest. Returns its folder.
+
+    A checkpoint of this step that is there already is the same one and is kept. Raises OSError on a full disk; what
+    was there before is then untouched.
+    """
+    path = folder / f"step-{global_step:08d}"
+    if path not in kept(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with durable_dir(path) as partial:
+            save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
+            save_file(_contiguous(dict(_momenta(model, optimizer))), partial / "optimizer.safetensors")
+            state = {
+                "format": FORMAT,
+                "cursor": asdict(cursor),
+                "scaler": scaler.state_dict(),
+                "provenance": asdict(provenance),
+                "versions": {name: version(name) for name in ("equimod", "torch", "torchvision", "numpy")},
+            }
+            (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        rotate(folder, path.name)
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete checkpoint below `folder`, None where there is none."""
+    checkpoints = kept(folder)
+    return checkpoints[0] if checkpoints else None
+
+
+def restore(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    provenance: Provenance,
+) -> Cursor:
+    """Load a checkpoint into the parts of a run that were built from the same configuration.
+
+    Raises CheckpointError where it is damaged, of another format, or of other records.
+    """
+    state = read_state(path)
+    if state["provenance"]["records"] != provenance.records:
+        raise CheckpointError(f"{path} was trained on other records; give --data the same ones, or another --output")
+    load_model(path, model)
+    parameters = dict(model.named_parameters())
+    for name, buffer in _load(path / "optimizer.safetensors").items():
+        optimizer.state[parameters[name]]["momentum_buffer"] = torch.zeros_like(parameters[name]).copy_(buffer)
+    if state["scaler"]:
+        scaler.load_state_dict(state["scaler"])
+    return Cursor(**state["cursor"])
+
+
+def load_model(path: Path, model: nn.Module) -> None:
+    """Load the weights and buffers of a checkpoint. Raises CheckpointError where they do not fit the model."""
+    try:
+        model.load_state_dict(_load(path / "model.safetensors"))
+    except RuntimeError as error:
+        fault = str(error).splitlines()[-1].strip()
+        raise CheckpointError(f"{path} does not fit the configured model: {fault}; give the run's config") from error
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """state.json of a checkpoint. Raises CheckpointError where it is missing, damaged or of another format."""
+    try:
+        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} is no checkpoint: {error.strerror}; give a folder below checkpoints/") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}/state.json is damaged ({error}); resume from the other checkpoint") from error
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {state.get('format')}, this version reads {FORMAT}; train it anew")
+    return state
+
+
+def export_encoder(encoder: nn.Module, path: Path) -> None:
+    """Write the encoder alone, under torchvision's key names, durably."""
+    with durable_file(path) as handle:
+        handle.write(serialize(_contiguous(encoder.state_dict())))
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in model.named_parameters():
+        if "momentum_buffer" in optimizer.state.get(parameter, {}):
+            yield name, optimizer.state[parameter]["momentum_buffer"]
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; resume from the other checkpoint") from error

@@ -1,0 +1,292 @@
+"""The typed configuration of a run: a recipe (YAML) with the options of the command line on top.
+
+One parser, tyro's, reads both, so a value is checked alike wherever it comes from. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+import yaml
+
+from equimod.models.settings import EncoderSettings, EquiModSettings, SimCLRSettings
+from equimod.pipelines.policy import POLICIES
+
+RECIPES = Path(__file__).parent / "recipes"
+
+_NOT_OF_THE_RESULT = {"data", "val", "output", "config", "backend", "resume", "overwrite", "system", "log"}
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be run: the message gives the key, its value and the remedy, in one line."""
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """LARS with linear warm-up and cosine decay."""
+
+    lr: float = 4.0
+    """Peak learning rate, for the global batch."""
+    momentum: float = 0.9
+    """Momentum of LARS."""
+    weight_decay: float = 1e-6
+    """Weight decay; biases and batch norm are left out."""
+    trust_coefficient: float = 1e-3
+    """Trust coefficient of LARS."""
+    warmup_epochs: float = 10.0
+    """Epochs of linear warm-up."""
+
+
+@dataclass(frozen=True)
+class SystemSettings:
+    """What changes the speed of a run and not its result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+    workers: int | None = None
+    """Loader threads of each rank; none: its share of the machine's cores."""
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    every: int = 10
+    """Steps between two entries of metrics.jsonl and TensorBoard."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; there is one at the end and one at SIGTERM too."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train an encoder without labels, with or without EquiMod.
+
+    Settings come from the recipe of the method and data set (or --config FILE), then from these options.
+    Example: torchrun --nproc-per-node 2 train/main.py --method simclr --equimod --dataset cifar10 --data records/train
+    """
+
+    method: Literal["simclr"] = "simclr"
+    """Invariance method."""
+    equimod: bool = False
+    """Add the equivariance module of EquiMod beside the method."""
+    dataset: Literal["shapes", "cifar10", "imagenet"] = "shapes"
+    """shapes is drawn and needs nothing; cifar10 is downloaded where --data is not given."""
+    data: Path | None = None
+    """Records of the training images, or an ImageFolder tree."""
+    val: Path | None = None
+    """Records of the validation images, kept for evaluate.py."""
+    output: Path | None = None
+    """Folder of the run; none: runs/METHOD[-equimod]-DATASET."""
+    config: Path | None = None
+    """A recipe of your own, in place of the one of the method and data set."""
+    backend: Literal["native"] = "native"
+    """What decodes and crops."""
+    epochs: int = 800
+    """Passes over the data."""
+    batch_size: int = 512
+    """Images a step over all ranks together."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Precision of the forward pass; weights stay float32."""
+    seed: int = 0
+    """Seed of everything random: weights, order, augmentations."""
+    resume: str = "never"
+    """never, auto (go on where the run in --output stopped), or the folder of a checkpoint."""
+    overwrite: bool = False
+    """Delete the run that --output holds and start anew."""
+    policy: str = "simclr_cifar10"
+    """Name of the augmentation policy."""
+    shuffle_window: int | None = None
+    """Shuffle within about this many neighbours, for cold disks; none: over the whole set."""
+    encoder: EncoderSettings = EncoderSettings()
+    simclr: SimCLRSettings = SimCLRSettings()
+    equivariance: EquiModSettings = EquiModSettings()
+    optim: OptimSettings = OptimSettings()
+    system: SystemSettings = SystemSettings()
+    log: LogSettings = LogSettings()
+
+    def run_folder(self) -> Path:
+        """Where the run goes."""
+        return self.output or Path("runs") / f"{self.method}{'-equimod' if self.equimod else ''}-{self.dataset}"
+
+    def to_yaml(self) -> str:
+        """Every setting as YAML, readable by `read_recipe`."""
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """The configuration that a command line asks for.
+
+    Raises ConfigError; exits 2 through tyro, with a hint, for options it does not know and 0 for --help.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--method", default=Config.method)
+    first.add_argument("--dataset", default=Config.dataset)
+    first.add_argument("--equimod", action="store_true")
+    chosen, _ = first.parse_known_args(argv)
+    if chosen.config is None and not {"-h", "--help"} & set(argv) and not _names_method(argv):
+        raise ConfigError("--method is missing; give --method simclr, or --config FILE")
+    recipe = chosen.config or default_recipe(chosen.method, chosen.dataset, chosen.equimod)
+    base = read_recipe(recipe) if recipe else Config()
+    config: Config = tyro.cli(Config, args=list(argv), default=base, description=Config.__doc__)
+    if not config.equimod and config.equivariance != base.equivariance:
+        changed = _differing(asdict(config.equivariance), asdict(base.equivariance), "equivariance.")
+        raise ConfigError(f"{changed[0]} has no effect without EquiMod; add --equimod or leave it out")
+    check(config)
+    return config
+
+
+def default_recipe(method: str, dataset: str, equimod: bool) -> Path | None:
+    """The recipe of the paper's (or the embedded) setting, if there is one."""
+    path = RECIPES / f"{method}_{'equimod_' if equimod else ''}{dataset}.yaml"
+    return path if path.is_file() else None
+
+
+def read_recipe(path: Path) -> Config:
+    """Read a recipe or the config.yaml of a run; `extends: FILE` names a recipe beside it to start from.
+
+    Raises ConfigError for a file that cannot be read, unknown keys and values of the wrong type.
+    """
+    mapping = _load(path)
+    if "extends" in mapping:
+        parent = path.parent / str(mapping.pop("extends"))
+        if parent.resolve() == path.resolve():
+            raise ConfigError(f"{path}: extends itself; name another recipe")
+        base = read_recipe(parent)
+    else:
+        base = Config()
+    _check_keys(mapping, base, path, prefix="")
+    try:
+        config: Config = tyro.cli(Config, args=list(_arguments(mapping)), default=base, prog=str(path))
+    except SystemExit as error:
+        raise ConfigError(f"{path}: the value named above cannot be used; correct it in this file") from error
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError for settings that do not go together."""
+    if config.policy not in POLICIES:
+        hint = _nearest(config.policy, POLICIES)
+        raise ConfigError(f"policy={config.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
+    if config.dataset == "imagenet" and config.data is None:
+        raise ConfigError("data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS")
+    if config.resume != "never" and config.overwrite:
+        raise ConfigError(f"resume={config.resume} and overwrite=True contradict each other; give one of them")
+    if config.optim.warmup_epochs > config.epochs:
+        raise ConfigError(
+            f"optim.warmup_epochs={config.optim.warmup_epochs} is longer than epochs={config.epochs}; "
+            "give --optim.warmup-epochs as well"
+        )
+    at_least = {
+        "epochs": 1,
+        "batch_size": 2,
+        "encoder.width": 8,
+        "log.every": 1,
+        "log.checkpoint_every": 1,
+        "system.workers": 1,
+        "optim.warmup_epochs": 0,
+        "optim.weight_decay": 0,
+        "equivariance.weight": 0,
+        "seed": 0,
+    }
+    for key, minimum in at_least.items():
+        value = _get(config, key)
+        if value is not None and value < minimum:
+            raise ConfigError(f"{key}={value} is too small; give {minimum} or more")
+    for key in ("optim.lr", "optim.trust_coefficient", "simclr.temperature", "equivariance.temperature"):
+        if not _get(config, key) > 0:
+            raise ConfigError(f"{key}={_get(config, key)} must be positive")
+    if not 0 <= config.optim.momentum < 1:
+        raise ConfigError(f"optim.momentum={config.optim.momentum} must lie in [0, 1)")
+
+
+def differences(config: Config, other: Config) -> list[str]:
+    """The settings that change a run's result and differ, as `key=value (was value)`."""
+    mine, theirs = (
+        {key: value for key, value in asdict(c).items() if key not in _NOT_OF_THE_RESULT} for c in (config, other)
+    )
+    return _differing(mine, theirs, "", was=True)
+
+
+def _names_method(argv: Sequence[str]) -> bool:
+    return any(argument == "--method" or argument.startswith("--method=") for argument in argv)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; recipes lie in {RECIPES}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path} must hold settings as `key: value`, not {type(mapping).__name__}")
+    return mapping
+
+
+def _check_keys(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str) -> None:
+    known = {field.name for field in fields(settings)}
+    for key, value in mapping.items():
+        if key not in known:
+            raise ConfigError(f"{path}: no setting is called {prefix}{key}{_nearest(str(key), known)}")
+        inner = getattr(settings, key)
+        if is_dataclass(inner):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path}: {prefix}{key} holds settings of its own, not the value {value!r}")
+            _check_keys(value, inner, path, f"{prefix}{key}.")
+
+
+def _arguments(mapping: Mapping[str, Any], prefix: str = "--") -> Iterator[str]:
+    """A recipe as command-line arguments."""
+    for key, value in mapping.items():
+        option = f"{prefix}{key.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            yield from _arguments(value, f"{option}.")
+        elif isinstance(value, bool):
+            yield option if value else f"{prefix}no-{option.removeprefix(prefix)}"
+        else:
+            yield option
+            yield from map(str, value) if isinstance(value, list) else [str(value)]
+
+
+def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
+    found = []
+    for key, value in mine.items():
+        if isinstance(value, Mapping):
+            found += _differing(value, theirs[key], f"{prefix}{key}.", was)
+        elif value != theirs[key]:
+            found.append(f"{prefix}{key}={value}" + (f" (was {theirs[key]})" if was else ""))
+    return found
+
+
+def _get(config: Config, key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _nearest(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, sorted(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def fail(error: Exception, code: int) -> int:
+    """Print one line, naming the rank where there are several. Returns `code`."""
+    rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    print(f"error: {rank}{error}", file=sys.stderr)
+    return code

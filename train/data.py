@@ -1,0 +1,79 @@
+"""The records of a run: those it is given, or those of a data set that can be made on the spot."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from equimod.pipelines.build import available_cores
+from equimod.pipelines.records import open_records
+from equimod.pipelines.records.convert import convert
+from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.shapes import draw_dataset
+from equimod.train.config import Config, ConfigError
+from equimod.train.distributed import World, barrier
+
+SHAPES_SAMPLES = {"train": 10_000, "test": 2_000}
+
+
+def prepare(config: Config, world: World) -> tuple[Config, Records]:
+    """The training records, and the configuration with the paths of what was made for it.
+
+    shapes is drawn and cifar10 downloaded, once, into $EQUIMOD_CACHE (by default ~/.cache/equimod), where --data is
+    not given. Raises ConfigError where that fails or validation classes are unknown, RecordsError for bad records.
+    """
+    if config.data is None:
+        make = {"shapes": _draw_shapes, "cifar10": _download_cifar10}[config.dataset]
+        cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
+        if world.rank == 0:
+            for split in ("train", "test"):
+                _make_once(cache / split, split, make)
+        barrier(world)
+        config = replace(config, data=cache / "train", val=config.val or cache / "test")
+    assert config.data is not None
+    records = open_records(config.data)
+    if config.val is not None:
+        check_classes(records, open_records(config.val), config.val)
+    return config, records
+
+
+def check_classes(train: Records, val: Records, path: Path) -> None:
+    """Raise ConfigError where the validation set has other classes than the training set."""
+    unknown = sorted(set(val.classes) - set(train.classes))
+    if unknown:
+        raise ConfigError(
+            f"val={path} has {len(unknown)} classes that the training data does not know, such as {unknown[0]!r}; "
+            "give the validation split of the same data set"
+        )
+
+
+def _make_once(records: Path, split: str, make: Callable[[Path, str], None]) -> None:
+    if (records / "manifest.json").exists():
+        return
+    records.parent.mkdir(parents=True, exist_ok=True)
+    print(f"making {records} (once)", flush=True)
+    with tempfile.TemporaryDirectory(dir=records.parent) as scratch:
+        tree = Path(scratch) / split
+        make(tree, split)
+        # An interrupted conversion cannot be continued: the images it was made from are gone.
+        convert(tree, records, workers=available_cores(), overwrite=True)
+
+
+def _draw_shapes(tree: Path, split: str) -> None:
+    draw_dataset(tree, split=split, samples=SHAPES_SAMPLES[split], seed=0, workers=available_cores())
+
+
+def _download_cifar10(tree: Path, split: str) -> None:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        source = CIFAR10(str(tree.parent / "download"), train=split == "train", download=True)
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"cannot download CIFAR-10 ({error}); give --data RECORDS") from error
+    for number, (image, label) in enumerate(source):
+        path = tree / source.classes[label] / f"{number:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)

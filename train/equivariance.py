@@ -1,0 +1,84 @@
+"""How equivariant the embeddings y are (paper, Sec. 3.2.2): does the predictor move them to where the view's lie?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from equimod.models.equimod import EquiMod
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.params import ParamLayout
+from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.records.protocol import Records
+from equimod.train.features import BATCH_SIZE, FrozenEncoder, track
+
+LEAST_DISSIMILARITY = 1e-6
+"""Dissimilarities of Eq. 6 count as at least this much, so that the ratio stays finite for a perfect prediction."""
+
+_NORMAL_95 = 1.96
+
+
+def run(
+    encoder: FrozenEncoder,
+    equimod: EquiMod,
+    records: Records,
+    policy: AugmentationPolicy,
+    *,
+    seed: int,
+    workers: int | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Means of Eq. 5 and Eq. 6 over the images of `records` and the views of `policy`, with half a 95 % interval each.
+
+    Invariance, y_hat = y_x, would give 0 and 1. Also the median of Eq. 6: a few almost perfect predictions outweigh
+    all others in its mean. The interval takes images, not views, as independent; it needs two images or more.
+    `policy` must hold the operators of the training, so that the encodings fit, but may draw them differently: with
+    probability 0 for all but one operator, it measures that one alone. ValueError where the encodings do not fit.
+    """
+    trained, given = len(equimod.standardizer.mean), len(ParamLayout.shared(policy))
+    if given != trained:
+        raise ValueError(f"policy encodes {given} numbers, EquiMod was trained on {trained}; give the same operators")
+    equimod.eval()
+    pipeline = build_pipeline(
+        records, policy, batch_size=BATCH_SIZE, seed=seed, device=encoder.device, workers=workers, shuffle=False
+    )
+    pairs = []
+    for batch in track(pipeline.epoch(0), len(pipeline), "equivariance"):
+        assert batch.x is not None
+        h_x = encoder(batch.x)
+        of_views = [_measure(equimod, h_x, encoder(view.image), view.encoding) for view in batch.views]
+        pairs.append(torch.stack(of_views, dim=1).cpu())
+    absolute, relative = torch.cat(pairs).unbind(-1)  # each (N, views)
+    yield from _mean_and_interval("equivariance_absolute", absolute)
+    yield from _mean_and_interval("equivariance_relative", relative)
+    yield "equivariance_relative_median", relative.quantile(0.5).item()
+
+
+def displacement(y_x: Tensor, y_v: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+    """Absolute (Eq. 5) and relative (Eq. 6) displacement towards y_v by the predictor: (N,D) to float64 (N,) each.
+
+    With d = 1 - sim: d(y_v, y_x) - d(y_v, y_hat), and d(y_v, y_x) / d(y_v, y_hat) with both at least
+    LEAST_DISSIMILARITY.
+    """
+    of_x, of_prediction = _dissimilarity(y_v, y_x), _dissimilarity(y_v, y_hat)
+    relative = of_x.clamp(min=LEAST_DISSIMILARITY) / of_prediction.clamp(min=LEAST_DISSIMILARITY)
+    return of_x - of_prediction, relative
+
+
+def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+    # In float64: near a perfect prediction, 1 - sim would be all rounding error in float32.
+    return 1 - F.cosine_similarity(a.double(), b.double())
+
+
+@torch.no_grad()
+def _measure(equimod: EquiMod, h_x: Tensor, h_v: Tensor, encoding: Tensor) -> Tensor:
+    """Eq. 5 and Eq. 6 of one view of each image: float64 (N,2)."""
+    return torch.stack(displacement(*equimod.embed(h_x, h_v, encoding)), dim=-1)
+
+
+def _mean_and_interval(name: str, values: Tensor) -> Iterator[tuple[str, float]]:
+    per_image = values.mean(1)
+    yield name, per_image.mean().item()
+    yield f"{name}_ci95", _NORMAL_95 * (per_image.std() / len(per_image) ** 0.5).item()

@@ -1,0 +1,102 @@
+"""Evaluate a trained run: train/evaluate.py RUN_DIR."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from equimod.train.config import Config, ConfigError, check, fail, read_recipe
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate the newest checkpoint of a run; scores go to RUN_DIR/eval.json, figures to RUN_DIR/figures.
+
+    Without a choice, the quick ones: --linear-cached --knn --figures, and with EquiMod --equivariance.
+    Example: python train/evaluate.py runs/simclr-equimod-cifar10 --linear
+    """
+
+    run_dir: Positional[Path]
+    """Folder of the run, --output of its training."""
+    linear: bool = False
+    """Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder."""
+    linear_cached: bool = False
+    """The same classifier on features that are computed once, without augmentation."""
+    knn: bool = False
+    """Weighted k-nearest-neighbour classification."""
+    equivariance: bool = False
+    """Absolute and relative equivariance (Eq. 5 and 6); for runs with EquiMod."""
+    figures: bool = False
+    """Loss curves, and a sheet of images and views with their parameters."""
+    train: Path | None = None
+    """Records of labelled training images; none: those of the run."""
+    val: Path | None = None
+    """Records of validation images; none: those of the run."""
+    checkpoint: Path | None = None
+    """Folder of a checkpoint; none: the newest of the run."""
+    seed: int = 0
+    """Seed of the classifier's order and crops, and of the views that equivariance is measured on."""
+    workers: int | None = None
+    """Loader threads; none: one a core."""
+
+    def chosen(self, config: Config) -> list[str]:
+        """The evaluators for a run of this configuration, quickest first. Raises ConfigError."""
+        names = ("linear_cached", "knn", "equivariance", "figures", "linear")
+        chosen = [name for name in names if getattr(self, name)]
+        if "equivariance" in chosen and not config.equimod:
+            raise ConfigError(f"--equivariance needs EquiMod, and {self.run_dir} was trained without; leave it out")
+        return chosen or [name for name in names[:4] if name != "equivariance" or config.equimod]
+
+
+def parse(argv: Sequence[str]) -> tuple[Options, Config]:
+    """The options of a command line, and the configuration of the run with the data to evaluate on.
+
+    Raises ConfigError; exits 2 through tyro, with a hint, for options it does not know and 0 for --help.
+    """
+    options: Options = tyro.cli(Options, args=list(argv), description=Options.__doc__, config=(FlagCreatePairsOff,))
+    path = options.run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{options.run_dir} holds no run (no config.yaml); give the --output folder of a training")
+    config = read_recipe(path)
+    config = replace(config, data=options.train or config.data, val=options.val or config.val)
+    check(config)
+    for option, records in (("train", config.data), ("val", config.val)):
+        if records is None:
+            raise ConfigError(f"{options.run_dir} names no {option} images; give --{option} RECORDS")
+    if options.seed < 0 or (options.workers is not None and options.workers < 1):
+        raise ConfigError(f"seed={options.seed}, workers={options.workers}: give 0 or more, 1 or more")
+    return options, config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    try:
+        options, config = parse(sys.argv[1:] if argv is None else argv)
+        chosen = options.chosen(config)
+    except ConfigError as error:
+        return fail(error, 2)
+
+    # Only now: torch takes seconds to import, and --help should not.
+    from equimod.pipelines.records.protocol import RecordsError
+    from equimod.train.checkpoint import CheckpointError
+    from equimod.train.evaluators import draw_figures, evaluate, open_subject
+
+    try:
+        subject = open_subject(options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers)
+        evaluate(subject, [name for name in chosen if name != "figures"])
+        if "figures" in chosen:
+            draw_figures(subject)
+    except ConfigError as error:
+        return fail(error, 2)
+    except (RecordsError, CheckpointError, OSError) as error:
+        return fail(error, 1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The evaluators by name, the run they are given, and eval.json, which keeps what they find."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equimod.models.ssl import SSL
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
+from equimod.pipelines.records import open_records
+from equimod.pipelines.records.protocol import Records
+from equimod.train import checkpoint, equivariance, figures, knn, linear_probe
+from equimod.train.config import Config
+from equimod.train.data import check_classes
+from equimod.train.features import Features, FrozenEncoder, extract
+from equimod.train.loop import AUTOCAST
+from equimod.train.run import build_model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A checkpoint of a run, with the data it is evaluated on.
+
+    Features are computed once, for the first evaluator that needs them: its duration in eval.json includes theirs.
+    """
+
+    folder: Path
+    config: Config  # data, val: what to evaluate on
+    identity: dict[str, Any]  # of the checkpoint, for eval.json
+    model: SSL
+    train: Records
+    val: Records
+    seed: int
+    workers: int | None
+
+    @cached_property
+    def encoder(self) -> FrozenEncoder:
+        return FrozenEncoder(self.model.encoder, AUTOCAST[self.config.precision])
+
+    @cached_property
+    def train_features(self) -> Features:
+        return self._features(self.train)
+
+    @cached_property
+    def val_features(self) -> Features:
+        return self._features(self.val)
+
+    def _features(self, records: Records) -> Features:
+        x = EVALUATION_POLICIES[self.config.dataset].x
+        return extract(self.encoder, records, x, self.train.classes, workers=self.workers)
+
+
+Values = Iterator[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    run: Callable[[Subject], Values]
+    settings: dict[str, Any] = field(default_factory=dict)  # for eval.json
+
+
+def _linear(s: Subject) -> Values:
+    policy = EVALUATION_POLICIES[s.config.dataset]
+    return linear_probe.run(s.encoder, s.train, s.val_features, policy, seed=s.seed, workers=s.workers)
+
+
+def _linear_cached(s: Subject) -> Values:
+    return linear_probe.run_cached(s.train_features, s.val_features, seed=s.seed)
+
+
+def _knn(s: Subject) -> Values:
+    return knn.run(s.train_features, s.val_features)
+
+
+def _equivariance(s: Subject) -> Values:
+    if s.model.equimod is None:
+        raise ValueError("equivariance is measured with EquiMod's predictor, and this model has none")
+    policy = POLICIES[s.config.policy]
+    return equivariance.run(s.encoder, s.model.equimod, s.val, policy, seed=s.seed, workers=s.workers)
+
+
+EVALUATORS = {
+    "linear": Evaluator(_linear, asdict(linear_probe.ProbeSettings())),
+    "linear_cached": Evaluator(_linear_cached, asdict(linear_probe.ProbeSettings())),
+    "knn": Evaluator(_knn, asdict(knn.KnnSettings())),
+    "equivariance": Evaluator(_equivariance),
+}
+
+
+def open_subject(folder: Path, config: Config, path: Path | None, *, seed: int, workers: int | None) -> Subject:
+    """Load a checkpoint of the run in `folder`, the newest where `path` is None, on the GPU where there is one.
+
+    `config`: of the run, with data and val set to what to evaluate on. Raises CheckpointError where there is no
+    checkpoint or it does not fit, RecordsError for bad records, ConfigError where classes of val are unknown.
+    """
+    path = path or checkpoint.newest(folder / "checkpoints")
+    if path is None:
+        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
+    assert config.data is not None
+    assert config.val is not None
+    train, val = open_records(config.data), open_records(config.val)
+    check_classes(train, val, config.val)
+    identity = _identity(path)
+    model = build_model(config, train)
+    checkpoint.load_model(path, model)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
+    return Subject(folder, config, identity, model, train, val, seed, workers)
+
+
+def evaluate(subject: Subject, names: Sequence[str]) -> None:
+    """Run evaluators and print and keep in eval.json what they find, each as soon as it is done."""
+    for name in names:
+        began = time.perf_counter()
+        values = dict(EVALUATORS[name].run(subject))
+        used = {
+            **EVALUATORS[name].settings,
+            "seed": subject.seed,
+            "train": str(subject.config.data),
+            "train_images": len(subject.train),
+            "val": str(subject.config.val),
+            "val_images": len(subject.val),
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+        _keep(subject, name, values, used)
+        for key, value in values.items():
+            print(f"{key:<32}{value:>10.3f}{' %' if '_top' in key else ''}", flush=True)
+
+
+def draw_figures(subject: Subject) -> None:
+    """Draw loss.png and views.png into the run's figures/."""
+    config, folder = subject.config, subject.folder / "figures"
+    title = f"{config.method}{' + EquiMod' if config.equimod else ''} on {config.dataset}"
+    figures.draw_losses(subject.folder / "metrics.jsonl", folder / "loss.png", title)
+    figures.draw_views(
+        subject.train, POLICIES[config.policy], folder / "views.png", seed=config.seed, window=config.shuffle_window
+    )
+    print(f"figures: {folder / 'loss.png'}, {folder / 'views.png'}", flush=True)
+
+
+def _keep(subject: Subject, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
+    """Merge results into eval.json; results of another checkpoint are dropped from it."""
+    path = subject.folder / "eval.json"
+    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if held.get("weights") != subject.identity["weights"]:
+        held = {}
+    evaluators = {**held.pop("evaluators", {}), name: used}
+    with durable_file(path) as out:
+        out.write(json.dumps({**held, **subject.identity, **values, "evaluators": evaluators}, indent=2).encode())
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    cursor = checkpoint.read_state(path)["cursor"]
+    with (path / "model.safetensors").open("rb") as handle:
+        weights = hashlib.file_digest(handle, "sha256").hexdigest()
+    return {"checkpoint": path.name, "weights": weights, "epoch": cursor["epoch"], "step_in_epoch": cursor["step"]}

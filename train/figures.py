@@ -1,0 +1,126 @@
+"""Figures of a run: the losses over its steps, and a sheet of images and views with the parameters that made them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.params import AugmentationParams
+from equimod.pipelines.policy import AugmentationPolicy, Normalize
+from equimod.pipelines.records.protocol import Records
+
+_JITTER = ("brightness", "contrast", "saturation", "hue")
+_LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange"}
+_SAMPLES, _SAMPLES_A_ROW = 6, 2
+_DOTS_UP_TO = 50  # entries: a line through fewer is drawn with its points
+
+
+def draw_losses(metrics: Path, path: Path, title: str) -> None:
+    """Draw the losses and the learning rate in `metrics` (metrics.jsonl of a run) over the steps, as PNG, durably.
+
+    Raises OSError where the file cannot be read.
+    """
+    steps = _step_events(metrics)
+    step = [event["step"] for event in steps]
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    marker = "." if len(steps) <= _DOTS_UP_TO else ""
+    # Without EquiMod the invariance is the whole loss: one line says it.
+    names = _LOSSES if any("equivariance" in event for event in steps) else ("loss",)
+    for name in names:
+        losses.plot(step, [event[name] for event in steps], marker=marker, color=_LOSSES[name], lw=1.2, label=name)
+    losses.set(title=title, ylabel="loss (nats)")
+    losses.legend(frameon=False)
+    rate.plot(step, [event["lr"] for event in steps], marker=marker, color="tab:green", lw=1.2)
+    rate.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+    for axes in (losses, rate):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def draw_views(
+    records: Records, policy: AugmentationPolicy, path: Path, *, seed: int, window: int | None = None
+) -> None:
+    """Draw the first samples of a training as PNG, durably: x and every view, the parameters written under them.
+
+    `seed` and `window`: those of the run, whose first step in epoch 0 took these very views.
+    """
+    samples = min(_SAMPLES, len(records))
+    batch = next(build_pipeline(records, policy, batch_size=samples, seed=seed, window=window).epoch(0))
+    columns, rows = 1 + len(policy.views), -(-samples // _SAMPLES_A_ROW)
+    figure = Figure(figsize=(2.4 * columns * _SAMPLES_A_ROW, 3.3 * rows))
+    parts = figure.subfigures(rows, _SAMPLES_A_ROW, squeeze=False).flat
+    for sample, part in zip(range(samples), parts, strict=False):
+        part.subplots_adjust(left=0.02, right=0.98, top=0.93, bottom=0, wspace=0.05)
+        _draw_sample(part.subplots(1, columns, squeeze=False)[0].tolist(), batch, sample, records, policy)
+    _save(figure, path)
+
+
+def describe(params: AugmentationParams, sample: int, size: Sequence[int]) -> str:
+    """What was done to one sample, in the order of application, one line or two an operator.
+
+    `size`: width and height of the original image, in pixels.
+    """
+    x, y, width, height = params.crop[sample].tolist()
+    lines = [f"crop {x},{y} {width}×{height} of {size[0]}×{size[1]}"]
+    if params.flip[sample]:
+        lines.append("flip")
+    if params.jitter[sample]:
+        factors = params.factors[sample].tolist()
+        first, second, third, fourth = (f"{_JITTER[o]} {factors[o]:.2f}" for o in params.order[sample].tolist())
+        lines += [f"jitter {first}, {second},", f"{third}, {fourth}"]
+    last = ["gray"] if params.gray[sample] else []
+    if params.blur[sample]:
+        last.append(f"blur sigma {params.sigma[sample]:.2f} px")
+    if params.solarize[sample]:
+        last.append("solarize")
+    return "\n".join([*lines, ", ".join(last)] if last else lines)
+
+
+def _draw_sample(row: Sequence[Axes], batch: Batch, sample: int, records: Records, policy: AugmentationPolicy) -> None:
+    """x and the views of one sample, from left to right."""
+    assert batch.x is not None
+    index = int(batch.index[sample])
+    size = records.size[records.index.searchsorted(index)].tolist()
+    name = records.classes[int(batch.label[sample])]
+    _show(row[0], batch.x[sample], policy.x.normalize, "x", f"{name}\nimage {index}\n{size[0]}×{size[1]}")
+    for number, (axes, view, of) in enumerate(zip(row[1:], batch.views, policy.views, strict=True), 1):
+        _show(axes, view.image[sample], of.normalize, f"view {number}", describe(view.params, sample, size))
+
+
+def _show(axes: Axes, image: Tensor, normalize: Normalize, title: str, text: str) -> None:
+    mean, std = (torch.tensor(value)[:, None, None] for value in (normalize.mean, normalize.std))
+    axes.imshow((image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set_title(title, fontsize=9, pad=3)
+    axes.text(0, -0.03, text, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.25)
+    axes.set_anchor("N")
+    axes.axis("off")
+
+
+def _step_events(metrics: Path) -> list[dict[str, Any]]:
+    events = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:  # a line that a kill cut in two
+            continue
+        if event["event"] == "step":
+            events.append(event)
+    return events
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with durable_file(path) as handle:
+        figure.savefig(handle, format="png", dpi=150)

@@ -1,0 +1,106 @@
+"""Linear evaluation (paper, Sec. 3.2.1): a linear classifier on the frozen encoder, with the paper's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.order import Order
+from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.records.protocol import Records
+from equimod.train.features import Features, FrozenEncoder, top_k, track
+from equimod.train.schedule import warmup_cosine
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """SGD with Nesterov momentum, cosine decay by step, no weight decay."""
+
+    epochs: int = 90
+    batch_size: int = 256  # or all images, where they are fewer
+    lr: float = 0.2
+    momentum: float = 0.9
+
+
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+"""The batches of an epoch: representations (n,F) and labels (n,)."""
+
+
+def run(
+    encoder: FrozenEncoder,
+    train: Records,
+    val: Features,
+    policy: AugmentationPolicy,
+    *,
+    seed: int,
+    workers: int | None = None,
+    settings: ProbeSettings = ProbeSettings(),
+) -> Iterator[tuple[str, float]]:
+    """linear_top1 and linear_top5 in percent: trained on augmented images, tested on `val`.
+
+    `policy`: its one view is what the classifier trains on, drawn anew every epoch from `seed`. `val` holds features
+    of the policy's x.
+    """
+    pipeline = build_pipeline(
+        train,
+        policy,
+        batch_size=min(settings.batch_size, len(train)),
+        seed=seed,
+        device=encoder.device,
+        with_x=False,
+        workers=workers,
+    )
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in pipeline.epoch(epoch):
+            yield encoder(batch.views[0].image), batch.label
+
+    yield from _accuracy("linear", fit(batches, len(pipeline), val, settings), val)
+
+
+def run_cached(
+    train: Features, val: Features, *, seed: int, settings: ProbeSettings = ProbeSettings()
+) -> Iterator[tuple[str, float]]:
+    """linear_cached_top1 and linear_cached_top5 in percent: the same classifier, trained on features of x instead."""
+    order = Order(len(train), min(settings.batch_size, len(train)), seed)
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        positions = order.epoch(epoch)
+        for step in range(len(order)):
+            rows = torch.from_numpy(order.share(positions, step)).to(train.h.device)
+            yield train.h[rows], train.label[rows]
+
+    yield from _accuracy("linear_cached", fit(batches, len(order), val, settings), val)
+
+
+def fit(batches: Batches, steps: int, like: Features, settings: ProbeSettings) -> nn.Linear:
+    """Train a classifier of features such as `like`, on its device, over `steps` batches an epoch.
+
+    Starts from zero weights: the problem is convex, so nothing but the batches decides the result.
+    """
+    classifier = nn.Linear(like.h.shape[1], len(like.classes), device=like.h.device)
+    nn.init.zeros_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    optimizer = torch.optim.SGD(classifier.parameters(), lr=settings.lr, momentum=settings.momentum, nesterov=True)
+    total = settings.epochs * steps
+    all_batches = chain.from_iterable(map(batches, range(settings.epochs)))
+    for step, (h, label) in enumerate(track(all_batches, total, "linear classifier")):
+        for group in optimizer.param_groups:
+            group["lr"] = warmup_cosine(step, total_steps=total, warmup_steps=0, peak=settings.lr)
+        optimizer.zero_grad()
+        F.cross_entropy(classifier(h), label).backward()
+        optimizer.step()
+    return classifier
+
+
+@torch.no_grad()
+def _accuracy(name: str, classifier: nn.Linear, val: Features) -> Iterator[tuple[str, float]]:
+    scores = classifier(val.h)
+    for k in (1, 5):
+        yield f"{name}_top{k}", top_k(scores, val.label, k)

@@ -1,0 +1,120 @@
+"""The only training loop. It knows neither methods nor loaders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equimod.models.ssl import SSL
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.build import Pipeline
+from equimod.pipelines.order import Cursor
+from equimod.train.distributed import World, any_rank, mean_over_ranks
+from equimod.train.report import Reporter
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
+
+
+class NonFiniteLoss(Exception):
+    """The loss is not a number any more: the message gives step, learning rate and the last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained and how. `parallel` is `model` or its data-parallel form."""
+
+    model: SSL
+    parallel: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    autocast: torch.dtype | None
+    learning_rate: Callable[[int], float]  # of a step, counted over the whole run
+
+
+def train(
+    parts: Parts,
+    pipeline: Pipeline,
+    start: Cursor,
+    epochs: int,
+    *,
+    world: World,
+    reporter: Reporter,
+    log_every: int,
+    checkpoint_every: int,
+    save: Callable[[Cursor, int], str],
+    stop_asked: Callable[[], bool],
+) -> bool:
+    """Train from `start` to the end of `epochs`, or until a rank is asked to stop. Returns whether the end was reached.
+
+    `save(cursor, global step)` writes a checkpoint and returns its name; it is called every `checkpoint_every` steps
+    and at the end, after the losses up to there were seen to be finite. The host waits for the device in steps that
+    log or save, and nowhere else (with a gradient scaler, in every step). Raises NonFiniteLoss.
+    """
+    steps = len(pipeline)
+    total = epochs * steps
+    done = start.epoch * steps + start.step
+    history = _History(done, world)
+    last_good = "none"
+    for epoch in range(start.epoch, epochs):
+        first = start.step if epoch == start.epoch else 0
+        for step, batch in enumerate(reporter.timed(pipeline.epoch(epoch, first)), first + 1):
+            lr = parts.learning_rate(done)
+            parts.model.before_step(done / total)
+            history.add(train_step(parts, batch, lr))
+            done += 1
+            stopping = any_rank(stop_asked(), world)
+            saving = stopping or done == total or done % checkpoint_every == 0
+            if saving or done % log_every == 0:
+                losses = history.losses(lr, last_good)
+                if done == total or done % log_every == 0:
+                    reporter.log(done, epoch, lr, losses)
+            if saving:
+                cursor = Cursor(epoch, step, start.seed) if step < steps else Cursor(epoch + 1, 0, start.seed)
+                last_good = save(cursor, done)
+                reporter.event({"event": "checkpoint", "step": done, "name": last_good})
+            if stopping:
+                return done == total
+    return True
+
+
+def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
+    """Forward, backward and optimizer on one batch. Returns the losses of this rank, detached, on the device."""
+    for group in parts.optimizer.param_groups:
+        group["lr"] = lr
+    i, j = batch.views
+    with torch.autocast(i.image.device.type, dtype=parts.autocast, enabled=parts.autocast is not None):
+        losses = parts.parallel(batch.x, (i.image, j.image), (i.encoding, j.encoding))
+    parts.optimizer.zero_grad(set_to_none=True)
+    parts.scaler.scale(losses["loss"]).backward()
+    parts.scaler.step(parts.optimizer)
+    parts.scaler.update()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+class _History:
+    """The losses since the host last looked, kept on the device."""
+
+    def __init__(self, done: int, world: World) -> None:
+        self._done, self._world = done, world
+        self._steps: list[dict[str, Tensor]] = []
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self._steps.append(losses)
+
+    def losses(self, lr: float, last_good: str) -> dict[str, float]:
+        """The losses of the last step, averaged over the ranks; NonFiniteLoss if any step since was not finite."""
+        stacked = {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
+        values = {name: value.tolist() for name, value in mean_over_ranks(stacked, self._world).items()}
+        for offset, loss in enumerate(values["loss"]):
+            if not math.isfinite(loss):
+                raise NonFiniteLoss(
+                    f"the loss is {loss} in step {self._done + offset + 1} (learning rate {lr:.3g}); last good "
+                    f"checkpoint: {last_good}; resume from it with a lower --optim.lr, or with --precision fp32"
+                )
+        self._done += len(self._steps)
+        self._steps.clear()
+        return {name: value[-1] for name, value in values.items()}

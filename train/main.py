@@ -1,0 +1,33 @@
+"""Train an encoder without labels: torchrun train/main.py --method simclr --equimod."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from equimod.train.config import ConfigError, fail, parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 143 stopped by SIGTERM."""
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        return fail(error, 2)
+
+    # Only now: torch takes seconds to import, and --help should not.
+    from equimod.pipelines.records.protocol import RecordsError
+    from equimod.train.checkpoint import CheckpointError
+    from equimod.train.loop import NonFiniteLoss
+    from equimod.train.run import run
+
+    try:
+        return run(config)
+    except ConfigError as error:
+        return fail(error, 2)
+    except (RecordsError, CheckpointError, NonFiniteLoss, OSError) as error:
+        return fail(error, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

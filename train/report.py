@@ -1,0 +1,126 @@
+"""What a run tells: metrics.jsonl, TensorBoard, and a progress bar or plain lines; on rank 0 only."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.durable import durable_file
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Reporter:
+    """Counts time and writes events. `folder` None: a rank that stays silent but counts all the same."""
+
+    def __init__(self, folder: Path | None, *, total_steps: int, start_step: int, batch_size: int) -> None:
+        self._folder, self._total, self._batch_size = folder, total_steps, batch_size
+        self._start_step = self._logged_step = start_step
+        self._waited = 0.0
+        self._began = self._logged = self._line = time.perf_counter()
+
+    def __enter__(self) -> Reporter:
+        self._open = ExitStack()
+        if self._folder is not None:
+            metrics = self._folder / "metrics.jsonl"
+            _forget_after(metrics, self._start_step)
+            self._metrics = self._open.enter_context(metrics.open("a", encoding="utf-8", buffering=1))
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(self._folder / "tensorboard", purge_step=self._start_step)
+            self._open.callback(self._board.close)
+            self._bar = self._open.enter_context(_progress_bar()) if sys.stderr.isatty() else None
+            if self._bar is not None:
+                self._task = self._bar.add_task("train", total=self._total, completed=self._start_step, numbers="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield `batches`, counting the time spent waiting for them."""
+        while True:
+            began = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    def log(self, step: int, epoch: int, lr: float, losses: dict[str, float]) -> None:
+        """Report that `step` steps of the run are done; `losses` are those of the last one."""
+        now = time.perf_counter()
+        elapsed = max(now - self._logged, 1e-9)
+        event = {
+            "event": "step",
+            "step": step,
+            "epoch": epoch,
+            "lr": lr,
+            **losses,
+            "images_per_s": round(self._batch_size * (step - self._logged_step) / elapsed, 1),
+            "data_wait": round(self._waited / elapsed, 4),
+        }
+        self._logged, self._logged_step, self._waited = now, step, 0.0
+        if self._folder is None:
+            return
+        self.event(event)
+        for name in (*losses, "lr", "images_per_s", "data_wait"):
+            self._board.add_scalar(name, event[name], step)
+        self._show(event, now)
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Append one event to metrics.jsonl."""
+        if self._folder is not None:
+            self._metrics.write(json.dumps(event) + "\n")
+
+    def say(self, text: str) -> None:
+        """Print a line, above the progress bar where there is one."""
+        if self._folder is not None:
+            self._bar.console.print(text) if self._bar is not None else print(text, flush=True)
+
+    def _show(self, event: dict[str, Any], now: float) -> None:
+        numbers = (
+            f"epoch {event['epoch']}  loss {event['loss']:.4f}  {event['images_per_s']:.0f} images/s"
+            f"  data wait {event['data_wait']:.1%}"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=event["step"], numbers=numbers)
+        elif now - self._line >= _SECONDS_BETWEEN_LINES or event["step"] == self._total:
+            self._line = now
+            left = (now - self._began) / (event["step"] - self._start_step) * (self._total - event["step"])
+            print(f"step {event['step']}/{self._total}  {numbers}  {left:.0f} s left", flush=True)
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drop the events of steps that a resumed run will take again, and a line that a kill cut in two."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if event.get("step", 0) <= step:
+            kept.append(line)
+    with durable_file(metrics) as handle:
+        handle.write("".join(f"{line}\n" for line in kept).encode())
