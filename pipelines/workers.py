@@ -21,12 +21,26 @@ def _end_with_parent() -> None:
 
 
 def _start(initialize: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; it is for the parent to act on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initialize:
         initialize(*arguments)
 
 
 def worker_pool(workers: int, initialize: Callable[..., None] | None = None, *arguments: Any) -> ProcessPoolExecutor:
-    """Pool of `workers` processes; each calls `initialize(*arguments)` first, where it is given."""
-    return ProcessPoolExecutor(workers, SPAWN, _start, (initialize, arguments))
+    """Pool of `workers` running processes; each calls `initialize(*arguments)` first, where it is given.
+
+    They do not hear Ctrl-C, which reaches the whole group of processes and is for the parent to act on.
+    """
+    pool = ProcessPoolExecutor(workers, SPAWN, _start, (initialize, arguments))
+    # A process inherits what its parent blocks, so there is no moment at its start when it would hear it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(workers):
+            pool.submit(_nothing)  # each submit starts a process as long as none is idle
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return pool
+
+
+def _nothing() -> None:
+    pass
