@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from equimod.models.encoder import build_encoder
+from equimod.train import checkpoint
 from equimod.train.checkpoint import newest
 from equimod.train.config import read_recipe
 from equimod.train.main import main
@@ -123,12 +125,34 @@ def test_three_ranks_one_killed_resume_bit_for_bit(options: list[str], tmp_path:
     alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
     assert [code for code, _ in _faulty([*options, *alone], -1, "SIGKILL", ranks=3)] == [0] * 3
     codes = [code for code, _ in _faulty([*options, *killed], 7, "SIGKILL", rank=1, ranks=3)]
-    assert codes[1] == -9
-    assert 0 not in codes
+    assert (codes[0], codes[1], codes[2]) == (1, -9, 1)
     resumed = _faulty([*options, *killed, "--resume", "auto"], -1, "SIGKILL", ranks=3)
     assert [code for code, _ in resumed] == [0] * 3
     assert _same_end(tmp_path / "alone", tmp_path / "killed")
     assert _losses(tmp_path / "alone") == _losses(tmp_path / "killed")
+
+
+def test_a_full_disk_is_one_line_with_the_remedy_and_keeps_the_last_checkpoint(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, as far as this process may write, once two checkpoints are there."""
+    original, limit = checkpoint.rotate, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def rotate(folder: Path, name: str) -> None:
+        original(folder, name)
+        if name == "step-00000004":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+
+    monkeypatch.setattr(checkpoint, "rotate", rotate)
+    run = tmp_path / "run"
+    try:
+        assert main([*options, "--output", str(run)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "make room" in error
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000002", "step-00000004"]
 
 
 def test_sigterm_to_one_rank_saves_on_all_and_exits_143(options: list[str], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
@@ -56,8 +56,8 @@ def save(
     if path not in kept(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with durable_dir(path) as partial:
-            save_file(_contiguous(model.state_dict()), partial / "model.safetensors")
-            save_file(_contiguous(dict(_momenta(model, optimizer))), partial / "optimizer.safetensors")
+            (partial / "model.safetensors").write_bytes(_serialized(model.state_dict()))
+            (partial / "optimizer.safetensors").write_bytes(_serialized(dict(_momenta(model, optimizer))))
             state = {
                 "format": FORMAT,
                 "cursor": asdict(cursor),
@@ -124,11 +124,13 @@ def read_state(path: Path) -> dict[str, Any]:
 def export_encoder(encoder: nn.Module, path: Path) -> None:
     """Write the encoder alone, under torchvision's key names, durably."""
     with durable_file(path) as handle:
-        handle.write(serialize(_contiguous(encoder.state_dict())))
+        handle.write(_serialized(encoder.state_dict()))
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _serialized(tensors: dict[str, Tensor]) -> bytes:
+    # Not safetensors' own save_file, which reports a full disk as an error of its own kind, without the errno.
+    data: bytes = serialize({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return data
 
 
 def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:

@@ -28,6 +28,10 @@ _TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}  # its environment, an
 M = TypeVar("M", bound=nn.Module)
 
 
+class RankLostError(Exception):
+    """A collective failed because another rank is gone."""
+
+
 @dataclass(frozen=True)
 class World:
     """This process among the ranks of the run."""
@@ -56,6 +60,10 @@ def world(device: str = "auto") -> Iterator[World]:
     dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
         yield here
+    except RuntimeError as error:
+        if "gloo" in str(error) or isinstance(error, dist.DistError):
+            raise RankLostError("another rank ended or does not answer; its own message says why") from error
+        raise
     finally:
         dist.destroy_process_group()
 

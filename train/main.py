@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from equimod.train.config import ConfigError, fail, parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 143 stopped by SIGTERM."""
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     try:
         config = parse(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
@@ -18,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: torch takes seconds to import, and --help should not.
     from equimod.pipelines.records.protocol import RecordsError
     from equimod.train.checkpoint import CheckpointError
+    from equimod.train.distributed import RankLostError
     from equimod.train.loop import NonFiniteLoss
     from equimod.train.run import run
 
@@ -25,8 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(config)
     except ConfigError as error:
         return fail(error, 2)
-    except (RecordsError, CheckpointError, NonFiniteLoss, OSError) as error:
+    except (RecordsError, CheckpointError, NonFiniteLoss, RankLostError) as error:
         return fail(error, 1)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return fail(f"{error}; {'make room' if full else 'mend that'} and go on with --resume auto", 1)
+    except KeyboardInterrupt:
+        return fail("interrupted; --resume auto goes on from the newest checkpoint", 130)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from PIL import Image
 
 from equimod.pipelines.backends import Images, Request
 from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.records.check import JPEG_START, PRINT_COLORSPACES
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.resample import center, crop_resize
 
@@ -27,7 +28,7 @@ def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
 
     Raises ValueError or OSError where the data is damaged.
     """
-    if bytes(data[:2]) == b"\xff\xd8" and simplejpeg.decode_jpeg_header(data)[2] != "CMYK":
+    if bytes(data[:2]) == JPEG_START and simplejpeg.decode_jpeg_header(data)[2] not in PRINT_COLORSPACES:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
         return pixels
     with Image.open(io.BytesIO(data)) as image:
