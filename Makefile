@@ -3,7 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
-RANKS ?= 2
 FOLDERS := pipelines models train tools benchmarks
 
 .PHONY: demo test lint typecheck pytest
@@ -17,9 +16,8 @@ FOLDERS := pipelines models train tools benchmarks
 
 # Images and records are made once; the run is made anew each time. On the CPU, so that it works anywhere.
 demo: $(DEMO)/records/train/manifest.json $(DEMO)/records/test/manifest.json
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node $(RANKS) train/main.py --method simclr --equimod \
-	    --dataset shapes --data $(DEMO)/records/train --val $(DEMO)/records/test --output $(DEMO)/run \
-	    --system.device cpu --overwrite
+	$(BIN)/torchrun train/main.py --method simclr --equimod --dataset shapes --data $(DEMO)/records/train \
+	    --val $(DEMO)/records/test --output $(DEMO)/run --system.device cpu --overwrite
 	$(BIN)/python train/evaluate.py $(DEMO)/run
 	@echo "Look at $(DEMO)/run/figures/views.png and loss.png; the scores are in $(DEMO)/run/eval.json."
 

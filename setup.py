@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "dali": ["nvidia-dali-cuda130>=2.4"],
-        # ffcv itself needs a compiler and OpenCV's headers: see "Optional backends" in the README.
+        # ffcv is compiled on installation and needs OpenCV's headers: see "Install" in the README.
         "ffcv": [
             "ffcv==1.0.2",
             "numba>=0.68",

@@ -30,7 +30,7 @@ def prepare(config: Config, world: World) -> tuple[Config, Records]:
         cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
         if world.rank == 0:
             for split in ("train", "test"):
-                _make_once(cache / split, split, make)
+                _make_once(cache, split, make)
         barrier(world)
         config = replace(config, data=cache / "train", val=config.val or cache / "test")
     assert config.data is not None
@@ -50,27 +50,29 @@ def check_classes(train: Records, val: Records, path: Path) -> None:
         )
 
 
-def _make_once(records: Path, split: str, make: Callable[[Path, str], None]) -> None:
+def _make_once(cache: Path, split: str, make: Callable[[Path, str, Path], None]) -> None:
+    """Make the images of a split in a scratch folder and convert them into the records `cache`/`split`."""
+    records = cache / split
     if (records / "manifest.json").exists():
         return
-    records.parent.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     print(f"making {records} (once)", flush=True)
-    with tempfile.TemporaryDirectory(dir=records.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
         tree = Path(scratch) / split
-        make(tree, split)
+        make(tree, split, cache)
         # An interrupted conversion cannot be continued: the images it was made from are gone.
         convert(tree, records, workers=available_cores(), overwrite=True)
 
 
-def _draw_shapes(tree: Path, split: str) -> None:
+def _draw_shapes(tree: Path, split: str, cache: Path) -> None:
     draw_dataset(tree, split=split, samples=SHAPES_SAMPLES[split], seed=0, workers=available_cores())
 
 
-def _download_cifar10(tree: Path, split: str) -> None:
+def _download_cifar10(tree: Path, split: str, cache: Path) -> None:
     from torchvision.datasets import CIFAR10
 
     try:
-        source = CIFAR10(str(tree.parent / "download"), train=split == "train", download=True)
+        source = CIFAR10(str(cache / "download"), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"cannot download CIFAR-10 ({error}); give --data RECORDS") from error
     for number, (image, label) in enumerate(source):

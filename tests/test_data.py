@@ -1,0 +1,75 @@
+"""Data sets that are made on the spot: once, completely, and with a clear word where that is not possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+
+from equimod.pipelines.records import open_records
+from equimod.train import data
+from equimod.train.config import ConfigError, parse
+from equimod.train.distributed import World
+
+ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EQUIMOD_CACHE", str(tmp_path))
+    monkeypatch.setattr(data, "SHAPES_SAMPLES", {"train": 40, "test": 20})
+    return tmp_path
+
+
+def test_shapes_are_drawn_once_and_taken_for_training_and_validation(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = parse(["--method", "simclr"])
+    for times in (2, 0):
+        prepared, records = data.prepare(config, ALONE)
+        assert (len(records), len(open_records(prepared.val))) == (40, 20)  # type: ignore[arg-type]
+        assert prepared.data == cache / "shapes" / "train"
+        assert capsys.readouterr().out.count("making") == times
+    assert sorted(path.name for path in (cache / "shapes").iterdir()) == ["test", "train"]
+
+
+def test_a_data_set_whose_making_was_interrupted_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = parse(["--method", "simclr"])
+    finish = "equimod.pipelines.records.convert._finish"
+    with monkeypatch.context() as broken:
+        broken.setattr(finish, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            data.prepare(config, ALONE)
+    assert not (cache / "shapes" / "train" / "manifest.json").exists()
+    assert len(data.prepare(config, ALONE)[1]) == 40
+
+
+class _FakeCIFAR10:
+    classes = ("airplane", "frog")
+
+    def __init__(self, root: str, train: bool, download: bool) -> None:
+        self._colours = [(200, 10, 10), (10, 200, 10), (10, 10, 200)] if train else [(90, 90, 90)]
+
+    def __iter__(self) -> Any:
+        return ((Image.new("RGB", (32, 32), colour), number % 2) for number, colour in enumerate(self._colours))
+
+
+def test_cifar10_is_taken_from_torchvision(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", _FakeCIFAR10)
+    monkeypatch.setattr(data, "check_classes", lambda *arguments: None)
+    _, records = data.prepare(parse(["--method", "simclr", "--dataset", "cifar10"]), ALONE)
+    assert (records.classes, records.label.tolist()) == (["airplane", "frog"], [0, 0, 1])
+    assert records.size.tolist() == [[32, 32]] * 3
+
+
+def test_cifar10_without_a_network_names_the_option(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*arguments: object, **named: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    with pytest.raises(ConfigError, match="--data RECORDS"):
+        data.prepare(parse(["--method", "simclr", "--dataset", "cifar10"]), ALONE)
