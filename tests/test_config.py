@@ -79,7 +79,7 @@ def test_a_wrong_recipe_is_refused_by_file_and_key(text: str, message: str, tmp_
         ("--method simclr --dataset imagenet", "tools/convert_imagenet.py"),
         ("--method simclr --policy simclr_cifar", "did you mean simclr_cifar10"),
         ("--method simclr --equivariance.weight 2", "equivariance.weight=2.0 has no effect without EquiMod"),
-        ("--method simclr --epochs 2 --optim.warmup-epochs 5", "warmup_epochs=5.0 is longer than epochs=2"),
+        ("--method simclr --epochs 2 --optim.warmup-epochs 5", "warmup_epochs=5.0 is not shorter than epochs=2"),
         ("--method simclr --resume auto --overwrite", "contradict"),
         ("--method simclr --batch-size 1", "batch_size=1 is too small"),
         ("--method simclr --optim.lr 0", "optim.lr=0.0 must be positive"),

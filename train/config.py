@@ -178,9 +178,9 @@ def check(config: Config) -> None:
         raise ConfigError("data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS")
     if config.resume != "never" and config.overwrite:
         raise ConfigError(f"resume={config.resume} and overwrite=True contradict each other; give one of them")
-    if config.optim.warmup_epochs > config.epochs:
+    if config.optim.warmup_epochs >= config.epochs:
         raise ConfigError(
-            f"optim.warmup_epochs={config.optim.warmup_epochs} is longer than epochs={config.epochs}; "
+            f"optim.warmup_epochs={config.optim.warmup_epochs} is not shorter than epochs={config.epochs}; "
             "give --optim.warmup-epochs as well"
         )
     at_least = {

@@ -85,7 +85,10 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
         if self._folder is not None:
-            self._bar.console.print(text) if self._bar is not None else print(text, flush=True)
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, highlight=False)
+            else:
+                print(text, flush=True)
 
     def _show(self, event: dict[str, Any], now: float) -> None:
         numbers = (

@@ -87,6 +87,8 @@ def _run(config: Config, here: World, stop_asked: threading.Event) -> int:
         warmup_steps=round(config.optim.warmup_epochs * steps),
         peak=config.optim.lr,
     )
+    with _usage():
+        learning_rate(0)
 
     def save(cursor: Cursor, global_step: int) -> str:
         path = folder / "checkpoints" / f"step-{global_step:08d}"
