@@ -14,7 +14,7 @@ FOLDERS := pipelines models train tools benchmarks
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
-# Images and records are made once; the run is made anew each time. On the CPU, so that it works anywhere.
+# Images and records are made once; the run is made anew each time. On the CPU, so that it is the same anywhere.
 demo: $(DEMO)/records/train/manifest.json $(DEMO)/records/test/manifest.json
 	$(BIN)/torchrun train/main.py --method simclr --equimod --dataset shapes --data $(DEMO)/records/train \
 	    --val $(DEMO)/records/test --output $(DEMO)/run --system.device cpu --overwrite

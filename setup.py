@@ -51,11 +51,9 @@ setup(
         ],
         "dev": [
             "build",
-            "hypothesis>=6",
             "mypy>=2.4",
             "psutil>=7",
             "pytest>=9",
-            "pytest-xdist>=3.8",
             "ruff>=0.17",
             "scipy>=1.15",
             "setuptools>=80",

@@ -1,7 +1,7 @@
 """Gather evaluated CIFAR-10 runs into one result: python benchmarks/collect.py OUTPUT.json RUN_DIR RUN_DIR ...
 
-Settings come from each run's config.yaml, scores from its eval.json, the duration from its metrics.jsonl. Run it on the
-machine that trained: the result says which one that was.
+Settings come from each run's config.yaml, scores from its eval.json, duration and data wait from its metrics.jsonl.
+Run it on the machine that trained: the result says which one that was.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tyro
 
 from equimod.pipelines.durable import durable_file
 from equimod.train.config import ConfigError, read_recipe
+from equimod.train.report import read_events
 
 SCORES = {
     "linear_top1": "linear_top1",  # percent, as every accuracy
@@ -40,7 +41,7 @@ class Arguments:
 
 
 def collect(folder: Path) -> dict[str, Any]:
-    """Settings, scores and duration of one run. A score that was not measured is None.
+    """Settings, scores, duration and data wait of one run. A score that was not measured is None.
 
     Raises ConfigError or OSError where a file of the run is missing.
     """
@@ -48,7 +49,7 @@ def collect(folder: Path) -> dict[str, Any]:
     if not (folder / "eval.json").is_file():
         raise ConfigError(f"{folder} has no eval.json; run python train/evaluate.py {folder} first")
     scores = json.loads((folder / "eval.json").read_bytes())
-    events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    seconds, waited = _training_seconds(read_events(folder / "metrics.jsonl"), config.batch_size)
     return {
         "method": config.method,
         "equimod": config.equimod,
@@ -59,15 +60,20 @@ def collect(folder: Path) -> dict[str, Any]:
         "images": next(iter(scores["evaluators"].values()))["train_images"],
         "seed": config.seed,
         **{name: scores.get(key) for name, key in SCORES.items()},
-        "seconds": round(_training_seconds(events, config.batch_size), 1),
+        "seconds": round(seconds, 1),
+        "data_wait": round(waited / seconds, 4) if seconds else None,  # share of these seconds
     }
 
 
-def _training_seconds(events: Sequence[dict[str, Any]], batch_size: int) -> float:
-    """Time that the logged steps took; pauses between a stop and its resume do not count."""
+def _training_seconds(events: Sequence[dict[str, Any]], batch_size: int) -> tuple[float, float]:
+    """Time that the logged steps took, and how much of it they waited for data.
+
+    Pauses between a stop and its resume do not count.
+    """
     steps = [{"step": 0}, *(event for event in events if event["event"] == "step")]
     images = [batch_size * (after["step"] - before["step"]) for before, after in pairwise(steps)]
-    return float(sum(n / event["images_per_s"] for n, event in zip(images, steps[1:], strict=True)))
+    seconds = [n / event["images_per_s"] for n, event in zip(images, steps[1:], strict=True)]
+    return sum(seconds), sum(s * event["data_wait"] for s, event in zip(seconds, steps[1:], strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

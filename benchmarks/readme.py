@@ -122,8 +122,9 @@ def loader_table(result: dict[str, Any]) -> str:
 def cifar10_table(result: dict[str, Any]) -> str:
     """Markdown of runs collected by `collect.py`: a row a configuration, means over its seeds.
 
-    A score that no run has is left out.
+    A score that no run has is left out, and so is the data wait.
     """
+    waits = any(run.get("data_wait") is not None for run in result["runs"])
     measured = {key: score for key, score in SCORES.items() if any(run[key] is not None for run in result["runs"])}
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for run in result["runs"]:
@@ -133,12 +134,23 @@ def cifar10_table(result: dict[str, Any]) -> str:
         method, equimod, arch, width, epochs, images = configuration
         scores = [_mean([run[key] for run in runs], digits) for key, (_, digits) in measured.items()]
         minutes = _mean([run["seconds"] / 60 for run in runs], 0)
+        shares = [run.get("data_wait") for run in runs]
+        wait = [_mean([None if share is None else 100 * share for share in shares], 1)] if waits else []
         name = f"{method}{' + EquiMod' if equimod else ''}, {arch} width {width}"
-        rows.append([name, str(epochs), f"{images:,}", *scores, minutes, str(len(runs))])
+        rows.append([name, str(epochs), f"{images:,}", *scores, minutes, *wait, str(len(runs))])
     titles = [title for title, _ in measured.values()]
-    header = ("method and encoder", "epochs", "images", *titles, "minutes", "seeds")
+    header = (
+        "method and encoder",
+        "epochs",
+        "images",
+        *titles,
+        "minutes",
+        *(["data wait, %"] if waits else []),
+        "seeds",
+    )
+    waited = " Data wait is the share of them spent waiting for images." if waits else ""
     spread = " Means ± standard deviation over the seeds." if len(result["runs"]) > len(groups) else ""
-    return f"{_rows(header, rows)}\nMinutes are those of training.{spread} {_origin(result)}\n"
+    return f"{_rows(header, rows)}\nMinutes are those of training.{waited}{spread} {_origin(result)}\n"
 
 
 def _mean(values: Sequence[float | None], digits: int) -> str:

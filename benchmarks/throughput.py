@@ -69,8 +69,8 @@ class Loader:
     def run(self) -> dict[str, Any]:
         """The result, but for where it comes from. Raises RecordsError."""
         from equimod.benchmarks.contenders import CONTENDERS, LoaderSettings
-        from equimod.pipelines.build import available_cores
         from equimod.pipelines.records import open_records
+        from equimod.pipelines.workers import available_cores
 
         available = len(open_records(self.records))
         settings = LoaderSettings(

@@ -23,7 +23,7 @@ _TRUNKS: dict[Arch, tuple[_Block, tuple[int, int, int, int]]] = {
 
 
 class Encoder(nn.Module):
-    """ResNet from images (N,3,S,S) to representations h (N, feature_dim)."""
+    """ResNet from images (N,3,S,S) to representations h (N, feature_dim), initialised from torch's generator."""
 
     feature_dim: int
 
@@ -52,11 +52,6 @@ class Encoder(nn.Module):
         h = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
         return torch.flatten(self.avgpool(h), 1)
-
-
-def build_encoder(settings: EncoderSettings) -> Encoder:
-    """The encoder of these settings, freshly initialised from torch's global generator."""
-    return Encoder(settings)
 
 
 def _stage(block: _Block, inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equimod.models.encoder import Encoder, build_encoder
+from equimod.models.encoder import Encoder
 from equimod.models.equimod import EquiMod
 from equimod.models.method import Method
 from equimod.models.settings import EncoderSettings, EquiModSettings
@@ -77,7 +77,7 @@ def build_ssl(
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; choose from {', '.join(METHODS)}")
-    trunk = build_encoder(encoder)
+    trunk = Encoder(encoder)
     module = None
     if equimod is not None:
         if standardizer is None:

@@ -19,6 +19,7 @@ from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.prefetch import one_ahead
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.workers import available_cores
 
 
 class Pipeline:
@@ -81,11 +82,6 @@ class Pipeline:
             if x is not None:
                 x = ops.apply_center(x.to(self._device, non_blocking=True), self._policy.x)
             yield Batch(x, views, batch.label.to(self._device, non_blocking=True), batch.index)
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def build_pipeline(

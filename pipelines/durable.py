@@ -6,6 +6,8 @@ synced. Checkpoints, records and the drawn data set are all written this way. A 
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -84,10 +86,36 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+class FolderBusyError(Exception):
+    """Another process is writing to a folder that only one may write to."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` as long as this process lives. Raises FolderBusyError where another one does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderBusyError(f"{folder} is being written by another process; wait until it ends") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def kept(folder: Path) -> list[Path]:
-    """The complete sub-folders that the pointer file of `folder` names, newest first; empty where there is none."""
+    """The sub-folders that the pointer file of `folder` names, newest first.
+
+    Where it is missing, as in a partial copy, all that have a final name, by name: they are complete as well.
+    """
     pointer = folder / POINTER
-    return [folder / name for name in pointer.read_text(encoding="utf-8").split("\n")] if pointer.exists() else []
+    if pointer.exists():
+        return [folder / name for name in pointer.read_text(encoding="utf-8").split("\n")]
+    complete = (path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(TEMPORARY_PREFIX))
+    return sorted(complete, reverse=True)
 
 
 def prune(folder: Path) -> None:
@@ -109,3 +137,9 @@ def rotate(folder: Path, newest: str, keep: int = 2) -> None:
     with durable_file(folder / POINTER) as handle:
         handle.write("\n".join(names[:keep]).encode())
     prune(folder)
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a failed write, as words for the end of a message."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "make room" if full else "check the path and its permissions"

@@ -1,4 +1,4 @@
-"""Worker processes that end with the process that started them, whatever ends it."""
+"""Cores to work with, and worker processes that end with the process that started them, whatever ends it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 SPAWN = multiprocessing.get_context("spawn")  # the caller may have threads, which a fork would freeze
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end_with_parent() -> None:

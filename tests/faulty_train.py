@@ -1,5 +1,5 @@
-"""train/main.py with a fault: `python faulty_train.py STEP SIGNAL RANK OPTIONS...` sends SIGNAL to the process of RANK
-when STEP steps are done, or makes the loss of the next step NaN where SIGNAL is `nan`."""
+"""train/main.py with a fault: `python faulty_train.py STEP SIGNAL RANK OPTIONS...` sends SIGNAL, twice, to the process
+of RANK when STEP steps are done, or makes the loss of the next step NaN where SIGNAL is `nan`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def _install(step: int, fault: str, rank: str) -> None:
         nonlocal done
         here = os.environ.get("RANK", "0") == rank
         if done == step and here and fault != "nan":
-            os.kill(os.getpid(), signal.Signals[fault])
+            for _ in range(2):  # launchers pass a SIGTERM on to ranks that got it already
+                os.kill(os.getpid(), signal.Signals[fault])
         losses = original(parts, *arguments)  # type: ignore[arg-type]
         if done == step and here and fault == "nan":
             losses["loss"] = losses["loss"] * torch.nan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,9 @@ def test_every_recipe_reads_and_survives_its_own_yaml(recipe: Path, tmp_path: Pa
 
 def test_none_and_empty_lists_survive_yaml(tmp_path: Path) -> None:
     config = parse(
-        ["--method", "simclr", "--equimod", "--equivariance.projector", "None", "--equivariance.predictor-hidden", "16"]
+        ["--method", "simclr", "--equimod", "--equivariance.projector", "None", "--data", "None", "--simclr.hidden"]
     )
-    assert config.equivariance.projector is None
+    assert (config.equivariance.projector, config.data, config.simclr.hidden) == (None, None, ())
     (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     assert read_recipe(tmp_path / "config.yaml") == config
 
@@ -57,19 +58,59 @@ def test_options_go_over_the_recipe() -> None:
         ("epoch: 3", r"no setting is called epoch \(did you mean epochs\?\)"),
         ("optim: {lrr: 3}", r"no setting is called optim.lrr \(did you mean optim.lr\?|lr\?\)"),
         ("optim: 3", "optim holds settings of its own"),
-        ("epochs: many", "correct it in this file"),
+        ("epochs: many", "epochs='many' is of the wrong type"),
+        ("seed: 1\noptim: {momentum: 0.5, lr: [1, 2]}", r"optim.lr=\[1, 2\] is of the wrong type"),
+        ("equimod: 3", "equimod=3 is of the wrong type"),
         ("- 1", "`key: value`"),
         ("a: [", "not YAML"),
+        ("# \xe9", "not YAML in UTF-8"),
         ("extends: other.yaml", "cannot read"),
+        ("extends: mine.yaml", "extends mine.yaml, which extends it in turn"),
     ],
 )
-def test_a_wrong_recipe_is_refused_by_file_and_key(text: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_recipe_is_refused_by_file_and_key(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(text, encoding="utf-8")
+    recipe.write_text(text, encoding="latin-1")
     with pytest.raises(ConfigError, match=message) as caught:
         read_recipe(recipe)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    for name, parent in (("a", "b"), ("b", "c"), ("c", "b")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {parent}.yaml", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"c\.yaml: extends b\.yaml, which extends it in turn"):
+        read_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("equimod", [False, True])
+@pytest.mark.parametrize("dataset", ["shapes", "cifar10", "imagenet"])
+def test_a_recipe_starts_from_the_one_of_its_method_and_data_set(equimod: bool, dataset: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"dataset: {dataset}\nequimod: {equimod}\nseed: 5", encoding="utf-8")
+    start = default_recipe("simclr", dataset, equimod)
+    assert start is not None
+    assert read_recipe(recipe) == replace(read_recipe(start), seed=5)
+
+
+def test_settings_of_equimod_without_it_are_refused_in_a_recipe_too(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("equivariance: {weight: 2}", encoding="utf-8")
+    refused = r"mine\.yaml: equivariance.weight=2.0 has no effect without EquiMod"
+    with pytest.raises(ConfigError, match=refused):
+        read_recipe(recipe)
+    with pytest.raises(ConfigError, match=refused):
+        parse(["--config", str(recipe)])
+    assert parse(["--config", str(recipe), "--equimod"]).equivariance.weight == 2
+
+
+def test_a_recipe_with_equimod_can_be_run_without() -> None:
+    config = parse(["--config", str(RECIPES / "simclr_equimod_shapes.yaml"), "--no-equimod"])
+    assert replace(config, config=None) == read_recipe(RECIPES / "simclr_shapes.yaml")
 
 
 @pytest.mark.parametrize(
@@ -78,12 +119,24 @@ def test_a_wrong_recipe_is_refused_by_file_and_key(text: str, message: str, tmp_
         ("", "--method is missing"),
         ("--method simclr --dataset imagenet", "tools/convert_imagenet.py"),
         ("--method simclr --policy simclr_cifar", "did you mean simclr_cifar10"),
-        ("--method simclr --equivariance.weight 2", "equivariance.weight=2.0 has no effect without EquiMod"),
+        ("--method simclr --equivariance.weight 2", "^equivariance.weight=2.0 has no effect without EquiMod"),
         ("--method simclr --epochs 2 --optim.warmup-epochs 5", "warmup_epochs=5.0 is not shorter than epochs=2"),
         ("--method simclr --resume auto --overwrite", "contradict"),
         ("--method simclr --batch-size 1", "batch_size=1 is too small"),
         ("--method simclr --optim.lr 0", "optim.lr=0.0 must be positive"),
         ("--method simclr --optim.momentum 1", "optim.momentum=1.0"),
+        ("--method simclr --seed 18446744073709551616", "seed=18446744073709551616 is too large"),
+        ("--method simclr --simclr.hidden 16 0", r"simclr.hidden=\(16, 0\) holds a width below 1"),
+        ("--method simclr --simclr.dim 0", "simclr.dim=0 is too small"),
+        ("--method simclr --equimod --equivariance.projector 0", r"projector=\(0,\) holds a width below 1"),
+        ("--method simclr --equimod --equivariance.predictor-hidden -1", "predictor_hidden=.* holds a width below 1"),
+        ("--method simclr --equimod --equivariance.embedding 0", "embedding=.* holds a width below 1"),
+        ("--method simclr --equimod --equivariance.projector", r"projector=\(\) is empty; give widths, or None"),
+        ("--method simclr --equimod --equivariance.embedding", r"embedding=\(\) is empty; give widths, or None"),
+        (
+            "--method simclr --dataset cifar10 --policy simclr_shapes",
+            "policy=simclr_shapes makes images of 64 pixels, dataset=cifar10 is evaluated at 32; .* simclr_cifar10 or",
+        ),
         ("--config nowhere.yaml", "cannot read nowhere.yaml"),
     ],
 )
@@ -122,6 +175,20 @@ def test_a_wrong_command_line_exits_2_with_a_hint(options: list[str], text: str)
     assert answer.returncode == 2
     assert text in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("options", [["--bach-size", "3"], []])
+def test_only_the_first_rank_tells_what_is_wrong_with_the_command_line(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        command = [sys.executable, str(ROOT / "train" / "main.py"), *options]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert answer.returncode == 2
+        assert bool(answer.stderr) == (rank == "0")
+        assert not answer.stdout
 
 
 def test_the_default_output_names_method_and_data_set() -> None:

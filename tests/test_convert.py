@@ -198,7 +198,7 @@ def test_two_converters_do_not_share_an_output(
     _, pipe = blocked
     pipe.unlink()
     shutil.copy(source / "class_2" / "006.jpg", pipe)
-    with pytest.raises(RecordsError, match="being written by another converter"):
+    with pytest.raises(RecordsError, match="being written by another process"):
         convert(source, tmp_path / "out", workers=1, shard_size=SHARD_SIZE)
 
 

@@ -34,7 +34,12 @@ def test_shapes_are_drawn_once_and_taken_for_training_and_validation(
         assert (len(records), len(open_records(prepared.val))) == (40, 20)  # type: ignore[arg-type]
         assert prepared.data == cache / "shapes" / "train"
         assert capsys.readouterr().out.count("making") == times
-    assert sorted(path.name for path in (cache / "shapes").iterdir()) == ["test", "train"]
+    assert sorted(path.name for path in (cache / "shapes").iterdir()) == [
+        "test",
+        "test-factors.csv",
+        "train",
+        "train-factors.csv",
+    ]
 
 
 def test_a_data_set_whose_making_was_interrupted_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from equimod.pipelines.durable import durable_dir, durable_file, kept, prune, remove_leftovers, rotate
+from equimod.pipelines.durable import (
+    POINTER,
+    TEMPORARY_PREFIX,
+    FolderBusyError,
+    durable_dir,
+    durable_file,
+    kept,
+    locked,
+    prune,
+    remove_leftovers,
+    rotate,
+)
 
 
 def contents(folder: Path) -> list[str]:
@@ -123,12 +134,31 @@ def test_order_is_that_of_writing_after_going_back_to_an_older_one(tmp_path: Pat
     assert [path.name for path in kept(tmp_path)] == ["15", "20"]
 
 
-def test_prune_removes_what_no_pointer_names(tmp_path: Path) -> None:
-    with durable_dir(tmp_path / "10"):
-        pass
-    assert kept(tmp_path) == []
+def test_prune_removes_what_the_pointer_does_not_name(tmp_path: Path) -> None:
+    for name in ("10", "20"):
+        with durable_dir(tmp_path / name):
+            pass
+    (tmp_path / POINTER).write_text("10")
+    assert kept(tmp_path) == [tmp_path / "10"]
     prune(tmp_path)
-    assert contents(tmp_path) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", POINTER]
+
+
+def test_without_a_pointer_every_complete_folder_is_kept(tmp_path: Path) -> None:
+    for name in ("10", "20"):
+        with durable_dir(tmp_path / name):
+            pass
+    (tmp_path / f"{TEMPORARY_PREFIX}30").mkdir()
+    prune(tmp_path)
+    assert kept(tmp_path) == [tmp_path / "20", tmp_path / "10"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "20"]
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(FolderBusyError, match="another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
 
 
 # Forks a child for every file-system call of three checkpoints and lets it die just before that call.

@@ -6,18 +6,21 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from equimod.models.encoder import build_encoder
+from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
+from equimod.train.config import SystemSettings, read_recipe
 from equimod.train.evaluate import main
+from equimod.train.evaluators import open_subject
 from equimod.train.features import FrozenEncoder, extract
 from equimod.train.main import main as train
 
@@ -105,7 +108,8 @@ def test_the_paper_s_linear_evaluation_runs_when_asked_for(run: Path) -> None:
 def test_a_run_without_equimod_is_evaluated_without_equivariance(
     image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "recipe.yaml").write_text(TRAINING.replace("equimod: true", "equimod: false"))
+    lines = TRAINING.replace("equimod: true", "equimod: false").splitlines(keepends=True)
+    (tmp_path / "recipe.yaml").write_text("".join(line for line in lines if not line.startswith("equivariance")))
     tree, run = str(image_tree), tmp_path / "run"
     assert train(["--config", f"{tmp_path / 'recipe.yaml'}", "--data", tree, "--val", tree, "--output", f"{run}"]) == 0
     assert set(_evaluate(run)["evaluators"]) == {"linear_cached", "knn"}
@@ -157,6 +161,31 @@ def test_what_is_missing_is_named(
     assert not (run / "eval.json").exists()
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_eval_json_is_to_be_removed(run: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "eval.json").write_text(content)
+    assert main([str(run), "--knn"]) == 2
+    assert "eval.json" in (line := _one_line(capsys.readouterr().err))
+    assert "remove it" in line
+    assert (run / "eval.json").read_text() == content
+
+
+def test_ctrl_c_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("equimod.train.evaluators.evaluate", interrupt)
+    assert main([str(run), "--knn"]) == 130
+    assert "interrupted" in _one_line(capsys.readouterr().err)
+
+
+def test_a_run_on_the_cpu_is_evaluated_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(read_recipe(run / "config.yaml"), system=SystemSettings(device="cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    subject = open_subject(run, config, None, seed=0, workers=1)
+    assert next(subject.model.parameters()).device.type == "cpu"
+
+
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, equimod.train.evaluate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -164,7 +193,7 @@ def test_help_does_not_wait_for_torch() -> None:
 
 def _encoder(autocast: torch.dtype | None = None) -> FrozenEncoder:
     torch.manual_seed(0)
-    return FrozenEncoder(build_encoder(EncoderSettings(arch="resnet10", width=8)), autocast)
+    return FrozenEncoder(Encoder(EncoderSettings(arch="resnet10", width=8)), autocast)
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])

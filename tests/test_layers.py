@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,11 @@ def test_a_folder_imports_only_what_lies_below_it(path: Path) -> None:
             assert rest.split(".")[0] in ALLOWED[folder], f"{folder} must not import {module}"
 
 
-def test_no_file_of_a_script_folder_hides_a_module_of_the_standard_library() -> None:
+def test_no_file_of_a_script_folder_hides_a_module_of_the_standard_library_or_a_dependency() -> None:
+    hidden = sys.stdlib_module_names | packages_distributions().keys()
     for folder in ("train", "tools", "benchmarks"):
         names = {path.stem for path in (ROOT / folder).glob("*.py")}
-        assert not names & set(sys.stdlib_module_names)
+        assert not names & hidden
 
 
 def test_the_loop_knows_no_method_and_no_backend() -> None:

@@ -71,7 +71,7 @@ def _statistics(policy: str, sizes: np.ndarray) -> tuple[dict[str, float], dict[
 
 def test_cifar10_statistics_are_the_official_ones() -> None:
     mean, std = _statistics("simclr_cifar10", np.full((1000, 2), 32))
-    official = {  # constants of the official code; names in brackets of the issue: y 4.31, x 4.32
+    official = {  # mean and deviation, constants of the official code
         "crop_x": (4.32, 3.99),
         "crop_y": (4.31, 3.97),
         "crop_width": (23.37, 4.95),

@@ -55,6 +55,7 @@ def _run(equimod: bool, seed: int, linear: float) -> dict[str, Any]:
         "absolute": 1.5 if equimod else None,
         "relative": 0.75 if equimod else None,
         "seconds": 600.0,
+        "data_wait": 0.021,
     }
 
 
@@ -94,9 +95,17 @@ def test_loader_table_gives_speed_cost_memory_and_ratios(results: Path) -> None:
 def test_cifar10_table_has_a_row_a_configuration_with_its_mean() -> None:
     rows = [line.split(" | ") for line in cifar10_table(CIFAR10).splitlines() if line.startswith("| simclr")]
     plain, equimod = ([cell.strip("| ") for cell in row] for row in rows)
-    assert plain == ["simclr, resnet18 width 16", "20", "50,000", "68.00", "60.00", "–", "–", "10", "1"]
+    assert plain == ["simclr, resnet18 width 16", "20", "50,000", "68.00", "60.00", "–", "–", "10", "2.1", "1"]
     assert equimod[0] == "simclr + EquiMod, resnet18 width 16"
-    assert equimod[3:] == ["71.00 ± 1.41", "60.00 ± 0.00", "1.500 ± 0.000", "0.750 ± 0.000", "10 ± 0", "2"]
+    assert equimod[3:] == ["71.00 ± 1.41", "60.00 ± 0.00", "1.500 ± 0.000", "0.750 ± 0.000", "10 ± 0", "2.1 ± 0.0", "2"]
+
+
+def test_a_result_without_data_wait_fills_the_table_without_it() -> None:
+    runs = [{key: value for key, value in run.items() if key != "data_wait"} for run in CIFAR10["runs"]]
+    table = cifar10_table({**CIFAR10, "runs": runs})
+    assert "| 10 | 1 |" in table
+    assert "ata wait" not in table
+    assert "| 10 | – | 1 |" in cifar10_table({**CIFAR10, "runs": [CIFAR10["runs"][0], runs[1]]})
 
 
 def test_the_newest_result_counts_whatever_the_name_of_its_file(results: Path) -> None:
@@ -139,15 +148,18 @@ def test_check_changes_nothing_and_fails_on_a_stale_readme(
 def run_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.yaml").write_text("equimod: true\nepochs: 7\nbatch_size: 100\nseed: 3\nencoder: {width: 16}\n")
+    (folder / "config.yaml").write_text(
+        "equimod: true\nepochs: 7\nbatch_size: 100\nseed: 3\nencoder: {arch: resnet18, width: 16}\n"
+    )
     scores = {"linear_top1": 71.5, "equivariance_absolute": 1.5, "equivariance_relative": 0.5}
     (folder / "eval.json").write_text(json.dumps({**scores, "evaluators": {"linear": {"train_images": 5000}}}))
     events = [
-        {"event": "step", "step": 10, "images_per_s": 500.0},
+        {"event": "step", "step": 10, "images_per_s": 500.0, "data_wait": 0.07},
         {"event": "checkpoint", "step": 15},
-        {"event": "step", "step": 30, "images_per_s": 400.0},
+        {"event": "step", "step": 30, "images_per_s": 400.0, "data_wait": 0.14},
     ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    cut = '{"event": "st'  # by a kill
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + cut)
     return folder
 
 
@@ -168,6 +180,7 @@ def test_collect_reads_settings_scores_and_duration_of_a_run(run_folder: Path) -
         "absolute": 1.5,
         "relative": 0.5,
         "seconds": 1000 / 500 + 2000 / 400,
+        "data_wait": 0.12,  # (2 * 0.07 + 5 * 0.14) / 7
     }
 
 

@@ -172,6 +172,12 @@ def test_missing_table_is_one_line(records: Path, name: str) -> None:
     assert name in error_of(records)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"noise"])
+def test_damaged_table_is_one_line(records: Path, content: bytes) -> None:
+    (records / "samples.npy").write_bytes(content)
+    assert "samples.npy cannot be read" in error_of(records)
+
+
 def test_table_of_other_records_is_refused(records: Path) -> None:
     np.save(records / "samples.npy", np.load(records / "samples.npy")[:-1])
     assert "does not fit" in error_of(records)

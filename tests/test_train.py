@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from equimod.models.encoder import build_encoder
+from equimod.models.encoder import Encoder
+from equimod.pipelines.durable import locked
 from equimod.train import checkpoint
 from equimod.train.checkpoint import newest
 from equimod.train.config import read_recipe
@@ -101,7 +102,7 @@ def test_a_run_leaves_everything_the_design_names(options: list[str], tmp_path: 
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000010", "step-00000012"]
     assert list((run / "tensorboard").iterdir())
     state = load_file(run / "encoder.safetensors")
-    build_encoder(config.encoder).load_state_dict(state)
+    Encoder(config.encoder).load_state_dict(state)
     last = load_file(run / "checkpoints" / "step-00000012" / "model.safetensors")
     assert all(torch.equal(value, last[f"encoder.{name}"]) for name, value in state.items())
     assert {"equimod.standardizer.mean", "equimod.standardizer.std"} <= last.keys()
@@ -176,6 +177,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpo
     assert "Traceback" not in stderr
 
 
+def test_a_loss_that_is_not_finite_after_a_resume_names_the_checkpoint_it_came_from(
+    options: list[str], tmp_path: Path
+) -> None:
+    output = ["--output", str(tmp_path / "run")]
+    assert _faulty([*options, *output], 5, "SIGKILL")[0][0] == -9
+    [(code, stderr)] = _faulty([*options, *output, "--resume", "auto"], 0, "nan")
+    assert code == 1
+    assert "nan in step 5" in stderr
+    assert str(tmp_path / "run" / "checkpoints" / "step-00000004") in stderr
+
+
 def test_a_folder_that_holds_a_run_is_refused(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,7 +216,84 @@ def test_overwrite_deletes_the_run_and_nothing_else(options: list[str], tmp_path
     (run / "notes.txt").write_text("mine")
     assert main([*options, "--output", str(run), "--overwrite", "--seed", "1"]) == 0
     assert (run / "notes.txt").read_text() == "mine"
-    assert read_recipe(run / "config.yaml").seed == 1
+    assert (read_recipe(run / "config.yaml").seed, read_recipe(run / "config.yaml").overwrite) == (1, False)
+
+
+def _content(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "mistake", [["--data", "nowhere"], ["--batch-size", "100"], ["--seed", "1", "--val", "nowhere"]]
+)
+def test_overwrite_deletes_nothing_before_the_new_run_is_sure_to_start(
+    options: list[str], tmp_path: Path, mistake: list[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*options, "--output", str(run)]) == 0
+    before = _content(run)
+    assert main([*options, "--output", str(run), "--overwrite", *mistake]) in (1, 2)
+    assert _content(run) == before
+
+
+def test_a_checkpoint_resumes_into_another_folder_but_not_into_another_run(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*options, "--output", str(first)]) == 0
+    resume = ["--resume", str(first / "checkpoints" / "step-00000010")]
+    assert main([*options, "--output", str(second), *resume]) == 0
+    assert _same_end(first, second)
+    before = _content(second)
+    assert main([*options, "--output", str(second), *resume]) == 2
+    assert "holds a run" in capsys.readouterr().err
+    assert _content(second) == before
+    assert main([*options, "--output", str(tmp_path / "third"), *resume, "--seed", "5"]) == 2
+    assert "seed=5 (was 0)" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
+
+
+def test_going_back_to_an_older_checkpoint_drops_the_newer_one(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main([*options, "--output", str(run)]) == 0
+    end = _end(run)
+    assert main([*options, "--output", str(run), "--resume", str(run / "checkpoints" / "step-00000010")]) == 0
+    assert (_end(run) == end) is True
+    assert [step for step, _ in _losses(run)] == list(range(1, STEPS + 1))
+
+
+def test_resume_auto_finds_checkpoints_without_the_pointer(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main([*options, "--output", str(run)]) == 0
+    (run / "checkpoints" / "newest").unlink()
+    assert main([*options, "--output", str(run), "--resume", "auto"]) == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000010", "step-00000012"]
+
+
+def test_a_folder_takes_one_run_at_a_time(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with locked(run):
+        assert main([*options, "--output", str(run)]) == 2
+    assert "another process" in capsys.readouterr().err
+    assert list(run.iterdir()) == []
+
+
+def test_torchrun_trains_on_two_ranks_from_any_working_directory(options: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    script = str(HERE.parent / "train" / "main.py")
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", script, *options, "--output", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 rank(s)") == 1
+    assert len(_losses(tmp_path / "run")) == STEPS
 
 
 @pytest.mark.parametrize(

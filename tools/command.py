@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from equimod.pipelines.durable import remedy
+
 PLAIN_SECONDS = 5.0  # between the lines of a display without a terminal
 
 
@@ -33,7 +35,9 @@ def run_command(command: Callable[[], None], *expected: type[Exception], again: 
     try:
         command()
     except expected as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Without a number it is our own, such as a folder that is there already, and says what to do.
+        hint = f"; {remedy(error)} and run the same command again" if isinstance(error, OSError) and error.errno else ""
+        print(f"error: {error}{hint}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, _Terminated) as stop:
         print(f"interrupted; run the same command to {again}", file=sys.stderr)

@@ -7,7 +7,6 @@ interrupted.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import tyro
 
 from equimod.pipelines.records.convert import Conversion, DamagedImagesError, convert
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.workers import available_cores
 from equimod.tools.command import image_progress, run_command
 
 DAMAGED_SHOWN = 20
@@ -31,7 +31,7 @@ class Arguments:
     """Folder for the records; new, empty, or an interrupted conversion to continue."""
     format: Literal["dali"] = "dali"
     """dali: webdataset tar shards with DALI's index, read by every loader of this project."""
-    workers: int = os.cpu_count() or 1
+    workers: int = available_cores()
     """Processes that decode and write."""
     on_error: Literal["fail", "skip"] = "fail"
     """What a damaged image does: stop the conversion, or be left out and listed."""

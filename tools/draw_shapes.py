@@ -6,7 +6,6 @@ Colour images of 64x64 pixels in ten classes that differ by outline alone, one f
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Annotated, Literal
 import tyro
 
 from equimod.pipelines.shapes import draw_dataset
+from equimod.pipelines.workers import available_cores
 from equimod.tools.command import image_progress, run_command
 
 
@@ -29,7 +29,7 @@ class Arguments:
     """Another seed draws another data set."""
     split: Literal["train", "test"] = "train"
     """The splits of a seed share no image."""
-    workers: int = os.cpu_count() or 1
+    workers: int = available_cores()
     """Processes that draw."""
 
 

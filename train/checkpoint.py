@@ -1,15 +1,15 @@
 """Checkpoints without pickle: safetensors and JSON, written durably, the two newest kept.
 
 `checkpoints/step-00001234/` holds model.safetensors (with the statistics of the parameters), optimizer.safetensors
-(momentum by parameter name) and state.json (cursor, scaler, what the run was made of). Nothing random is stored:
-every draw is keyed, so the cursor's three integers are all that a resume needs.
+(momentum by parameter name), config.yaml, and state.json (cursor, scaler, fingerprint of the records). Nothing random
+is stored: every draw is keyed, so the cursor's three integers are all that a resume needs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,14 @@ from torch import Tensor, nn
 
 from equimod.pipelines.durable import durable_dir, durable_file, kept, rotate
 from equimod.pipelines.order import Cursor
+from equimod.train.config import Config
 
 FORMAT = 1
+CONFIG = "config.yaml"
 
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be used: the message names the file and the remedy, in one line."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """What a checkpoint was trained on, compared at resume."""
-
-    records: str  # fingerprint of the training records
-    world_size: int
 
 
 def save(
@@ -45,29 +39,35 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    provenance: Provenance,
+    config: Config,
+    records: str,
 ) -> Path:
     """Write a checkpoint below `folder`, point to it, and drop all but the two newest. Returns its folder.
 
-    A checkpoint of this step that is there already is the same one and is kept. Raises OSError on a full disk; what
-    was there before is then untouched.
+    `records` is the fingerprint of the training records. Raises OSError on a full disk; what was there before is then
+    untouched.
     """
-    path = folder / f"step-{global_step:08d}"
-    if path not in kept(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with durable_dir(path) as partial:
-            (partial / "model.safetensors").write_bytes(_serialized(model.state_dict()))
-            (partial / "optimizer.safetensors").write_bytes(_serialized(dict(_momenta(model, optimizer))))
-            state = {
-                "format": FORMAT,
-                "cursor": asdict(cursor),
-                "scaler": scaler.state_dict(),
-                "provenance": asdict(provenance),
-                "versions": {name: version(name) for name in ("equimod", "torch", "torchvision", "numpy")},
-            }
-            (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-        rotate(folder, path.name)
+    path = name(folder, global_step)
+    folder.mkdir(parents=True, exist_ok=True)
+    with durable_dir(path) as partial:
+        (partial / "model.safetensors").write_bytes(_serialized(model.state_dict()))
+        (partial / "optimizer.safetensors").write_bytes(_serialized(dict(_momenta(model, optimizer))))
+        (partial / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
+        state = {
+            "format": FORMAT,
+            "cursor": asdict(cursor),
+            "scaler": scaler.state_dict(),
+            "records": records,
+            "versions": {name: version(name) for name in ("equimod", "torch", "torchvision", "numpy")},
+        }
+        (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+    rotate(folder, path.name)
     return path
+
+
+def name(folder: Path, global_step: int) -> Path:
+    """Where the checkpoint of a step lies below `folder`."""
+    return folder / f"step-{global_step:08d}"
 
 
 def newest(folder: Path) -> Path | None:
@@ -81,14 +81,14 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    provenance: Provenance,
+    records: str,
 ) -> Cursor:
     """Load a checkpoint into the parts of a run that were built from the same configuration.
 
     Raises CheckpointError where it is damaged, of another format, or of other records.
     """
     state = read_state(path)
-    if state["provenance"]["records"] != provenance.records:
+    if state["records"] != records:
         raise CheckpointError(f"{path} was trained on other records; give --data the same ones, or another --output")
     load_model(path, model)
     parameters = dict(model.named_parameters())

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
-import sys
+import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +18,10 @@ import tyro
 import yaml
 
 from equimod.models.settings import EncoderSettings, EquiModSettings, SimCLRSettings
-from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 
 RECIPES = Path(__file__).parent / "recipes"
+SEEDS = 2**64
 
 _NOT_OF_THE_RESULT = {"data", "val", "output", "config", "backend", "resume", "overwrite", "system", "log"}
 
@@ -126,18 +127,17 @@ def parse(argv: Sequence[str]) -> Config:
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
-    first.add_argument("--method", default=Config.method)
+    first.add_argument("--method")
     first.add_argument("--dataset", default=Config.dataset)
     first.add_argument("--equimod", action="store_true")
     chosen, _ = first.parse_known_args(argv)
-    if chosen.config is None and not {"-h", "--help"} & set(argv) and not _names_method(argv):
+    if chosen.config is None and chosen.method is None and not {"-h", "--help"} & set(argv):
         raise ConfigError("--method is missing; give --method simclr, or --config FILE")
-    recipe = chosen.config or default_recipe(chosen.method, chosen.dataset, chosen.equimod)
-    base = read_recipe(recipe) if recipe else Config()
-    config: Config = tyro.cli(Config, args=list(argv), default=base, description=Config.__doc__)
-    if not config.equimod and config.equivariance != base.equivariance:
-        changed = _differing(asdict(config.equivariance), asdict(base.equivariance), "equivariance.")
-        raise ConfigError(f"{changed[0]} has no effect without EquiMod; add --equimod or leave it out")
+    path = chosen.config or default_recipe(chosen.method or Config.method, chosen.dataset, chosen.equimod)
+    recipe, parent = _read(path) if path else (Config(), Config())
+    config: Config = tyro.cli(Config, args=list(argv), default=recipe, description=Config.__doc__)
+    source = f"{path}: " if config.equivariance == recipe.equivariance else ""
+    config = _without_unused(config, recipe if recipe.equimod else parent, source)
     check(config)
     return config
 
@@ -149,24 +149,12 @@ def default_recipe(method: str, dataset: str, equimod: bool) -> Path | None:
 
 
 def read_recipe(path: Path) -> Config:
-    """Read a recipe or the config.yaml of a run; `extends: FILE` names a recipe beside it to start from.
+    """Read a recipe or the config.yaml of a run.
 
+    It starts from the recipe beside it that `extends: FILE` names, otherwise from the one of its method and data set.
     Raises ConfigError for a file that cannot be read, unknown keys and values of the wrong type.
     """
-    mapping = _load(path)
-    if "extends" in mapping:
-        parent = path.parent / str(mapping.pop("extends"))
-        if parent.resolve() == path.resolve():
-            raise ConfigError(f"{path}: extends itself; name another recipe")
-        base = read_recipe(parent)
-    else:
-        base = Config()
-    _check_keys(mapping, base, path, prefix="")
-    try:
-        config: Config = tyro.cli(Config, args=list(_arguments(mapping)), default=base, prog=str(path))
-    except SystemExit as error:
-        raise ConfigError(f"{path}: the value named above cannot be used; correct it in this file") from error
-    return config
+    return _without_unused(*_read(path), f"{path}: ")
 
 
 def check(config: Config) -> None:
@@ -174,6 +162,13 @@ def check(config: Config) -> None:
     if config.policy not in POLICIES:
         hint = _nearest(config.policy, POLICIES)
         raise ConfigError(f"policy={config.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
+    size, needed = POLICIES[config.policy].size, EVALUATION_POLICIES[config.dataset].size
+    if size != needed:
+        fitting = [name for name, policy in POLICIES.items() if policy.size == needed]
+        raise ConfigError(
+            f"policy={config.policy} makes images of {size} pixels, dataset={config.dataset} is evaluated at {needed}; "
+            f"give --policy {' or '.join(fitting)}"
+        )
     if config.dataset == "imagenet" and config.data is None:
         raise ConfigError("data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS")
     if config.resume != "never" and config.overwrite:
@@ -187,6 +182,7 @@ def check(config: Config) -> None:
         "epochs": 1,
         "batch_size": 2,
         "encoder.width": 8,
+        "simclr.dim": 1,
         "log.every": 1,
         "log.checkpoint_every": 1,
         "system.workers": 1,
@@ -197,8 +193,17 @@ def check(config: Config) -> None:
     }
     for key, minimum in at_least.items():
         value = _get(config, key)
-        if value is not None and value < minimum:
+        if value is not None and not value >= minimum:
             raise ConfigError(f"{key}={value} is too small; give {minimum} or more")
+    if config.seed >= SEEDS:
+        raise ConfigError(f"seed={config.seed} is too large; give less than {SEEDS}")
+    for key in ("simclr.hidden", "equivariance.projector", "equivariance.predictor_hidden", "equivariance.embedding"):
+        widths = _get(config, key)
+        if widths and min(widths) < 1:
+            raise ConfigError(f"{key}={widths} holds a width below 1; give widths of 1 or more")
+    for key in ("equivariance.projector", "equivariance.embedding"):
+        if _get(config, key) == ():
+            raise ConfigError(f"{key}=() is empty; give widths, or None to do without")
     for key in ("optim.lr", "optim.trust_coefficient", "simclr.temperature", "equivariance.temperature"):
         if not _get(config, key) > 0:
             raise ConfigError(f"{key}={_get(config, key)} must be positive")
@@ -214,8 +219,26 @@ def differences(config: Config, other: Config) -> list[str]:
     return _differing(mine, theirs, "", was=True)
 
 
-def _names_method(argv: Sequence[str]) -> bool:
-    return any(argument == "--method" or argument.startswith("--method=") for argument in argv)
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> tuple[Config, Config]:
+    """The configuration of a recipe, and the one that it started from."""
+    mapping, here = _load(path), path.resolve()
+    parent: Path | None
+    if "extends" in mapping:
+        parent = path.parent / str(mapping.pop("extends"))
+        if parent.resolve() in (here, *seen):
+            raise ConfigError(f"{path}: extends {parent.name}, which extends it in turn; name another recipe")
+    else:
+        method, dataset, equimod = (mapping.get(key, getattr(Config, key)) for key in ("method", "dataset", "equimod"))
+        parent = default_recipe(method, dataset, equimod)
+        if parent and parent.resolve() in (here, *seen):
+            parent = None
+    base = _read(parent, (here, *seen))[0] if parent else Config()
+    leaves = dict(_leaves(mapping, base, path))
+    config = _changed(base, leaves)
+    if config is None:
+        wrong = next(key for key, value in leaves.items() if _changed(base, {key: value}) is None)
+        raise ConfigError(f"{path}: {wrong}={leaves[wrong]!r} is of the wrong type; see --help for what it takes")
+    return config, base
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -223,36 +246,52 @@ def _load(path: Path) -> dict[str, Any]:
         mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; recipes lie in {RECIPES}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}; correct it") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path} must hold settings as `key: value`, not {type(mapping).__name__}")
     return mapping
 
 
-def _check_keys(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str) -> None:
+def _leaves(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a recipe, `optim: {lr: 3}` as ("optim.lr", 3). Raises ConfigError for unknown keys."""
     known = {field.name for field in fields(settings)}
     for key, value in mapping.items():
         if key not in known:
             raise ConfigError(f"{path}: no setting is called {prefix}{key}{_nearest(str(key), known)}")
         inner = getattr(settings, key)
-        if is_dataclass(inner):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{path}: {prefix}{key} holds settings of its own, not the value {value!r}")
-            _check_keys(value, inner, path, f"{prefix}{key}.")
-
-
-def _arguments(mapping: Mapping[str, Any], prefix: str = "--") -> Iterator[str]:
-    """A recipe as command-line arguments."""
-    for key, value in mapping.items():
-        option = f"{prefix}{key.replace('_', '-')}"
-        if isinstance(value, Mapping):
-            yield from _arguments(value, f"{option}.")
-        elif isinstance(value, bool):
-            yield option if value else f"{prefix}no-{option.removeprefix(prefix)}"
+        if not is_dataclass(inner):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, inner, path, f"{prefix}{key}.")
         else:
-            yield option
-            yield from map(str, value) if isinstance(value, list) else [str(value)]
+            raise ConfigError(f"{path}: {prefix}{key} holds settings of its own, not the value {value!r}")
+
+
+def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
+    """`base` with the settings of a recipe; None where one is of the wrong type."""
+    arguments: list[str] = []
+    for key, value in leaves.items():
+        option = key.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            arguments += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    try:
+        with silence():
+            return tyro.cli(Config, args=arguments, default=base)
+    except SystemExit:
+        return None
+
+
+def _without_unused(config: Config, before: Config, source: str) -> Config:
+    """Drop EquiMod's settings where it is off. Raises ConfigError where they are not those of `before`."""
+    if config.equimod:
+        return config
+    changed = _differing(asdict(config.equivariance), asdict(before.equivariance), "equivariance.")
+    if changed:
+        raise ConfigError(f"{source}{changed[0]} has no effect without EquiMod; add --equimod or leave it out")
+    return replace(config, equivariance=EquiModSettings())
 
 
 def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
@@ -285,8 +324,8 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def fail(error: Exception | str, code: int) -> int:
-    """Print one line, naming the rank where there are several. Returns `code`."""
-    rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"error: {rank}{error}", file=sys.stderr)
-    return code
+@contextmanager
+def silence() -> Iterator[None]:
+    """Drop what is printed inside."""
+    with io.StringIO() as sink, redirect_stdout(sink), redirect_stderr(sink):
+        yield

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from equimod.pipelines.build import available_cores
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.shapes import draw_dataset
+from equimod.pipelines.shapes import FACTORS, draw_dataset
+from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config, ConfigError
 from equimod.train.distributed import World, barrier
 
@@ -60,12 +61,15 @@ def _make_once(cache: Path, split: str, make: Callable[[Path, str, Path], None])
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         tree = Path(scratch) / split
         make(tree, split, cache)
-        # An interrupted conversion cannot be continued: the images it was made from are gone.
-        convert(tree, records, workers=available_cores(), overwrite=True)
+        converted = Path(scratch) / "records"
+        convert(tree, converted, workers=available_cores())
+        if not records.exists():  # another run may have been quicker
+            converted.rename(records)
 
 
 def _draw_shapes(tree: Path, split: str, cache: Path) -> None:
     draw_dataset(tree, split=split, samples=SHAPES_SAMPLES[split], seed=0, workers=available_cores())
+    shutil.copy(tree / FACTORS, cache / f"{split}-{FACTORS}")
 
 
 def _download_cifar10(tree: Path, split: str, cache: Path) -> None:

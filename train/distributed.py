@@ -57,15 +57,16 @@ def world(device: str = "auto") -> Iterator[World]:
     if here.device.type == "cuda":
         torch.cuda.set_device(here.device)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
         yield here
     except RuntimeError as error:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
             raise RankLostError("another rank ended or does not answer; its own message says why") from error
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _device(device: str, local_rank: int) -> torch.device:

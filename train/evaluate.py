@@ -10,7 +10,9 @@ from pathlib import Path
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from equimod.train.config import Config, ConfigError, check, fail, read_recipe
+from equimod.pipelines.durable import remedy
+from equimod.train.config import SEEDS, Config, ConfigError, check, read_recipe
+from equimod.train.usage import fail, wrong_usage_once
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,19 @@ def parse(argv: Sequence[str]) -> tuple[Options, Config]:
     for option, records in (("train", config.data), ("val", config.val)):
         if records is None:
             raise ConfigError(f"{options.run_dir} names no {option} images; give --{option} RECORDS")
-    if options.seed < 0 or (options.workers is not None and options.workers < 1):
-        raise ConfigError(f"seed={options.seed}, workers={options.workers}: give 0 or more, 1 or more")
+    if not 0 <= options.seed < SEEDS:
+        raise ConfigError(f"seed={options.seed} is out of range; give 0 or more and less than {SEEDS}")
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"workers={options.workers} is too small; give 1 or more")
     return options, config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
     try:
-        options, config = parse(sys.argv[1:] if argv is None else argv)
-        chosen = options.chosen(config)
+        with wrong_usage_once():
+            options, config = parse(sys.argv[1:] if argv is None else argv)
+            chosen = options.chosen(config)
     except ConfigError as error:
         return fail(error, 2)
 
@@ -93,8 +98,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             draw_figures(subject)
     except ConfigError as error:
         return fail(error, 2)
-    except (RecordsError, CheckpointError, OSError) as error:
+    except (RecordsError, CheckpointError) as error:
         return fail(error, 1)
+    except OSError as error:
+        return fail(f"{error}; {remedy(error)} and evaluate again", 1)
+    except KeyboardInterrupt:
+        return fail("interrupted; what was found before is in eval.json", 130)
     return 0
 
 

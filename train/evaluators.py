@@ -19,7 +19,7 @@ from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
 from equimod.train import checkpoint, equivariance, figures, knn, linear_probe
-from equimod.train.config import Config
+from equimod.train.config import Config, ConfigError
 from equimod.train.data import check_classes
 from equimod.train.features import Features, FrozenEncoder, extract
 from equimod.train.loop import AUTOCAST
@@ -97,7 +97,8 @@ EVALUATORS = {
 
 
 def open_subject(folder: Path, config: Config, path: Path | None, *, seed: int, workers: int | None) -> Subject:
-    """Load a checkpoint of the run in `folder`, the newest where `path` is None, on the GPU where there is one.
+    """Load a checkpoint of the run in `folder`, the newest where `path` is None, on the GPU where there is one and
+    the run was not told to leave it alone.
 
     `config`: of the run, with data and val set to what to evaluate on. Raises CheckpointError where there is no
     checkpoint or it does not fit, RecordsError for bad records, ConfigError where classes of val are unknown.
@@ -112,13 +113,17 @@ def open_subject(folder: Path, config: Config, path: Path | None, *, seed: int, 
     identity = _identity(path)
     model = build_model(config, train)
     checkpoint.load_model(path, model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.to("cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu")
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
     return Subject(folder, config, identity, model, train, val, seed, workers)
 
 
 def evaluate(subject: Subject, names: Sequence[str]) -> None:
-    """Run evaluators and print and keep in eval.json what they find, each as soon as it is done."""
+    """Run evaluators and print and keep in eval.json what they find, each as soon as it is done.
+
+    Raises ConfigError where eval.json is damaged.
+    """
+    _held(subject.folder / "eval.json")  # rather before the work than after it
     for name in names:
         began = time.perf_counter()
         values = dict(EVALUATORS[name].run(subject))
@@ -150,12 +155,23 @@ def draw_figures(subject: Subject) -> None:
 def _keep(subject: Subject, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
     """Merge results into eval.json; results of another checkpoint are dropped from it."""
     path = subject.folder / "eval.json"
-    held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    held = _held(path)
     if held.get("weights") != subject.identity["weights"]:
         held = {}
     evaluators = {**held.pop("evaluators", {}), name: used}
     with durable_file(path) as out:
         out.write(json.dumps({**held, **subject.identity, **values, "evaluators": evaluators}, indent=2).encode())
+
+
+def _held(path: Path) -> dict[str, Any]:
+    """What eval.json holds already. Raises ConfigError where it is damaged."""
+    try:
+        held = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); remove it and evaluate again") from error
+    if not isinstance(held, dict):
+        raise ConfigError(f"{path} holds no results of an evaluation; remove it and evaluate again")
+    return held
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -18,6 +16,7 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy, Normalize
 from equimod.pipelines.records.protocol import Records
+from equimod.train.report import read_events
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")
 _LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange"}
@@ -30,7 +29,7 @@ def draw_losses(metrics: Path, path: Path, title: str) -> None:
 
     Raises OSError where the file cannot be read.
     """
-    steps = _step_events(metrics)
+    steps = [event for event in read_events(metrics) if event["event"] == "step"]
     step = [event["step"] for event in steps]
     figure = Figure(figsize=(8, 6), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -106,18 +105,6 @@ def _show(axes: Axes, image: Tensor, normalize: Normalize, title: str, text: str
     axes.text(0, -0.03, text, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.25)
     axes.set_anchor("N")
     axes.axis("off")
-
-
-def _step_events(metrics: Path) -> list[dict[str, Any]]:
-    events = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:  # a line that a kill cut in two
-            continue
-        if event["event"] == "step":
-            events.append(event)
-    return events
 
 
 def _save(figure: Figure, path: Path) -> None:

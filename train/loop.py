@@ -46,19 +46,20 @@ def train(
     log_every: int,
     checkpoint_every: int,
     save: Callable[[Cursor, int], str],
+    last_good: str,
     stop_asked: Callable[[], bool],
 ) -> bool:
     """Train from `start` to the end of `epochs`, or until a rank is asked to stop. Returns whether the end was reached.
 
     `save(cursor, global step)` writes a checkpoint and returns its name; it is called every `checkpoint_every` steps
     and at the end, after the losses up to there were seen to be finite. The host waits for the device in steps that
-    log or save, and nowhere else (with a gradient scaler, in every step). Raises NonFiniteLoss.
+    log or save, and nowhere else (with a gradient scaler, in every step). `last_good` names the checkpoint that the
+    run starts from. Raises NonFiniteLoss.
     """
     steps = len(pipeline)
     total = epochs * steps
     done = start.epoch * steps + start.step
     history = _History(done, world)
-    last_good = "none"
     for epoch in range(start.epoch, epochs):
         first = start.step if epoch == start.epoch else 0
         for step, batch in enumerate(reporter.timed(pipeline.epoch(epoch, first)), first + 1):
@@ -113,7 +114,7 @@ class _History:
             if not math.isfinite(loss):
                 raise NonFiniteLoss(
                     f"the loss is {loss} in step {self._done + offset + 1} (learning rate {lr:.3g}); last good "
-                    f"checkpoint: {last_good}; resume from it with a lower --optim.lr, or with --precision fp32"
+                    f"checkpoint: {last_good}; train anew, in another --output, with a lower --optim.lr or fp32"
                 )
         self._done += len(self._steps)
         self._steps.clear()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 
-from equimod.train.config import ConfigError, fail, parse
+from equimod.pipelines.durable import remedy
+from equimod.train.config import ConfigError, parse
+from equimod.train.usage import fail, wrong_usage_once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     try:
-        config = parse(sys.argv[1:] if argv is None else argv)
+        with wrong_usage_once():
+            config = parse(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:
         return fail(error, 2)
 
@@ -30,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RecordsError, CheckpointError, NonFiniteLoss, RankLostError) as error:
         return fail(error, 1)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        return fail(f"{error}; {'make room' if full else 'mend that'} and go on with --resume auto", 1)
+        return fail(f"{error}; {remedy(error)} and go on with --resume auto", 1)
     except KeyboardInterrupt:
         return fail("interrupted; --resume auto goes on from the newest checkpoint", 130)
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,17 +113,18 @@ def _progress_bar() -> Progress:
     )
 
 
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drop the events of steps that a resumed run will take again, and a line that a kill cut in two."""
-    if not metrics.exists():
-        return
-    kept = []
+def read_events(metrics: Path) -> list[dict[str, Any]]:
+    """The events of a metrics.jsonl, without a line that a kill cut in two. Raises OSError."""
+    events = []
     for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if event.get("step", 0) <= step:
-            kept.append(line)
-    with durable_file(metrics) as handle:
-        handle.write("".join(f"{line}\n" for line in kept).encode())
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drop the events of steps that a resumed run will take again."""
+    if metrics.exists():
+        kept = [event for event in read_events(metrics) if event["step"] <= step]
+        with durable_file(metrics) as handle:
+            handle.write("".join(f"{json.dumps(event)}\n" for event in kept).encode())

@@ -12,6 +12,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from equimod.pipelines.backends import Images, Request
 from equimod.pipelines.policy import AugmentationPolicy
@@ -62,12 +63,12 @@ class NativeBackend:
 
     def _start(self, request: Request, pool: ThreadPoolExecutor) -> tuple[Images, list[Future[None]]]:
         n, size = len(request.position), self._policy.size
+
         # Decoders write pixel after pixel, and so the batch lies in memory; its shape is (N,3,S,S) all the same.
-        x, *views = (
-            torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
-            for _ in range(1 + len(request.crops))
-        )
-        images = Images(x if self._with_x else None, tuple(views))
+        def empty() -> Tensor:
+            return torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
+
+        images = Images(empty() if self._with_x else None, tuple(empty() for _ in request.crops))
         rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._workers))
         return images, [pool.submit(self._fill, images, request, share) for share in rows]
 

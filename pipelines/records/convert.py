@@ -7,21 +7,17 @@ whose part of the source has the same names, labels and file sizes, so that a re
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from equimod.pipelines.durable import TEMPORARY_PREFIX, durable_file, remove_leftovers
+from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
 from equimod.pipelines.records.folder import ImageTree, scan_tree
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.shard_task import OnError, ShardDone, ShardTask, convert_shard, start_worker, taken_over
@@ -92,21 +88,6 @@ def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int], None]) 
     if damaged:
         raise DamagedImagesError(sorted(damaged, key=lambda note: note.index))
     return results
-
-
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    descriptor = os.open(output, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RecordsError(f"{output} is being written by another converter; wait until it ends") from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _clear(output: Path) -> None:
@@ -205,7 +186,7 @@ def convert(
     ]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with _locked(output):
+        with locked(output):
             if foreign := sorted(path.name for path in output.iterdir() if not OWN_NAMES.fullmatch(path.name)):
                 raise RecordsError(f"{output} holds {foreign[0]}, which is no part of records; choose an empty folder")
             if overwrite:
@@ -222,9 +203,9 @@ def convert(
                 done |= _run(todo, workers, lambda checked: progress(before + checked, len(tree.names)))
             manifest = _finish(tree, output, shard_size, [done[task.number] for task in tasks])
             return Conversion(manifest, written=len(todo))
+    except FolderBusyError as error:
+        raise RecordsError(str(error)) from error
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        remedy = "make room" if full else "check the folder and its permissions"
         raise RecordsError(
-            f"{output} cannot be written: {error.strerror}; {remedy} and run the same command again to continue"
+            f"{output} cannot be written: {error.strerror}; {remedy(error)} and run the same command again to continue"
         ) from error

@@ -16,6 +16,7 @@ import mmap
 import resource
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -191,7 +192,7 @@ class TarRecords:
         try:
             self.classes: list[str] = json.loads((folder / CLASSES).read_bytes())
             self._table: NDArray[np.void] = np.load(folder / SAMPLES, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:  # the last two are of np.load
             raise RecordsError(
                 f"{folder}: {CLASSES} or {SAMPLES} cannot be read ({error}); copy the records or convert again"
             ) from error
