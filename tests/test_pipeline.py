@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.params import draw
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
@@ -124,6 +125,15 @@ def test_index_and_label_are_those_of_the_source(image_tree: Path) -> None:
     records = open_records(image_tree)
     for batch in _batches(image_tree):
         assert batch.label.tolist() == records.label[batch.index].tolist()
+
+
+def test_parameters_are_those_drawn_for_seed_epoch_index_and_view(image_tree: Path) -> None:
+    records = open_records(image_tree)
+    for batch in _batches(image_tree):
+        for number, (view, policy) in enumerate(zip(batch.views, POLICY.views, strict=True)):
+            drawn = draw(policy, records.size[batch.index], batch.index, seed=3, epoch=2, view=number)
+            assert torch.equal(view.params.crop, drawn.crop)
+            assert torch.equal(view.params.factors, drawn.factors)
 
 
 def test_encodings_hold_the_parameters_that_made_the_view(image_tree: Path) -> None:
