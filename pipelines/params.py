@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from equimod.pipelines import philox
 from equimod.pipelines.policy import AugmentationPolicy, ColorJitter, RandomResizedCrop, ViewPolicy
 
-_ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
 _PERMUTATIONS = np.array(list(itertools.permutations(range(4))), dtype=np.int64)
 _IDENTITY_FACTORS = (1.0, 1.0, 1.0, 0.0)
 _IDENTITY_ORDER = (0, 1, 2, 3)
@@ -74,7 +73,8 @@ def draw(
     if size_.size and size_.min() < 1:
         raise ValueError(f"an image of {size_.min()} pixels a side; 1 or more is wanted")
     u = philox.uniform(seed, index_, epoch=epoch, stream=view, blocks=_BLOCKS)
-    # Columns: 0-19 area and ratio of each attempt, 20-21 position, 22-26 flags, 27 order, 28-31 factors, 32 sigma.
+    # Columns: 0-19 area and ratio of the ten boxes that torchvision tries, 20-21 position, 22-26 flags, 27 order,
+    # 28-31 factors, 32 sigma.
     flip, jitter, gray, blur, solarize = (
         u[:, 22 + k] < (operator.p if operator else 0.0)
         for k, operator in enumerate((policy.flip, policy.jitter, policy.gray, policy.blur, policy.solarize))

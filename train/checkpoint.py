@@ -41,13 +41,13 @@ def save(
     scaler: torch.amp.GradScaler,
     config: Config,
     records: str,
-) -> Path:
-    """Write a checkpoint below `folder`, point to it, and drop all but the two newest. Returns its folder.
+) -> None:
+    """Write the checkpoint of a step below `folder`, point to it, and drop all but the two newest.
 
     `records` is the fingerprint of the training records. Raises OSError on a full disk; what was there before is then
     untouched.
     """
-    path = name(folder, global_step)
+    path = step_folder(folder, global_step)
     folder.mkdir(parents=True, exist_ok=True)
     with durable_dir(path) as partial:
         (partial / "model.safetensors").write_bytes(_serialized(model.state_dict()))
@@ -62,10 +62,9 @@ def save(
         }
         (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
     rotate(folder, path.name)
-    return path
 
 
-def name(folder: Path, global_step: int) -> Path:
+def step_folder(folder: Path, global_step: int) -> Path:
     """Where the checkpoint of a step lies below `folder`."""
     return folder / f"step-{global_step:08d}"
 

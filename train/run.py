@@ -128,7 +128,7 @@ def _train(
             model, optimizer, scaler = parts.model, parts.optimizer, parts.scaler
             checkpoint.save(folder / CHECKPOINTS, cursor, global_step, model, optimizer, scaler, config, fingerprint)
         barrier(here)
-        return str(checkpoint.name(folder / CHECKPOINTS, global_step))
+        return str(checkpoint.step_folder(folder / CHECKPOINTS, global_step))
 
     start_step = start.epoch * steps + start.step
     with Reporter(
