@@ -21,11 +21,12 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILTo
 from torchvision.transforms import functional as F
 
 from equimod.benchmarks.measure import Load
-from equimod.pipelines.backends.native_backend import decode
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.decode import decode
 from equimod.pipelines.order import Order
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records import Records, open_records
+from equimod.pipelines.records.protocol import Stored
 
 _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
 
@@ -49,12 +50,17 @@ class _Round:
         self._records = records
         self.classes, self.fingerprint = records.classes, records.fingerprint
         self.label, self.size = records.label[self._position], records.size[self._position]
+        self.stored, self.length = records.stored[self._position], records.length[self._position]
+        self.raw = records.raw
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def read(self, position: int) -> bytes | memoryview:
+    def read(self, position: int) -> Stored:
         return self._records.read(int(self._position[position]))
+
+    def source(self, position: int) -> str:
+        return self._records.source(int(self._position[position]))
 
     def name(self, position: int) -> str:
         return self._records.name(int(self._position[position]))
@@ -109,8 +115,12 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
         return len(self._records)
 
     def __getitem__(self, position: int) -> tuple[Tensor | int, ...]:
-        with Image.open(io.BytesIO(self._records.read(position))) as file:
-            image = file.convert("RGB")
+        stored = self._records.read(position)
+        if isinstance(stored, np.ndarray):
+            image = Image.fromarray(stored)
+        else:
+            with Image.open(io.BytesIO(stored)) as file:
+                image = file.convert("RGB")
         views, boxes = [], []
         for crop in self._crops:
             y, x, height, width = RandomResizedCrop.get_params(image, list(crop.scale), list(crop.ratio))

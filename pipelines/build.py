@@ -19,6 +19,7 @@ from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.prefetch import one_ahead
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.resample import stored_box
 from equimod.pipelines.workers import available_cores
 
 
@@ -41,7 +42,7 @@ class Pipeline:
         return one_ahead(self._augmented(epoch, start_step), self._device)
 
     def decoded(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
-        """The same samples before the operators: uint8 images on the host, encodings on the host."""
+        """The same samples before the operators: uint8 images where the backend makes them."""
         drawn: deque[tuple[NDArray[np.int64], tuple[AugmentationParams, ...]]] = deque()
 
         def requests() -> Iterator[Request]:
@@ -50,7 +51,8 @@ class Pipeline:
                 position = self._order.share(positions, step)
                 params = self._draw(position, epoch)
                 drawn.append((position, params))
-                yield Request(position, tuple(p.crop for p in params))
+                size, stored = self._records.size[position], self._records.stored[position]
+                yield Request(position, tuple(stored_box(p.crop, size, stored) for p in params))
 
         for images in self._backend.run(requests()):
             position, params = drawn.popleft()
@@ -114,7 +116,7 @@ def build_pipeline(
     return Pipeline(
         records,
         policy,
-        factory(records, policy, with_x=with_x, workers=workers, pin_memory=device.type == "cuda"),
+        factory(records, policy, with_x=with_x, batch_size=batch_size // world_size, workers=workers, device=device),
         order,
         device,
     )

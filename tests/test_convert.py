@@ -23,7 +23,7 @@ from PIL import Image
 from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.convert import DamagedImagesError, convert
 from equimod.pipelines.records.folder import scan_tree
-from equimod.pipelines.records.tar import Manifest
+from equimod.pipelines.records.tar import load_manifest
 
 TOOL = Path(__file__).parents[1] / "tools" / "convert_imagenet.py"
 SHARD_SIZE = 5  # the 24 images of image_tree in 5 shards
@@ -103,7 +103,7 @@ def test_dali_index_points_at_every_member(expected: Path) -> None:
 
 
 def test_manifest_counts_what_is_there(expected: Path) -> None:
-    manifest = Manifest.load(expected)
+    manifest = load_manifest(expected)
     assert [shard.samples for shard in manifest.shards] == [5, 5, 5, 5, 4]
     assert (manifest.samples, manifest.classes, manifest.source) == (24, 3, "source")
     assert manifest.bytes == sum(path.stat().st_size for path in expected.glob("*.tar"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,12 +20,15 @@ class Request:
     """A batch to be read: where its samples lie, and the box of each view."""
 
     position: NDArray[np.int64]  # (N,) in the records
-    crops: tuple[Tensor, ...]  # a view: int64 (N,4), x, y, width, height in pixels of the original image
+    crops: tuple[Tensor, ...]  # a view: int64 (N,4), x, y, width, height in pixels of the image as it is stored
 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of one request: uint8 (N,3,S,S) on the host, in memory that is never handed out again."""
+    """The images of one request: uint8 (N,3,S,S), in memory that is never handed out again.
+
+    They lie on the host, or on the training device where the backend decodes there.
+    """
 
     x: Tensor | None
     views: tuple[Tensor, ...]
@@ -41,7 +45,14 @@ class Backend(Protocol):
 
 class BackendFactory(Protocol):
     def __call__(
-        self, records: Records, policy: AugmentationPolicy, *, with_x: bool, workers: int, pin_memory: bool
+        self,
+        records: Records,
+        policy: AugmentationPolicy,
+        *,
+        with_x: bool,
+        batch_size: int,  # of the largest request
+        workers: int,
+        device: torch.device,  # that the images are for
     ) -> Backend: ...
 
 

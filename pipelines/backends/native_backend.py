@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from equimod.pipelines.backends import Images, Request
+from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.policy import AugmentationPolicy
-from equimod.pipelines.records.check import JPEG_START, PRINT_COLORSPACES
-from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resample import center, crop_resize
 
 _BATCHES_AHEAD = 2
 _TASKS_A_WORKER = 4  # of a batch: few enough to cost nothing, enough for workers to end a batch together
 
 
-def decode(data: bytes | memoryview) -> NDArray[np.uint8]:
-    """Decode an encoded image to RGB: uint8 (H,W,3). EXIF orientation is ignored, as in torchvision.
-
-    Raises ValueError or OSError where the data is damaged.
-    """
-    if bytes(data[:2]) == JPEG_START and simplejpeg.decode_jpeg_header(data)[2] not in PRINT_COLORSPACES:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
-        return pixels
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB")).copy()
-
-
 class NativeBackend:
     """Decodes and resamples in `workers` threads; libjpeg-turbo and torch's resampling release the GIL."""
 
     def __init__(
-        self, records: Records, policy: AugmentationPolicy, *, with_x: bool, workers: int, pin_memory: bool
+        self,
+        records: Records,
+        policy: AugmentationPolicy,
+        *,
+        with_x: bool,
+        batch_size: int,
+        workers: int,
+        device: torch.device,
     ) -> None:
         self._records, self._policy, self._with_x = records, policy, with_x
-        self._workers, self._pin_memory = workers, pin_memory
+        self._workers, self._pin_memory = workers, device.type == "cuda"
 
     def run(self, requests: Iterator[Request]) -> Iterator[Images]:
         """See `Backend.run`."""
@@ -75,13 +67,7 @@ class NativeBackend:
     def _fill(self, images: Images, request: Request, rows: NDArray[np.int64]) -> None:
         for row in rows:
             position = int(request.position[row])
-            try:
-                pixels = decode(self._records.read(position))
-            except (ValueError, OSError) as error:
-                raise RecordsError(
-                    f"cannot decode {self._records.name(position)} (index {self._records.index[position]}): {error}; "
-                    "convert the source again, which checks every image"
-                ) from error
+            pixels = decode_sample(self._records, position)
             if images.x is not None:
                 images.x[row] = center(pixels, self._policy.x)
             for view, policy, crop in zip(images.views, self._policy.views, request.crops, strict=True):

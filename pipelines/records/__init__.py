@@ -1,9 +1,10 @@
-"""Records: what lies on disk, behind one small protocol. `open_records` finds the format by what a folder holds."""
+"""Records: what lies on disk, behind one small protocol. `open_records` finds the format by what a path holds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.folder import FolderRecords
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
@@ -12,10 +13,12 @@ __all__ = ["Records", "RecordsError", "open_records"]
 
 
 def open_records(path: Path) -> Records:
-    """Open a folder of records or an ImageFolder tree.
+    """Open a .beton file, a folder of records or an ImageFolder tree.
 
     Raises RecordsError where it is neither, unreadable, of another format version or not completely converted.
     """
+    if path.suffix == SUFFIX:
+        return BetonRecords(path)
     try:
         if (path / MANIFEST).is_file():
             return TarRecords(path)

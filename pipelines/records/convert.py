@@ -17,19 +17,21 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
 from equimod.pipelines.records.folder import ImageTree, scan_tree
+from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.shard_task import OnError, ShardDone, ShardTask, convert_shard, start_worker, taken_over
 from equimod.pipelines.records.tar import (
     CLASSES,
+    FORM,
     MANIFEST,
     PROGRESS,
     SAMPLES,
-    VERSION,
-    Manifest,
-    Note,
-    image_size_statistics,
+    load_manifest,
+    save_manifest,
     write_table,
 )
 from equimod.pipelines.workers import SPAWN, worker_pool
@@ -98,7 +100,7 @@ def _clear(output: Path) -> None:
 
 def _hold_to_plan(tree: ImageTree, output: Path, shard_size: int) -> None:
     """Refuse to go on with another source or shard size than an interrupted run had."""
-    plan = {"version": VERSION, "source": str(tree.root.resolve()), "classes": tree.classes, "shard size": shard_size}
+    plan = {"version": FORM[1], "source": str(tree.root.resolve()), "classes": tree.classes, "shard size": shard_size}
     path = output / PROGRESS / "plan.json"
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
@@ -129,24 +131,26 @@ def _finish(tree: ImageTree, output: Path, shard_size: int, done: list[ShardDone
             path.unlink()
     manifest = Manifest(
         source=tree.root.resolve().name,
+        max_side=None,
+        quality=None,
         listing=_total_listing([part.listing for part in done]),
         shard_size=shard_size,
         samples=len(table),
         classes=len(tree.classes),
         bytes=sum(shard.bytes for shard in shards),
-        image_size=image_size_statistics(table),
+        image_size=image_size_statistics(np.stack([table["width"], table["height"]], axis=1)),
         shards=shards,
         reencoded=tuple(note for part in done for note in part.reencoded),
         left_out=tuple(note for part in done for note in part.left_out),
     )
-    manifest.save(output)
+    save_manifest(manifest, output)
     shutil.rmtree(output / PROGRESS)
     return manifest
 
 
 def _complete(tasks: list[ShardTask], output: Path, shard_size: int, on_error: OnError) -> Conversion:
     """The finished conversion in `output`. Raises RecordsError where it is not what these tasks would give."""
-    manifest = Manifest.load(output)
+    manifest = load_manifest(output)
     if (
         manifest.shard_size != shard_size
         or (manifest.left_out and on_error == "fail")

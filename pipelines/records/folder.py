@@ -109,8 +109,9 @@ class FolderRecords:
         self.classes = self._tree.classes
         self.label = np.array(self._tree.labels, dtype=np.int64)
         self.index = np.arange(count, dtype=np.int64)
-        self.size = headers[:, :2].astype(np.int32)
-        self._length = headers[:, 2]
+        self.size = self.stored = headers[:, :2].astype(np.int32)
+        self.raw = False
+        self.length = headers[:, 2]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -122,10 +123,14 @@ class FolderRecords:
         except OSError as error:
             _unreadable(error)
 
+    def source(self, position: int) -> str:
+        """Path of the image, relative to the tree."""
+        return self._tree.names[position]
+
     def name(self, position: int) -> str:
         """Path of the image."""
         return str(self._tree.path(position))
 
     def fingerprint(self) -> str:
         """Hexadecimal digest, equal for equal samples in the same order."""
-        return content_digest(self.classes, self.index, self.label, self.size, self._length)
+        return content_digest(self.classes, self.index, self.label, self.size, self.length)

@@ -10,30 +10,40 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+Stored = bytes | memoryview | NDArray[np.uint8]
+"""An image as it is stored: an encoded file, or its RGB pixels (H,W,3)."""
+
 
 class RecordsError(Exception):
     """Records that cannot be read as asked: the message names the file, the fault and the remedy, in one line."""
 
 
 class Records(Protocol):
-    """Encoded images with their labels; random access, safe to call from several threads at once."""
+    """Images with their labels; random access, safe to call from several threads at once."""
 
     classes: list[str]  # class names, position = label
     label: NDArray[np.int64]  # (N,)
     index: NDArray[np.int64]  # (N,) position of the sample in the source, ascending; gaps where one was left out
     size: NDArray[np.int32]  # (N,2) width, height of the ORIGINAL image in pixels
+    stored: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
+    length: NDArray[np.int64]  # (N,) bytes of what `read` gives
+    raw: bool  # whether `read` gives pixels, for some images at least
 
     def __len__(self) -> int: ...
 
-    def read(self, position: int) -> bytes | memoryview:
-        """The encoded image at `position` (0 <= position < len), as stored.
+    def read(self, position: int) -> Stored:
+        """The image at `position` (0 <= position < len), as stored.
 
-        Raises RecordsError where the bytes are not there.
+        Raises RecordsError where the bytes are not there or do not have their checksum.
         """
         ...
 
+    def source(self, position: int) -> str:
+        """The sample's path in the source that was converted."""
+        ...
+
     def name(self, position: int) -> str:
-        """Where this sample comes from, for error messages."""
+        """Where this sample comes from and lies, for error messages."""
         ...
 
     def fingerprint(self) -> str:
@@ -50,3 +60,10 @@ def content_digest(classes: Sequence[str], *columns: NDArray[Any]) -> str:
     for column in columns:
         digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
     return digest.hexdigest()
+
+
+def damaged(name: str) -> RecordsError:
+    """The error about a sample whose bytes do not have their checksum."""
+    return RecordsError(
+        f"{name} is damaged: its bytes do not have their checksum; copy the file again or convert again"
+    )

@@ -12,7 +12,8 @@ from typing import Literal
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.check import DamagedImageError, check_image
-from equimod.pipelines.records.tar import PROGRESS, Note, Shard, describe_shard, write_shard
+from equimod.pipelines.records.manifest import Note, Shard
+from equimod.pipelines.records.tar import PROGRESS, describe_shard, write_shard
 
 OnError = Literal["fail", "skip"]
 
@@ -121,7 +122,8 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
                 except DamagedImageError as error:
                     damaged.append(Note(index, name, str(error)))
                 else:
-                    writer.add(image.jpeg, index=index, label=label, width=image.width, height=image.height, name=name)
+                    size = image.width, image.height
+                    writer.add(image.jpeg, index=index, label=label, size=size, stored=size, name=name)
                     if image.reencoded:
                         reencoded.append(Note(index, name, image.reencoded))
                 with _Worker.checked.get_lock():

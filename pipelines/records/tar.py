@@ -1,8 +1,8 @@
 """Records in webdataset tar shards, each with DALI's index (.idx, v1.2) beside it.
 
-shard-000000.tar   members of a sample: KEY.jpg, KEY.cls (label), KEY.json; KEY is the index of the source, 9 digits
+shard-000000.tar   members of a sample: KEY.jpg (or .png), KEY.cls (label), KEY.json; KEY: index in the source, 9 digits
 shard-000000.idx   what NVIDIA's wds2idx writes
-samples.npy        where each sample lies, with its label and size: opening touches no shard
+samples.npy        where each sample lies, with its label, sizes and checksum: opening touches no shard
 classes.json       class names, position = label
 manifest.json      counts, checksums, what was re-encoded or left out; written last, so its presence means complete
 """
@@ -17,92 +17,56 @@ import resource
 import tarfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.records.protocol import RecordsError, content_digest
+from equimod.pipelines.records.manifest import Manifest, Shard
+from equimod.pipelines.records.protocol import RecordsError, content_digest, damaged
 
-FORMAT, VERSION = "equimod-tar", 1
+FORM = ("equimod-tar", 2)
 MANIFEST, CLASSES, SAMPLES = "manifest.json", "classes.json", "samples.npy"
 PROGRESS = ".progress"  # folder of an unfinished conversion
+PNG_START = b"\x89PNG\r\n\x1a\n"
 SPARE_FILES = 256  # descriptors left for everything but the shards
 SAMPLE = np.dtype(
     [
         ("shard", "<i4"),  # number in the shard's name
-        ("offset", "<i8"),  # of the JPEG in the shard, bytes
-        ("size", "<i8"),  # of the JPEG, bytes
+        ("offset", "<i8"),  # of the image in the shard, bytes
+        ("size", "<i8"),  # of the image, bytes
+        ("crc32", "<u4"),  # of the image
         ("index", "<i8"),  # position in the source
         ("label", "<i4"),
         ("width", "<i4"),  # of the original image, pixels
         ("height", "<i4"),
+        ("stored_width", "<i4"),  # of the image in the shard, pixels
+        ("stored_height", "<i4"),
     ]
 )
 
 
-@dataclass(frozen=True)
-class Note:
-    """A sample that was not taken as it is, and why."""
-
-    index: int
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Shard:
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
+def load_manifest(folder: Path) -> Manifest:
+    """Read manifest.json of `folder`. Raises RecordsError where it is damaged or of another format version."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise RecordsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise RecordsError(f"{path} cannot be read as a manifest of records; convert the source again") from error
+    return Manifest.parse(text, str(path), FORM)
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """manifest.json, all but the format's name and version."""
-
-    source: str  # name of the source folder
-    listing: str  # digest of the names, labels and sizes of the source's files
-    shard_size: int  # source positions a shard
-    samples: int
-    classes: int
-    bytes: int  # of all shards
-    image_size: dict[str, dict[str, float]]  # smallest, mean and largest width and height in pixels
-    shards: tuple[Shard, ...]
-    reencoded: tuple[Note, ...]
-    left_out: tuple[Note, ...]
-
-    @classmethod
-    def load(cls, folder: Path) -> Manifest:
-        """Read manifest.json of `folder`. Raises RecordsError where it is damaged or of another format version."""
-        path = folder / MANIFEST
-        try:
-            fields = json.loads(path.read_bytes())
-            found = fields.pop("format"), fields.pop("version")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise RecordsError(f"{path} cannot be read as a manifest of records; convert the source again") from error
-        if found != (FORMAT, VERSION):
-            raise RecordsError(
-                f"{folder} holds records of format {found[0]} version {found[1]}, this program reads "
-                f"{FORMAT} version {VERSION}; convert the source again"
-            )
-        try:
-            for key, kind in (("shards", Shard), ("reencoded", Note), ("left_out", Note)):
-                fields[key] = tuple(kind(**entry) for entry in fields[key])
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise RecordsError(f"{path} has missing or unknown entries; convert the source again") from error
-
-    def save(self, folder: Path) -> None:
-        """Write manifest.json into `folder`, durably."""
-        with durable_file(folder / MANIFEST) as file:
-            file.write(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1).encode())
+def save_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write manifest.json into `folder`, durably."""
+    with durable_file(folder / MANIFEST) as file:
+        file.write(manifest.to_json(FORM).encode())
 
 
 def shard_name(number: int) -> str:
@@ -132,14 +96,17 @@ class ShardWriter:
         self._tar.addfile(header, io.BytesIO(content))
         return offset, f"{name.partition('.')[2]} {offset} {len(content)} {name}"
 
-    def add(self, jpeg: bytes, *, index: int, label: int, width: int, height: int, name: str) -> None:
-        """Append a sample: the encoded image, its original size in pixels, its path in the source."""
-        fields = {"index": index, "label": label, "width": width, "height": height, "name": name}
-        offset, image = self._member(f"{index:09d}.jpg", jpeg)
+    def add(
+        self, image: bytes, *, index: int, label: int, size: tuple[int, int], stored: tuple[int, int], name: str
+    ) -> None:
+        """Append a sample: the encoded image, width and height of the original and of it, its path in the source."""
+        fields = {"index": index, "label": label, "width": size[0], "height": size[1], "name": name}
+        kind = "png" if image.startswith(PNG_START) else "jpg"
+        offset, entry = self._member(f"{index:09d}.{kind}", image)
         _, cls = self._member(f"{index:09d}.cls", str(label).encode())
         _, meta = self._member(f"{index:09d}.json", json.dumps(fields).encode())
-        self._lines.append(f"{image} {cls} {meta}\n")
-        self.rows.append((self._number, offset, len(jpeg), index, label, width, height))
+        self._lines.append(f"{entry} {cls} {meta}\n")
+        self.rows.append((self._number, offset, len(image), zlib.crc32(image), index, label, *size, *stored))
 
     def close(self) -> None:
         """Write the end of the archive."""
@@ -188,7 +155,7 @@ class TarRecords:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = Manifest.load(folder)
+        self.manifest = load_manifest(folder)
         try:
             self.classes: list[str] = json.loads((folder / CLASSES).read_bytes())
             self._table: NDArray[np.void] = np.load(folder / SAMPLES, allow_pickle=False)
@@ -202,6 +169,9 @@ class TarRecords:
         self.label = self._table["label"].astype(np.int64)
         self.index = self._table["index"].astype(np.int64)
         self.size = np.stack([self._table["width"], self._table["height"]], axis=1)
+        self.stored = np.stack([self._table["stored_width"], self._table["stored_height"]], axis=1)
+        self.length = self._table["size"].astype(np.int64)
+        self.raw = False
         self._maps: dict[int, mmap.mmap] = {}
         self._opening = threading.Lock()
         _allow_open_files(len(self.manifest.shards) + SPARE_FILES)
@@ -245,16 +215,24 @@ class TarRecords:
         return memoryview(content)[offset : offset + size]
 
     def read(self, position: int) -> memoryview:
-        """The JPEG of a sample, a view into the mapped shard. Raises RecordsError where the shard cannot be read."""
+        """The encoded image, a view into the mapped shard.
+
+        Raises RecordsError where the shard cannot be read or the image does not have its checksum.
+        """
         row = self._table[position]
-        return self._bytes(int(row["shard"]), int(row["offset"]), int(row["size"]))
+        content = self._bytes(int(row["shard"]), int(row["offset"]), int(row["size"]))
+        if zlib.crc32(content) != row["crc32"]:
+            raise damaged(self.name(position))
+        return content
 
     def name(self, position: int) -> str:
         """Path in the source and the shard, as `n01440764/x.JPEG (records/shard-000003.tar)`."""
-        row = self._table[position]
-        return f"{self._source_name(row)} ({self.folder.name}/{shard_name(int(row['shard']))})"
+        shard = shard_name(int(self._table[position]["shard"]))
+        return f"{self.source(position)} ({self.folder.name}/{shard})"
 
-    def _source_name(self, row: np.void) -> str:
+    def source(self, position: int) -> str:
+        """The sample's path in the source; `sample INDEX` where the shard is damaged at that place."""
+        row = self._table[position]
         shard, offset = int(row["shard"]), int(row["offset"]) + int(row["size"])
         try:
             for _ in ("cls", "json"):
@@ -269,7 +247,7 @@ class TarRecords:
 
     def fingerprint(self) -> str:
         """Hexadecimal digest, equal for equal samples in the same order."""
-        return content_digest(self.classes, self.index, self.label, self.size, self._table["size"])
+        return content_digest(self.classes, self.index, self.label, self.size, self.length)
 
     def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Read every shard and compare its checksum; `progress` is told the bytes read and those in all.
@@ -291,15 +269,3 @@ def _allow_open_files(wanted: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
-
-
-def image_size_statistics(table: NDArray[np.void]) -> dict[str, dict[str, Any]]:
-    """Smallest, mean and largest width and height in pixels of the samples of a table."""
-    return {
-        side: {
-            "min": int(table[side].min()),
-            "mean": round(float(table[side].mean()), 2),
-            "max": int(table[side].max()),
-        }
-        for side in ("width", "height")
-    }

@@ -1,0 +1,131 @@
+"""Any records to one .beton file: JPEG files byte for byte, everything else as pixels."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equimod.pipelines.decode import decode_sample
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.records.beton import (
+    ENTRY,
+    FIELD,
+    HEADER,
+    IMAGE_FIELD,
+    INT_FIELD,
+    JPEG,
+    MAGIC,
+    RAW,
+    TRAILER,
+    TYPES,
+    VERSION,
+    Trailer,
+)
+from equimod.pipelines.records.check import JPEG_START
+from equimod.pipelines.records.manifest import Manifest
+from equimod.pipelines.records.protocol import Records, RecordsError
+
+SMALLEST_PAGE, LARGEST_PAGE = 1 << 23, 1 << 31  # ffcv's default, and the largest that its header has room for
+LONGEST_SIDE = 65_535  # sides of an image are stored in 16 bits
+FIELDS = (("image", IMAGE_FIELD), *((name, INT_FIELD) for name in ("label", "index", "width", "height")))
+METADATA = np.dtype([(name, TYPES[kind]) for name, kind in FIELDS], align=True)
+_IMAGES_AHEAD = 16  # a worker
+
+
+def write_beton(
+    records: Records,
+    path: Path,
+    manifest: Manifest,
+    *,
+    raw: bool = False,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Write `records` into the file `path`, there when it is complete; the same records give the same bytes.
+
+    `raw` stores the pixels of all images; otherwise JPEG files stay as they are, and what is none is stored as pixels.
+    `progress` is told the images that are written and those in all.
+    Raises RecordsError where an image is damaged or too large for the format, OSError where `path` cannot be written.
+    """
+    page = _page_size(records, raw)
+    metadata = np.zeros(len(records), METADATA)
+    entries = np.zeros(len(records), ENTRY)
+    checksums = np.zeros(len(records), np.uint32)
+    at = _page_start(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + metadata.nbytes, page)
+    with durable_file(path) as file:
+        for position, (mode, content) in enumerate(_contents(records, raw, workers)):
+            if len(content) > page:
+                name = records.name(position)
+                raise RecordsError(f"{name} does not fit a page of {page:,} bytes; convert with --raw")
+            if at % page + len(content) > page:
+                at = _page_start(at, page)
+            file.seek(at)
+            file.write(content)
+            metadata["image"][position] = (mode, *records.stored[position], at)
+            entries[position] = (position, at, len(content))
+            checksums[position] = zlib.crc32(content)
+            at += len(content)
+            progress(position + 1, len(records))
+        sources = "\n".join(json.dumps(records.source(position)) for position in range(len(records)))
+        manifest = replace(manifest, bytes=int(entries["size"].sum()))
+        trailer = Trailer(manifest, records.classes, checksums, sources.encode()).pack()
+        file.write(trailer + entries.tobytes())
+        metadata["label"], metadata["index"] = records.label, records.index
+        metadata["width"], metadata["height"] = records.size.T
+        file.seek(0)
+        file.write(np.array((VERSION, len(FIELDS), page, len(records), at + len(trailer)), HEADER).tobytes())
+        file.write(_descriptors((MAGIC, at, len(trailer), zlib.crc32(trailer))).tobytes())
+        file.write(metadata.tobytes())
+
+
+def _page_size(records: Records, raw: bool) -> int:
+    """The smallest page that holds the largest image, in bytes."""
+    sides = records.stored.astype(np.int64)
+    lengths = sides.prod(axis=1) * 3 if raw else records.length
+    largest, longest = int(lengths.argmax()), int(sides.max(axis=1).argmax())
+    if sides[longest].max() > LONGEST_SIDE or lengths[largest] > LARGEST_PAGE:
+        name = records.name(longest if sides[longest].max() > LONGEST_SIDE else largest)
+        raise RecordsError(f"{name} is too large for .beton; convert with a smaller --max-side")
+    return max(SMALLEST_PAGE, 1 << (int(lengths[largest]) - 1).bit_length())
+
+
+def _page_start(at: int, page: int) -> int:
+    return -(-at // page) * page
+
+
+def _contents(records: Records, raw: bool, workers: int) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Mode and bytes of every image in order, computed ahead in `workers` threads."""
+
+    def content(position: int) -> tuple[int, bytes | memoryview]:
+        stored = records.read(position)
+        if not raw and not isinstance(stored, np.ndarray) and bytes(stored[:2]) == JPEG_START:
+            return JPEG, stored
+        return RAW, decode_sample(records, position).tobytes()
+
+    positions = iter(range(len(records)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="equimod-beton") as pool:
+        pending = deque(pool.submit(content, position) for position in islice(positions, workers * _IMAGES_AHEAD))
+        try:
+            while pending:
+                yield pending.popleft().result()
+                pending.extend(pool.submit(content, position) for position in islice(positions, 1))
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _descriptors(trailer: tuple[bytes, int, int, int]) -> NDArray[np.void]:
+    fields = np.zeros(len(FIELDS), FIELD)
+    fields["name"], fields["type"] = zip(*FIELDS, strict=True)
+    index = [name for name, _ in FIELDS].index("index")
+    fields["arguments"][index] = np.array(trailer, TRAILER).tobytes().ljust(FIELD["arguments"].itemsize, b"\0")
+    return fields
