@@ -1,8 +1,9 @@
 # make demo    draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
-# make test    ruff, the type checker, pytest
+# make test    ruff, the type checker, pytest; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
+EXTRAS ?= dev
 FOLDERS := pipelines models train tools benchmarks
 
 .PHONY: demo test lint typecheck pytest
@@ -11,7 +12,7 @@ FOLDERS := pipelines models train tools benchmarks
 # `python -m venv` leaves the folder behind when it fails, hence the stamp as target.
 .venv/installed: setup.py pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
 	touch $@
 
 # Images and records are made once; the run is made anew each time. On the CPU, so that it is the same anywhere.

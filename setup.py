@@ -38,17 +38,10 @@ setup(
     ],
     extras_require={
         "dali": ["nvidia-dali-cuda130>=2.4"],
-        # ffcv is compiled on installation and needs OpenCV's headers: see "Install" in the README.
-        "ffcv": [
-            "ffcv==1.0.2",
-            "numba>=0.68",
-            "opencv-python-headless",
-            "tqdm",
-            "psutil",
-            "terminaltables",
-            "fastargs",
-            "assertpy",
-        ],
+        # Compiled on installation; needs libopencv-dev libturbojpeg0-dev pkg-config g++ of the system.
+        "ffcv": ["ffcv==1.0.2", "numba>=0.68"],
+        "imagenet": ["scipy>=1.15"],  # the class table of ImageNet's devkit is a MATLAB file
+        "kornia": ["kornia>=0.8"],  # a peer to measure against
         "dev": [
             "build",
             "mypy>=2.4",

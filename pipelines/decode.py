@@ -14,12 +14,12 @@ from equimod.pipelines.records.protocol import Records, RecordsError, Stored
 
 
 def decode(stored: Stored) -> NDArray[np.uint8]:
-    """RGB pixels uint8 (H,W,3) of an encoded image, or the pixels themselves where it is stored so.
+    """RGB pixels uint8 (H,W,3) of an encoded image, or a copy of the pixels where it is stored so.
 
     EXIF orientation is ignored, as in torchvision. Raises ValueError or OSError where the data is damaged.
     """
     if isinstance(stored, np.ndarray):
-        return stored
+        return stored.copy()  # torch takes no memory that cannot be written, such as a mapped file
     if bytes(stored[:2]) == JPEG_START and simplejpeg.decode_jpeg_header(stored)[2] not in PRINT_COLORSPACES:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(stored)
         return pixels
