@@ -86,8 +86,8 @@ class Config:
     """Folder of the run; none: runs/METHOD[-equimod]-DATASET."""
     config: Path | None = None
     """A recipe of your own, in place of the one of the method and data set."""
-    backend: Literal["native"] = "native"
-    """What decodes and crops."""
+    backend: Literal["auto", "native", "dali", "ffcv"] = "auto"
+    """What decodes and crops; auto takes the fastest that is installed and fits, and says which."""
     epochs: int = 800
     """Passes over the data."""
     batch_size: int = 512

@@ -13,13 +13,15 @@ from pathlib import Path
 import torch
 
 from equimod.models.ssl import SSL, build_ssl
+from equimod.pipelines.backends import BackendUnavailableError
+from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.order import Cursor
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records.protocol import Records
 from equimod.train import checkpoint
-from equimod.train.config import Config, ConfigError
+from equimod.train.config import Config, ConfigError, read_recipe
 from equimod.train.data import prepare
 from equimod.train.distributed import World, barrier, data_parallel, same_on_all_ranks, sync_batchnorm, world
 from equimod.train.lars import LARS, lars_groups
@@ -44,7 +46,9 @@ def run(config: Config) -> int:
             same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", here)
             same_on_all_ranks(str(resume_from), "the checkpoint to resume from", here)
         config, records = prepare(config, here)
+        config, why = _with_backend(config, records, resume_from, here)
         with _usage():
+            same_on_all_ranks(config.backend, "the backend", here)
             pipeline = _pipeline(config, records, here)
             parts = _parts(config, records, len(pipeline), here)
         start = Cursor(0, 0, config.seed)
@@ -55,7 +59,7 @@ def run(config: Config) -> int:
         if here.rank == 0:
             stack.enter_context(claim(config, resume_from))
         barrier(here)
-        return _train(config, records, pipeline, parts, start, resume_from, here, stop_asked.is_set)
+        return _train(config, records, pipeline, parts, start, resume_from, here, why, stop_asked.is_set)
 
 
 def build_model(config: Config, records: Records) -> SSL:
@@ -69,6 +73,20 @@ def build_model(config: Config, records: Records) -> SSL:
         config.equivariance if config.equimod else None,
         standardizer,
     )
+
+
+def _with_backend(config: Config, records: Records, resume_from: Path | None, here: World) -> tuple[Config, str]:
+    """The configuration with the backend that `auto` stands for, and the reason.
+
+    A resumed run keeps the one it had, so that its images stay the same to the bit where another one is there now.
+    """
+    if config.backend != "auto":
+        return config, "as given"
+    if resume_from is not None:
+        before = read_recipe(resume_from / checkpoint.CONFIG)
+        return replace(config, backend=before.backend), "as before"
+    choice = choose(records, here.device)
+    return replace(config, backend=choice.backend), choice.reason
 
 
 def _pipeline(config: Config, records: Records, here: World) -> Pipeline:
@@ -119,6 +137,7 @@ def _train(
     start: Cursor,
     resume_from: Path | None,
     here: World,
+    why_backend: str,
     stop_asked: Callable[[], bool],
 ) -> int:
     folder, steps, fingerprint = config.run_folder(), len(pipeline), records.fingerprint()
@@ -138,6 +157,7 @@ def _train(
         batch_size=config.batch_size,
     ) as reporter:
         reporter.say(_opening(config, records, parts.model, here, start_step))
+        reporter.say(f"backend {config.backend}: {why_backend}")
         reached_end = train(
             parts,
             pipeline,
@@ -173,10 +193,10 @@ def _opening(config: Config, records: Records, model: SSL, here: World, start_st
 
 @contextmanager
 def _usage() -> Iterator[None]:
-    """Turn the ValueErrors of constructors that check settings into ConfigErrors."""
+    """Turn the errors of constructors that check settings into ConfigErrors."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, BackendUnavailableError) as error:
         raise ConfigError(str(error)) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +14,10 @@ from torch import Tensor
 
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
+
+
+class BackendUnavailableError(Exception):
+    """A backend whose package is not installed, or that cannot serve these records: the message holds the remedy."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,41 @@ class BackendFactory(Protocol):
     ) -> Backend: ...
 
 
+@contextmanager
+def kept_torch_threads() -> Iterator[None]:
+    """Leave torch's number of threads as it is, whatever ffcv sets inside."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _native() -> BackendFactory:
     from equimod.pipelines.backends.native_backend import NativeBackend
 
     return NativeBackend
 
 
-BACKENDS = {"native": _native}
+def _dali() -> BackendFactory:
+    try:
+        from equimod.pipelines.backends.dali_backend import DaliBackend
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(f"backend=dali needs DALI ({error}); pip install 'equimod[dali]'") from error
+    return DaliBackend
+
+
+def _ffcv() -> BackendFactory:
+    try:
+        with kept_torch_threads():
+            from equimod.pipelines.backends.ffcv_backend import FfcvBackend
+    except (ImportError, OSError) as error:  # a compiled extension, whose libraries may be missing
+        raise BackendUnavailableError(
+            f"backend=ffcv needs ffcv ({error}); apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++, "
+            "then pip install 'equimod[ffcv]'"
+        ) from error
+    return FfcvBackend
+
+
+BACKENDS = {"native": _native, "dali": _dali, "ffcv": _ffcv}
 """Name to a function that imports the backend: what an optional one needs is imported only where it is used."""

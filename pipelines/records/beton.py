@@ -89,7 +89,8 @@ class BetonRecords:
         fields = self._array(FIELD, HEADER.itemsize, int(header["fields"]))
         metadata = self._metadata(fields, int(header["samples"]))
         numbers = {name: metadata[name].astype(np.int64) for name in _of_type(fields, INT_FIELD)}
-        image = metadata[self._one(fields, IMAGE_FIELD, "image")]
+        self.fields, self.image_field = _names(fields), self._one(fields, IMAGE_FIELD, "image")
+        image = metadata[self.image_field]
         self.label = numbers[self._one(fields, INT_FIELD, "label")]
         self.index = numbers.get("index", np.arange(len(metadata), dtype=np.int64))
         self.stored = np.stack([image["width"], image["height"]], axis=1).astype(np.int32)
@@ -147,7 +148,7 @@ class BetonRecords:
             raise RecordsError(f"{self.path} has metadata that cannot be true; copy it again or convert again")
 
     def _trailer(self, fields: NDArray[np.void]) -> Trailer | None:
-        arguments = fields["arguments"][_names(fields).index("index")].tobytes() if "index" in _names(fields) else b""
+        arguments = fields["arguments"][self.fields.index("index")].tobytes() if "index" in self.fields else b""
         place = np.frombuffer(arguments.ljust(TRAILER.itemsize, b"\0"), TRAILER, 1)[0]
         if place["magic"] != MAGIC:
             return None

@@ -10,10 +10,13 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from PIL import Image
 
 JPEG_START = b"\xff\xd8"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 PRINT_COLORSPACES = ("CMYK", "YCCK")
 REENCODE_QUALITY = 95  # with full-resolution chroma: next to no loss, and only a handful of images grow
 
@@ -28,6 +31,13 @@ class CheckedImage:
     width: int
     height: int
     reencoded: str | None  # why the bytes are not those of the file, None where they are
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of RGB pixels (H,W,3); the same pixels give the same bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _reencode(content: bytes, kind: str | None) -> CheckedImage:

@@ -27,13 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.records.check import PNG_START
 from equimod.pipelines.records.manifest import Manifest, Shard
 from equimod.pipelines.records.protocol import RecordsError, content_digest, damaged
 
 FORM = ("equimod-tar", 2)
 MANIFEST, CLASSES, SAMPLES = "manifest.json", "classes.json", "samples.npy"
 PROGRESS = ".progress"  # folder of an unfinished conversion
-PNG_START = b"\x89PNG\r\n\x1a\n"
 SPARE_FILES = 256  # descriptors left for everything but the shards
 SAMPLE = np.dtype(
     [

@@ -1,0 +1,153 @@
+"""NVIDIA DALI decodes, crops and resizes: on the GPU where the images are for one, otherwise on the CPU.
+
+Bytes and boxes come from outside (`fn.external_source`), so order and parameters are this project's, and the views are
+those of every other backend. DALI stops at crop and resize: its colour operators are not torchvision's. One definition
+serves CPU and GPU. Not run on a GPU yet; a test builds and serializes that form.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from nvidia.dali import Pipeline, fn, types
+from nvidia.dali.data_node import DataNode
+from simplejpeg import decode_jpeg_header
+
+from equimod.pipelines.backends import Images, Request
+from equimod.pipelines.decode import decode_sample, undecodable
+from equimod.pipelines.policy import AugmentationPolicy, Interpolation
+from equimod.pipelines.records.check import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
+from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.pipelines.resample import center_geometry
+
+_BATCHES_AHEAD = 2
+_INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
+_JPEG_END = b"\xff\xd9"
+_TAIL = 1024  # bytes at the end of a whole JPEG that hold its end marker: some files go on a little after it
+_RGB_PNG = bytes((8, 2))  # bit depth and colour type, at byte 24
+
+
+class DaliBackend:
+    """Decodes, crops and resizes in one DALI pipeline, which is built once and serves every epoch."""
+
+    def __init__(
+        self,
+        records: Records,
+        policy: AugmentationPolicy,
+        *,
+        with_x: bool,
+        batch_size: int,
+        workers: int,
+        device: torch.device,
+    ) -> None:
+        self._records, self._policy, self._with_x = records, policy, with_x
+        device_id = (device.index or 0) if device.type == "cuda" else None
+        self._pipeline = graph(
+            policy,
+            with_x=with_x,
+            pixels=records.raw,
+            gpu=device.type == "cuda",
+            batch_size=batch_size,
+            num_threads=workers,
+            device_id=device_id,
+        )
+        self._pipeline.build()
+
+    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """See `Backend.run`."""
+        pending: deque[Request] = deque()
+        try:
+            for request in requests:
+                self._start(request)
+                pending.append(request)
+                if len(pending) > _BATCHES_AHEAD:
+                    yield self._finished(pending.popleft())
+            while pending:
+                yield self._finished(pending.popleft())
+        finally:
+            for _ in pending:
+                with suppress(RuntimeError):  # an error in a batch that nobody wants any more
+                    self._pipeline.outputs()
+
+    def _start(self, request: Request) -> None:
+        give = self._pixels if self._records.raw else self._encoded
+        inputs: dict[str, Any] = {"image": [give(int(position)) for position in request.position]}
+        if self._with_x:
+            stored = self._records.stored[request.position].tolist()
+            places = [center_geometry(width, height, self._policy.x) for width, height in stored]
+            sizes, corners = (np.array(column, dtype=np.int32) for column in zip(*places, strict=True))
+            inputs |= {"x_size": sizes[:, ::-1].astype(np.float32), "x_start": corners}
+        for number, crop in enumerate(request.crops):
+            box = crop.numpy().astype(np.int32)
+            inputs |= {f"start_{number}": box[:, :2].copy(), f"shape_{number}": box[:, 2:].copy()}
+        for name, batch in inputs.items():
+            self._pipeline.feed_input(name, batch)
+        self._pipeline.schedule_run()
+
+    def _encoded(self, position: int) -> NDArray[np.uint8]:
+        """The file where DALI decodes it as Pillow does; otherwise its pixels as PNG."""
+        content = self._records.read(position)
+        assert not isinstance(content, np.ndarray)
+        if bytes(content[:2]) == JPEG_START:
+            try:
+                known = decode_jpeg_header(content)[2] not in PRINT_COLORSPACES and _JPEG_END in bytes(content[-_TAIL:])
+            except ValueError as error:
+                raise undecodable(self._records, position, error) from error
+        else:
+            known = bytes(content[:8]) == PNG_START and bytes(content[24:26]) == _RGB_PNG
+        return np.frombuffer(content if known else encode_png(decode_sample(self._records, position)), np.uint8)
+
+    def _pixels(self, position: int) -> NDArray[np.uint8]:
+        return decode_sample(self._records, position)
+
+    def _finished(self, request: Request) -> Images:
+        try:
+            outputs = [torch.from_dlpack(output.as_tensor()) for output in self._pipeline.outputs()]
+        except RuntimeError as error:  # of the whole batch, whichever sample it is about
+            for position in request.position:
+                decode_sample(self._records, int(position))
+            reason = str(error).partition("encountered:")[2].strip().partition("\n")[0] or error
+            first = self._records.name(int(request.position[0]))
+            raise RecordsError(f"DALI cannot decode a batch, whose first sample is {first}: {reason}") from error
+        images = [output.permute(0, 3, 1, 2) for output in outputs]
+        return Images(images[0] if self._with_x else None, tuple(images[1:] if self._with_x else images))
+
+
+def graph(policy: AugmentationPolicy, *, with_x: bool, pixels: bool, gpu: bool, **settings: Any) -> Pipeline:
+    """The pipeline: x and the views of a batch, uint8 (N,S,S,3), from bytes and boxes as `DaliBackend` feeds them.
+
+    `pixels` says that images come decoded, `gpu` where to work; `settings` are those of DALI's Pipeline. The
+    dynamic executor never reuses the memory of an output that is still in use, so outputs need not be copied.
+    """
+    pipeline = Pipeline(prefetch_queue_depth=1, exec_dynamic=True, **settings)  # batches ahead are scheduled by hand
+    with pipeline:
+        image = fn.external_source(name="image", dtype=types.UINT8, ndim=3 if pixels else 1)
+        if not pixels:
+            device = "mixed" if gpu else "cpu"
+            image = fn.decoders.image(image, device=device, output_type=types.RGB, adjust_orientation=False)
+        elif gpu:
+            image = image.gpu()
+        outputs = []
+        if with_x:
+            whole = _resized(image, policy.x.interpolation, _input("x_size", types.FLOAT))
+            size = [policy.x.size, policy.x.size]
+            outputs.append(fn.slice(whole, _input("x_start"), size, axes=[1, 0]))
+        for number, view in enumerate(policy.views):
+            box = fn.slice(image, _input(f"start_{number}"), _input(f"shape_{number}"), axes=[1, 0])
+            outputs.append(_resized(box, view.crop.interpolation, [view.crop.size, view.crop.size]))
+        pipeline.set_outputs(*outputs)
+    return pipeline
+
+
+def _input(name: str, dtype: Any = types.INT32) -> DataNode:
+    return fn.external_source(name=name, dtype=dtype, ndim=1)
+
+
+def _resized(image: DataNode, mode: Interpolation, size: DataNode | list[int]) -> DataNode:
+    return fn.resize(image, size=size, interp_type=_INTERPOLATION[mode], antialias=True, subpixel_scale=False)
