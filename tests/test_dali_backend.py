@@ -183,9 +183,8 @@ def test_the_graph_for_a_gpu_is_built_and_serialized_without_one(pixels: bool) -
         serialized = graph(POLICY, gpu=gpu, **settings).serialize()
         return re.findall(rb"\x06device\x12\x06string\*.(cpu|gpu|mixed)", serialized, re.DOTALL)
 
-    after_inputs = devices(gpu=True)[7:]
-    assert len(after_inputs) >= 6 + (not pixels)  # three resizes and three slices
-    assert devices(gpu=True)[:7] == [b"cpu"] * 7
-    assert after_inputs.count(b"mixed") == (not pixels)
-    assert set(after_inputs) - {b"mixed"} == {b"gpu"}
+    found = devices(gpu=True)
+    assert found.count(b"cpu") == 7
+    assert found.count(b"mixed") == (not pixels)
+    assert found.count(b"gpu") >= 6  # three resizes and three slices
     assert set(devices(gpu=False)) == {b"cpu"}
