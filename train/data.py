@@ -10,14 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from equimod.pipelines.records import open_records
+from equimod.pipelines.records.cifar import Split, cifar10_source
 from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config, ConfigError
 from equimod.train.distributed import World, barrier
 
-SHAPES_SAMPLES = {"train": 10_000, "test": 2_000}
+SHAPES_SAMPLES: dict[Split, int] = {"train": 10_000, "test": 2_000}
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def prepare(config: Config, world: World) -> tuple[Config, Records]:
@@ -30,7 +33,7 @@ def prepare(config: Config, world: World) -> tuple[Config, Records]:
         make = {"shapes": _draw_shapes, "cifar10": _download_cifar10}[config.dataset]
         cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
         if world.rank == 0:
-            for split in ("train", "test"):
+            for split in SPLITS:
                 _make_once(cache, split, make)
         barrier(world)
         config = replace(config, data=cache / "train", val=config.val or cache / "test")
@@ -51,35 +54,32 @@ def check_classes(train: Records, val: Records, path: Path) -> None:
         )
 
 
-def _make_once(cache: Path, split: str, make: Callable[[Path, str, Path], None]) -> None:
-    """Make the images of a split in a scratch folder and convert them into the records `cache`/`split`."""
+def _make_once(cache: Path, split: Split, make: Callable[[Path, Split, Path], Source]) -> None:
+    """Make the source of a split, where need be in a scratch folder, and convert it into `cache`/`split`."""
     records = cache / split
     if (records / "manifest.json").exists():
         return
     cache.mkdir(parents=True, exist_ok=True)
     print(f"making {records} (once)", flush=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        tree = Path(scratch) / split
-        make(tree, split, cache)
+        source = make(Path(scratch) / split, split, cache)
         converted = Path(scratch) / "records"
-        convert(tree, converted, workers=available_cores())
+        convert(source, converted, workers=available_cores())
         if not records.exists():  # another run may have been quicker
             converted.rename(records)
 
 
-def _draw_shapes(tree: Path, split: str, cache: Path) -> None:
+def _draw_shapes(tree: Path, split: Split, cache: Path) -> Source:
     draw_dataset(tree, split=split, samples=SHAPES_SAMPLES[split], seed=0, workers=available_cores())
     shutil.copy(tree / FACTORS, cache / f"{split}-{FACTORS}")
+    return open_source(tree)
 
 
-def _download_cifar10(tree: Path, split: str, cache: Path) -> None:
+def _download_cifar10(tree: Path, split: Split, cache: Path) -> Source:
     from torchvision.datasets import CIFAR10
 
     try:
-        source = CIFAR10(str(cache / "download"), train=split == "train", download=True)
+        CIFAR10(str(cache / "download"), train=split == "train", download=True)
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"cannot download CIFAR-10 ({error}); give --data RECORDS") from error
-    for number, (image, label) in enumerate(source):
-        path = tree / source.classes[label] / f"{number:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
+    return cifar10_source(cache / "download", split)

@@ -56,10 +56,15 @@ class Trailer:
     classes: list[str]
     crc32: NDArray[np.uint32]  # (N,) of the images as stored
     sources: bytes  # a line of JSON a sample: its path in the source
+    head_crc32: int  # see `head_checksum`
 
     def pack(self) -> bytes:
         """A line of JSON with the manifest and the class names, the checksums, the sources."""
-        head = {"manifest": json.loads(self.manifest.to_json(FORM)), "classes": self.classes}
+        head = {
+            "manifest": json.loads(self.manifest.to_json(FORM)),
+            "classes": self.classes,
+            "head_crc32": self.head_crc32,
+        }
         return json.dumps(head).encode() + b"\n" + self.crc32.astype("<u4").tobytes() + self.sources
 
     @classmethod
@@ -69,7 +74,8 @@ class Trailer:
         try:
             fields = json.loads(head)
             manifest = Manifest.parse(json.dumps(fields["manifest"]), name, FORM)
-            return cls(manifest, fields["classes"], np.frombuffer(rest, "<u4", samples), rest[4 * samples :])
+            crc32, sources = np.frombuffer(rest, "<u4", samples), rest[4 * samples :]
+            return cls(manifest, fields["classes"], crc32, sources, fields["head_crc32"])
         except (ValueError, KeyError, TypeError) as error:
             raise RecordsError(f"{name} has a damaged trailer; copy the file again or convert again") from error
 
@@ -103,6 +109,8 @@ class BetonRecords:
         self._check()
         self.raw = bool((self._mode == RAW).any())
         self.trailer = self._trailer(fields)
+        if self.trailer and self.trailer.head_crc32 != head_checksum(fields, metadata):
+            raise RecordsError(f"{path} has damaged metadata; copy the file again or convert again")
         self.classes = self.trailer.classes if self.trailer else [str(n) for n in range(int(self.label.max()) + 1)]
 
     def _array(self, kind: np.dtype[np.void], offset: int, count: int) -> NDArray[np.void]:
@@ -202,6 +210,11 @@ class BetonRecords:
             self.read(position)
             done += int(self.length[position])
             progress(done, total)
+
+
+def head_checksum(fields: NDArray[np.void], metadata: NDArray[np.void]) -> int:
+    """CRC-32 of what is neither image nor trailer: types and names of the fields, the metadata."""
+    return zlib.crc32(fields["type"].tobytes() + fields["name"].tobytes() + metadata.tobytes())
 
 
 def _mapped(path: Path) -> mmap.mmap:

@@ -29,6 +29,7 @@ from equimod.pipelines.records.beton import (
     TYPES,
     VERSION,
     Trailer,
+    head_checksum,
 )
 from equimod.pipelines.records.check import JPEG_START
 from equimod.pipelines.records.manifest import Manifest
@@ -77,10 +78,11 @@ def write_beton(
             progress(position + 1, len(records))
         sources = "\n".join(json.dumps(records.source(position)) for position in range(len(records)))
         manifest = replace(manifest, bytes=int(entries["size"].sum()))
-        trailer = Trailer(manifest, records.classes, checksums, sources.encode()).pack()
-        file.write(trailer + entries.tobytes())
         metadata["label"], metadata["index"] = records.label, records.index
         metadata["width"], metadata["height"] = records.size.T
+        head = head_checksum(_descriptors((MAGIC, 0, 0, 0)), metadata)
+        trailer = Trailer(manifest, records.classes, checksums, sources.encode(), head).pack()
+        file.write(trailer + entries.tobytes())
         file.seek(0)
         file.write(np.array((VERSION, len(FIELDS), page, len(records), at + len(trailer)), HEADER).tobytes())
         file.write(_descriptors((MAGIC, at, len(trailer), zlib.crc32(trailer))).tobytes())

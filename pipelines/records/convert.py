@@ -1,4 +1,4 @@
-"""From an ImageFolder tree to tar records, in parallel, going on where an interrupted run stopped.
+"""From any source to tar records, in parallel, going on where an interrupted run stopped.
 
 A shard is a fixed range of source positions, written by one worker process, so the result depends neither on the
 number of workers nor on interruptions. Each complete shard leaves an entry in `.progress/`; a rerun takes over those
@@ -14,16 +14,19 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
-from equimod.pipelines.records.folder import ImageTree, scan_tree
+from equimod.pipelines.records.check import Shrink
 from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.shard_task import OnError, ShardDone, ShardTask, convert_shard, start_worker, taken_over
+from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.records.tar import (
     CLASSES,
     FORM,
@@ -98,96 +101,113 @@ def _clear(output: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _hold_to_plan(tree: ImageTree, output: Path, shard_size: int) -> None:
-    """Refuse to go on with another source or shard size than an interrupted run had."""
-    plan = {"version": FORM[1], "source": str(tree.root.resolve()), "classes": tree.classes, "shard size": shard_size}
+def _hold_to_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
+    """Refuse to go on with another source or other settings than an interrupted run had."""
+    plan = {"version": FORM[1], "source": str(source.path.resolve()), "classes": source.classes, **settings}
     path = output / PROGRESS / "plan.json"
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
         with durable_file(path) as file:
             file.write(json.dumps(plan).encode())
     elif (found := json.loads(path.read_bytes())) != plan:
-        changed = ", ".join(key for key in plan if found.get(key) != plan[key])
+        changed = ", ".join(key.replace("_", " ") for key in plan if found.get(key) != plan[key])
         raise RecordsError(
             f"{output} holds an interrupted conversion with another {changed}; repeat it as it was begun, "
             "or start anew with --overwrite"
         )
 
 
-def _total_listing(listings: list[str]) -> str:
-    return hashlib.sha256("".join(listings).encode()).hexdigest()
+def _listing(source: Source, listings: list[str]) -> str:
+    return source.origin.listing if source.origin else hashlib.sha256("".join(listings).encode()).hexdigest()
 
 
-def _finish(tree: ImageTree, output: Path, shard_size: int, done: list[ShardDone]) -> Manifest:
+def _finish(source: Source, output: Path, shard_size: int, shrink: Shrink | None, done: list[ShardDone]) -> Manifest:
     """Write what turns the shards into records, the manifest last."""
     rows = [row for part in done for row in part.rows]
     if not rows:
-        raise RecordsError(f"none of the {len(tree.names)} images of {tree.root} can be decoded; give another source")
-    table = write_table(output, tree.classes, rows)
+        raise RecordsError(
+            f"none of the {len(source.items)} images of {source.path} can be decoded; give another source"
+        )
+    table = write_table(output, source.classes, rows)
     shards = tuple(part.shard for part in done if part.shard)
     stems = {Path(shard.name).stem for shard in shards}
     for path in output.glob("shard-*"):
         if path.stem not in stems:  # of an interrupted run over a longer source
             path.unlink()
+    before = source.origin
+    shrunk = shrink or before
     manifest = Manifest(
-        source=tree.root.resolve().name,
-        max_side=None,
-        quality=None,
-        listing=_total_listing([part.listing for part in done]),
+        source=before.source if before else source.path.resolve().name,
+        listing=_listing(source, [part.listing for part in done]),
+        max_side=shrunk.max_side if shrunk else None,
+        quality=shrunk.quality if shrunk else None,
+        raw=False,
         shard_size=shard_size,
         samples=len(table),
-        classes=len(tree.classes),
+        classes=len(source.classes),
         bytes=sum(shard.bytes for shard in shards),
         image_size=image_size_statistics(np.stack([table["width"], table["height"]], axis=1)),
         shards=shards,
-        reencoded=tuple(note for part in done for note in part.reencoded),
-        left_out=tuple(note for part in done for note in part.left_out),
+        reencoded=(before.reencoded if before else ()) + tuple(note for part in done for note in part.reencoded),
+        left_out=(before.left_out if before else ()) + tuple(note for part in done for note in part.left_out),
     )
     save_manifest(manifest, output)
     shutil.rmtree(output / PROGRESS)
     return manifest
 
 
-def _complete(tasks: list[ShardTask], output: Path, shard_size: int, on_error: OnError) -> Conversion:
-    """The finished conversion in `output`. Raises RecordsError where it is not what these tasks would give."""
-    manifest = load_manifest(output)
-    if (
-        manifest.shard_size != shard_size
-        or (manifest.left_out and on_error == "fail")
-        or manifest.listing != _total_listing([task.listing() for task in tasks])
-    ):
-        raise RecordsError(
-            f"{output} holds records of another source or with other settings; choose another OUTPUT, "
-            "or replace them with --overwrite"
-        )
-    return Conversion(manifest, written=0)
+def fits(manifest: Manifest, source: Source, tasks: list[ShardTask], shrink: Shrink | None, on_error: OnError) -> bool:
+    """Whether finished records are what these tasks would give."""
+    before = source.origin
+    shrunk = shrink or before
+    new_gaps = len(manifest.left_out) - (len(before.left_out) if before else 0)
+    return (
+        (manifest.max_side, manifest.quality) == ((shrunk.max_side, shrunk.quality) if shrunk else (None, None))
+        and not (new_gaps and on_error == "fail")
+        and manifest.listing == _listing(source, [task.listing() for task in tasks])
+    )
+
+
+def other_records(output: Path) -> RecordsError:
+    """The error about an output that holds another conversion."""
+    return RecordsError(
+        f"{output} holds records of another source or with other settings; choose another OUTPUT, "
+        "or replace them with --overwrite"
+    )
+
+
+def shard_tasks(
+    source: Source, output: Path, shard_size: int, shrink: Shrink | None, on_error: OnError
+) -> list[ShardTask]:
+    """The shards of a conversion: ranges of `shard_size` positions in the source."""
+    return [
+        ShardTask(source.reader, output, number, list(items), on_error, shrink)
+        for number, items in groupby(source.items, lambda item: item.index // shard_size)
+    ]
 
 
 def convert(
-    source: Path,
+    source: Source | Path,
     output: Path,
     *,
     workers: int,
     on_error: OnError = "fail",
     shard_size: int = 1000,
+    shrink: Shrink | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Conversion:
-    """Convert the ImageFolder tree `source` into tar records in the folder `output`, going on where a run stopped.
+    """Convert `source`, or what `open_source` finds at a path, into tar records in the folder `output`.
 
-    `shard_size` is in source positions; `overwrite` removes an earlier conversion in `output`; `progress` is told the
-    images that are done and those in all.
+    It goes on where an interrupted run stopped. `shard_size` is in source positions; `overwrite` removes an earlier
+    conversion in `output`; `progress` is told the images that are done and those in all.
     Raises RecordsError where source or output is unsuitable or the disk is full, DamagedImagesError under "fail".
     """
-    if output.resolve().is_relative_to(source.resolve()):
-        raise RecordsError(f"{output} lies inside the source {source}; choose a folder outside it")
-    tree = scan_tree(source)
-    tasks = [
-        ShardTask(
-            tree.root, output, number, at, tree.names[at : at + shard_size], tree.labels[at : at + shard_size], on_error
-        )
-        for number, at in enumerate(range(0, len(tree.names), shard_size))
-    ]
+    if isinstance(source, Path):
+        refuse_inside(source, output)
+        source = open_source(source)
+    refuse_inside(source.path, output)
+    tasks = shard_tasks(source, output, shard_size, shrink, on_error)
     try:
         output.mkdir(parents=True, exist_ok=True)
         with locked(output):
@@ -196,20 +216,35 @@ def convert(
             if overwrite:
                 _clear(output)
             if (output / MANIFEST).exists():
-                return _complete(tasks, output, shard_size, on_error)
-            _hold_to_plan(tree, output, shard_size)
+                manifest = load_manifest(output)
+                if manifest.shard_size != shard_size or not fits(manifest, source, tasks, shrink, on_error):
+                    raise other_records(output)
+                return Conversion(manifest, written=0)
+            _hold_to_plan(source, output, {"shard size": shard_size, "size": asdict(shrink) if shrink else None})
             remove_leftovers(output)
             remove_leftovers(output / PROGRESS)
             done = {task.number: part for task in tasks if (part := taken_over(task))}
             todo = [task for task in tasks if task.number not in done]
-            before = sum(len(task.names) for task in tasks) - sum(len(task.names) for task in todo)
+            total = len(source.items)
+            before = total - sum(len(task.items) for task in todo)
             if todo:
-                done |= _run(todo, workers, lambda checked: progress(before + checked, len(tree.names)))
-            manifest = _finish(tree, output, shard_size, [done[task.number] for task in tasks])
+                done |= _run(todo, workers, lambda checked: progress(before + checked, total))
+            manifest = _finish(source, output, shard_size, shrink, [done[task.number] for task in tasks])
             return Conversion(manifest, written=len(todo))
     except FolderBusyError as error:
         raise RecordsError(str(error)) from error
     except OSError as error:
-        raise RecordsError(
-            f"{output} cannot be written: {error.strerror}; {remedy(error)} and run the same command again to continue"
-        ) from error
+        raise cannot_write(output, error) from error
+
+
+def refuse_inside(source: Path, output: Path) -> None:
+    """Raise RecordsError where `output` is the source, or lies inside it."""
+    if output.resolve().is_relative_to(source.resolve()):
+        raise RecordsError(f"{output} lies inside the source {source}; choose a place outside it")
+
+
+def cannot_write(output: Path, error: OSError) -> RecordsError:
+    """The error about an output that the system refuses."""
+    return RecordsError(
+        f"{output} cannot be written: {error.strerror}; {remedy(error)} and run the same command again to continue"
+    )

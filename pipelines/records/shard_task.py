@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.records.check import DamagedImageError, check_image
+from equimod.pipelines.records.check import DamagedImageError, Shrink
 from equimod.pipelines.records.manifest import Note, Shard
+from equimod.pipelines.records.source import Item, Reader
 from equimod.pipelines.records.tar import PROGRESS, describe_shard, write_shard
 
 OnError = Literal["fail", "skip"]
@@ -22,13 +23,12 @@ OnError = Literal["fail", "skip"]
 class ShardTask:
     """One shard: a range of the source."""
 
-    root: Path
+    reader: Reader
     output: Path
     number: int
-    first: int  # source position of names[0]
-    names: list[str]
-    labels: list[int]
+    items: list[Item]
     on_error: OnError
+    shrink: Shrink | None
 
     @property
     def entry(self) -> Path:
@@ -36,13 +36,9 @@ class ShardTask:
 
     def listing(self) -> str:
         """Digest of how the source's files look from outside."""
-        digest = hashlib.sha256(str(self.first).encode())
-        for name, label in zip(self.names, self.labels, strict=True):
-            try:
-                size = (self.root / name).stat().st_size
-            except OSError:
-                size = -1
-            digest.update(json.dumps([name, label, size]).encode())
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(json.dumps([item.index, item.name, item.label, self.reader.length(item)]).encode())
         return digest.hexdigest()
 
 
@@ -114,18 +110,26 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
     damaged: list[Note] = []
     try:
         with write_shard(task.output, task.number) as writer:
-            for index, (name, label) in enumerate(zip(task.names, task.labels, strict=True), task.first):
+            for item in task.items:
                 if _Worker.stop.is_set():
                     raise _Stopped
                 try:
-                    image = check_image(task.root / name)
+                    image = task.reader.load(item)
                 except DamagedImageError as error:
-                    damaged.append(Note(index, name, str(error)))
+                    damaged.append(Note(item.index, item.name, str(error)))
                 else:
-                    size = image.width, image.height
-                    writer.add(image.jpeg, index=index, label=label, size=size, stored=size, name=name)
                     if image.reencoded:
-                        reencoded.append(Note(index, name, image.reencoded))
+                        reencoded.append(Note(item.index, item.name, image.reencoded))
+                    if task.shrink:
+                        image = task.shrink.apply(image)
+                    writer.add(
+                        image.content,
+                        index=item.index,
+                        label=item.label,
+                        size=image.size,
+                        stored=image.stored,
+                        name=item.name,
+                    )
                 with _Worker.checked.get_lock():
                     _Worker.checked.value += 1
             if damaged and task.on_error == "fail":

@@ -1,0 +1,97 @@
+"""From any source to a .beton file.
+
+First to tar shards in a hidden folder beside it, in parallel and going on where an interrupted run stopped; then from
+these to the file, in one pass. Tar records that are to be handed through as they are need the second step alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from equimod.pipelines.durable import FolderBusyError
+from equimod.pipelines.records.beton import SUFFIX, BetonRecords
+from equimod.pipelines.records.beton_writer import write_beton
+from equimod.pipelines.records.check import Shrink
+from equimod.pipelines.records.convert import (
+    Conversion,
+    cannot_write,
+    convert,
+    fits,
+    other_records,
+    refuse_inside,
+    shard_tasks,
+)
+from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.records.shard_task import OnError
+from equimod.pipelines.records.source import RecordsReader, Source
+from equimod.pipelines.records.tar import MANIFEST, TarRecords
+
+SHARD_SIZE = 1000  # of the shards in between
+
+
+def parts_folder(output: Path) -> Path:
+    """Where the shards in between lie."""
+    return output.parent / f".{output.name}.parts"
+
+
+def convert_to_beton(
+    source: Source,
+    output: Path,
+    *,
+    workers: int,
+    on_error: OnError = "fail",
+    shrink: Shrink | None = None,
+    raw: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Conversion:
+    """Convert `source` into the file `output`; `raw` stores pixels, the rest is as in `convert`.
+
+    Raises RecordsError where source or output is unsuitable or the disk is full, DamagedImagesError under "fail".
+    """
+    if output.suffix != SUFFIX:
+        raise RecordsError(f"{output} does not end in {SUFFIX}; give a file name that does")
+    refuse_inside(source.path, output)
+    parts = parts_folder(output)
+    if output.exists() and not overwrite:
+        return _complete(source, output, shrink, raw, on_error)
+    try:
+        parts.parent.mkdir(parents=True, exist_ok=True)
+        if not shrink and isinstance(source.reader, RecordsReader) and (source.path / MANIFEST).is_file():
+            records, written = TarRecords(source.path), 0
+        else:
+            if overwrite and parts.exists():
+                shutil.rmtree(parts)
+            written = convert(
+                source,
+                parts,
+                workers=workers,
+                on_error=on_error,
+                shard_size=SHARD_SIZE,
+                shrink=shrink,
+                progress=progress,
+            ).written
+            records = TarRecords(parts)
+        manifest = replace(records.manifest, raw=raw, shards=(), shard_size=None)
+        write_beton(records, output, manifest, raw=raw, workers=workers, progress=progress)
+        shutil.rmtree(parts, ignore_errors=True)
+    except FolderBusyError as error:
+        raise RecordsError(str(error)) from error
+    except OSError as error:
+        raise cannot_write(output, error) from error
+    finished = BetonRecords(output).trailer
+    assert finished is not None
+    return Conversion(finished.manifest, written + 1)
+
+
+def _complete(source: Source, output: Path, shrink: Shrink | None, raw: bool, on_error: OnError) -> Conversion:
+    """The finished conversion in `output`. Raises RecordsError where it is not what this one would give."""
+    trailer = BetonRecords(output).trailer
+    tasks = shard_tasks(source, output, SHARD_SIZE, shrink, on_error)
+    if trailer is None or trailer.manifest.raw != raw or not fits(trailer.manifest, source, tasks, shrink, on_error):
+        raise other_records(output)
+    shutil.rmtree(parts_folder(output), ignore_errors=True)  # where the run that wrote it was interrupted here
+    return Conversion(trailer.manifest, written=0)

@@ -1,0 +1,122 @@
+"""What the converters' command lines share: options, the conversion itself, its summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from equimod.pipelines.records.beton import SUFFIX
+from equimod.pipelines.records.check import Shrink
+from equimod.pipelines.records.convert import Conversion, DamagedImagesError, convert
+from equimod.pipelines.records.convert_beton import convert_to_beton
+from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.records.source import Source
+from equimod.pipelines.workers import available_cores
+from equimod.tools.command import image_progress, run_command
+
+DAMAGED_SHOWN = 20
+DEFAULT_QUALITY, DEFAULT_SHARD_SIZE = 90, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionOptions:
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """Folder for the records (dali) or file ending in .beton (ffcv); new, or an interrupted conversion to continue."""
+    format: Literal["dali", "ffcv"] = "dali"
+    """dali: webdataset tar shards with DALI's index. ffcv: one .beton file; until it is complete, the disk holds the
+    images twice. Every loader of this project but ffcv reads both."""
+    workers: int = available_cores()
+    """Processes that decode and write."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What a damaged image does: stop the conversion, or be left out and listed."""
+    max_side: int | None = None
+    """Store a smaller copy of images whose longer side has more than this many pixels."""
+    quality: int | None = None
+    """JPEG quality of smaller copies, 1 to 100; 90 where it is not given."""
+    raw: bool = False
+    """Store pixels instead of JPEG (ffcv only): no decoding, several times the room."""
+    shard_size: int | None = None
+    """Images a shard (dali only); 1,000 where it is not given."""
+    overwrite: bool = False
+    """Replace an earlier conversion in OUTPUT."""
+
+    def fault(self) -> str | None:
+        """What is wrong with the options, None where nothing is."""
+        beton = self.format == "ffcv"
+        for name, value in (("workers", self.workers), ("shard-size", self.shard_size), ("max-side", self.max_side)):
+            if value is not None and value < 1:
+                return f"--{name} {value} is too small; give 1 or more"
+        if self.quality is not None and not 1 <= self.quality <= 100:
+            return f"--quality {self.quality} is out of range; give 1 to 100"
+        if self.quality is not None and self.max_side is None:
+            return "--quality is of the smaller copies that --max-side makes; give --max-side too"
+        if self.raw and not beton:
+            return "--raw is of .beton files; give --format ffcv too"
+        if self.shard_size is not None and beton:
+            return "--shard-size is of tar shards; leave it out, or give --format dali"
+        if beton != (self.output.suffix == SUFFIX):
+            ending = f"a file name ending in {SUFFIX}" if beton else f"a folder, whose name does not end in {SUFFIX}"
+            return f"OUTPUT {self.output} does not fit --format {self.format}; give {ending}"
+        return None
+
+
+def main(options: ConversionOptions, source: Callable[[], Source]) -> int:
+    """Run the conversion of what `source` opens. Returns the exit code."""
+    if fault := options.fault():
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    again = "continue, now without --overwrite" if options.overwrite else "continue"
+    return run_command(lambda: _convert(options, source), RecordsError, again=again)
+
+
+def _convert(options: ConversionOptions, open_source: Callable[[], Source]) -> None:
+    start = time.monotonic()
+    source = open_source()
+    shrink = Shrink(options.max_side, options.quality or DEFAULT_QUALITY) if options.max_side else None
+    with image_progress("converting") as progress:
+        try:
+            if options.format == "ffcv":
+                conversion = convert_to_beton(
+                    source,
+                    options.output,
+                    workers=options.workers,
+                    on_error=options.on_error,
+                    shrink=shrink,
+                    raw=options.raw,
+                    overwrite=options.overwrite,
+                    progress=progress,
+                )
+            else:
+                conversion = convert(
+                    source,
+                    options.output,
+                    workers=options.workers,
+                    on_error=options.on_error,
+                    shard_size=options.shard_size or DEFAULT_SHARD_SIZE,
+                    shrink=shrink,
+                    overwrite=options.overwrite,
+                    progress=progress,
+                )
+        except DamagedImagesError as error:
+            for note in error.damaged[:DAMAGED_SHOWN]:
+                print(f"damaged: {note.name}: {note.reason}", file=sys.stderr)
+            if len(error.damaged) > DAMAGED_SHOWN:
+                print(f"... and {len(error.damaged) - DAMAGED_SHOWN} more", file=sys.stderr)
+            raise
+    print(_summary(conversion, options.output, time.monotonic() - start))
+
+
+def _summary(conversion: Conversion, output: Path, seconds: float) -> str:
+    manifest = conversion.manifest
+    shards = f"{len(manifest.shards):,} shards, " if manifest.shards else ""
+    state = f"{seconds:.1f} s" if conversion.written else "was complete already"
+    return (
+        f"{output}: {manifest.samples:,} samples, {manifest.classes:,} classes, {shards}{manifest.bytes:,} bytes, "
+        f"{len(manifest.reencoded):,} re-encoded, {len(manifest.left_out):,} left out, {state}"
+    )
