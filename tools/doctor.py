@@ -1,0 +1,175 @@
+"""Say what works on this machine and what mends the rest: `python tools/doctor.py`.
+
+Exits with 0 where training can run, with 1 where it cannot.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import tyro
+
+from equimod.pipelines.workers import available_cores
+
+APT = "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++"
+MEASURED_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    model_rate: float = 1000
+    """Images a second that the model takes on one GPU; the cores it needs are worked out for that."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A line of the answer."""
+
+    name: str
+    found: str | None  # None where it is missing or broken
+    remedy: str = ""
+    needed: bool = False  # to train at all
+
+    def __str__(self) -> str:
+        state = "ok" if self.found is not None else "missing" if not self.needed else "BROKEN"
+        return f"{self.name:<12}{state:<9}{self.found if self.found is not None else self.remedy}"
+
+
+def _check(name: str, remedy: str, look: Callable[[], str], *, needed: bool = False) -> Finding:
+    """What `look` says; whatever it raises means that the thing does not work."""
+    try:
+        return Finding(name, look())
+    except Exception as error:  # a broken extension may raise anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return Finding(name, None, f"{reason}; {remedy}", needed)
+
+
+def _version(module: str) -> str:
+    found = importlib.import_module(module)
+    return str(getattr(found, "__version__", "installed"))
+
+
+def _torch() -> str:
+    import torch
+
+    torch.ones(2) @ torch.ones(2)
+    return f"{torch.__version__}, built for CUDA {torch.version.cuda}" if torch.version.cuda else torch.__version__
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeError("torch sees no GPU, so training runs on the CPU")
+    properties = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return ", ".join(f"{one.name} ({one.total_memory / 2**30:.0f} GiB)" for one in properties)
+
+
+def _nccl() -> str:
+    import torch
+    import torch.distributed
+
+    if not torch.distributed.is_nccl_available():
+        raise RuntimeError("this torch has none, so several GPUs cannot train together")
+    return ".".join(map(str, torch.cuda.nccl.version()))
+
+
+def _ffcv() -> str:
+    from equimod.pipelines.backends import BACKENDS
+
+    BACKENDS["ffcv"]()
+    return _version("ffcv")
+
+
+def _apex() -> str:
+    importlib.import_module("apex.optimizers").FusedSGD  # noqa: B018
+    importlib.import_module("apex.contrib.cudnn_gbn")
+    return "FusedSGD, cudnn_gbn"
+
+
+def _compiler() -> str:
+    if missing := [name for name in ("g++", "pkg-config") if shutil.which(name) is None]:
+        raise RuntimeError(f"no {' and no '.join(missing)}")
+    for library in ("opencv4", "libturbojpeg"):
+        if subprocess.run(["pkg-config", "--exists", library], check=False).returncode:
+            raise RuntimeError(f"no headers of {library}")
+    return "g++, pkg-config, OpenCV and libjpeg-turbo headers, which ffcv is compiled with"
+
+
+def loading_ms() -> float:
+    """CPU milliseconds to decode a drawn JPEG of 500x375 pixels and cut x and two views out of it, on one thread."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from equimod.pipelines.decode import decode
+    from equimod.pipelines.policy import POLICIES
+    from equimod.pipelines.resample import center, crop_resize
+
+    noise = np.random.default_rng(0).integers(0, 256, (47, 63, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
+    policy, images = POLICIES["simclr_imagenet"], 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        start, cpu = time.monotonic(), time.process_time()
+        while images < 8 or time.monotonic() - start < MEASURED_SECONDS:
+            pixels = decode(buffer.getvalue())
+            center(pixels, policy.x)
+            for view in policy.views:
+                crop_resize(pixels, (60, 40, 330, 250), view.crop.size, view.crop.interpolation)
+            images += 1
+        return 1e3 * (time.process_time() - cpu) / images
+    finally:
+        torch.set_num_threads(threads)
+
+
+def findings(model_rate: float) -> list[Finding]:
+    """Everything that is looked at, in order."""
+
+    def cores() -> str:
+        needed = model_rate * loading_ms() / 1e3
+        return (
+            f"{available_cores()} here; a model that takes {model_rate:,.0f} images/s keeps {needed:.1f} of them busy "
+            "with the native loader (a drawn JPEG of 500x375 pixels, measured now)"
+        )
+
+    reinstall = "pip install --force-reinstall simplejpeg"
+    apex = "build NVIDIA's from source; the apex on PyPI is another package"
+    return [
+        Finding("python", platform.python_version()),
+        _check("torch", "pip install torch torchvision", _torch, needed=True),
+        _check("decoder", reinstall, lambda: f"simplejpeg {_version('simplejpeg')}", needed=True),
+        _check("cores", reinstall, cores, needed=True),
+        _check("gpu", "install a driver and a torch built for it, if there is one", _gpu),
+        _check("nccl", "install a torch built for CUDA", _nccl),
+        _check("dali", "pip install 'equimod[dali]'", lambda: _version("nvidia.dali")),
+        _check("ffcv", "pip install --force-reinstall --no-deps ffcv==1.0.2", _ffcv),
+        _check("compiler", APT, _compiler),
+        _check("scipy", "pip install 'equimod[imagenet]'", lambda: _version("scipy")),
+        _check("kornia", "pip install 'equimod[kornia]'", lambda: _version("kornia")),
+        _check("apex", apex, _apex),
+    ]
+
+
+def main() -> int:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    if arguments.model_rate <= 0:
+        print(f"error: --model-rate {arguments.model_rate} is no rate; give more than 0", file=sys.stderr)
+        return 2
+    found = findings(arguments.model_rate)
+    print("\n".join(map(str, found)))
+    return int(any(finding.needed and finding.found is None for finding in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

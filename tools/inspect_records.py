@@ -1,0 +1,161 @@
+"""Say what records hold, verify their checksums, draw a contact sheet: `python tools/inspect_records.py PATH`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from PIL import Image, ImageDraw
+
+from equimod.pipelines.decode import decode_sample
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.records import Records, open_records
+from equimod.pipelines.records.beton import BetonRecords
+from equimod.pipelines.records.check import JPEG_START, PNG_START
+from equimod.pipelines.records.manifest import Manifest, Note
+from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.records.tar import TarRecords
+from equimod.tools.command import image_progress, run_command
+
+SHOWN = 5  # names and notes in a line
+CELL, TEXT_LINES, LINE = 160, 3, 14  # pixels, lines, pixels
+COLUMNS = 8
+
+
+@dataclass(frozen=True)
+class Arguments:
+    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
+    """A .beton file, a folder of records or a folder of images."""
+    sheet: Path | None = None
+    """Picture to draw, such as sheet.png: samples spread evenly over the records."""
+    samples: int = 40
+    """Samples in the picture."""
+    verify: bool = True
+    """Read every sample and compare its checksum."""
+
+
+def describe(records: Records) -> list[str]:
+    """Lines that say what the records hold."""
+    manifest = manifest_of(records)
+    count = np.bincount(records.label, minlength=len(records.classes))
+    lines = [
+        f"format        {_format(records)}",
+        f"samples       {len(records):,}, indices {records.index[0]:,} to {records.index[-1]:,}",
+        f"classes       {len(records.classes):,} ({_some(records.classes)})",
+        f"a class       {count.min():,} to {count.max():,} samples",
+        f"originals     {_sizes(records.size)}",
+    ]
+    if not np.array_equal(records.size, records.stored):
+        lines.append(f"stored        {_sizes(records.stored)}")
+    lines += [f"images        {int(records.length.sum()):,} bytes", f"fingerprint   {records.fingerprint()}"]
+    if manifest:
+        smaller = f", longer side {manifest.max_side} pixels at most" if manifest.max_side else ""
+        lines.append(f"made from     {manifest.source}{smaller}")
+        lines += [f"{name:<14}{_notes(notes)}" for name, notes in _changed(manifest).items() if notes]
+    return lines
+
+
+def manifest_of(records: Records) -> Manifest | None:
+    """What the records say about themselves, None for files of others and folders of images."""
+    if isinstance(records, TarRecords):
+        return records.manifest
+    return records.trailer.manifest if isinstance(records, BetonRecords) and records.trailer else None
+
+
+def _changed(manifest: Manifest) -> dict[str, tuple[Note, ...]]:
+    return {"re-encoded": manifest.reencoded, "left out": manifest.left_out}
+
+
+def _format(records: Records) -> str:
+    if isinstance(records, TarRecords):
+        return f"tar shards with DALI's index, {len(records.manifest.shards):,} shards"
+    if isinstance(records, BetonRecords):
+        return f".beton, fields {', '.join(records.fields)}" + (
+            "" if records.trailer else "; written by another program"
+        )
+    return "folder of images"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _sizes(size: np.ndarray) -> str:
+    (least_w, least_h), (mean_w, mean_h), (most_w, most_h) = size.min(axis=0), size.mean(axis=0), size.max(axis=0)
+    return f"{least_w} to {most_w} pixels wide (mean {mean_w:.0f}), {least_h} to {most_h} high (mean {mean_h:.0f})"
+
+
+def _notes(notes: tuple[Note, ...]) -> str:
+    shown = "; ".join(f"{note.name}: {note.reason}" for note in notes[:SHOWN])
+    return f"{len(notes):,} ({shown}{'; ...' if len(notes) > SHOWN else ''})"
+
+
+def verify(records: Records) -> str:
+    """Read every sample; a line about what was found. Raises RecordsError naming the first damaged one."""
+    kinds = {"JPEG": 0, "PNG": 0, "pixels": 0, "other": 0}
+    with image_progress("verifying") as progress:
+        for position in range(len(records)):
+            stored = records.read(position)
+            if isinstance(stored, np.ndarray):
+                kinds["pixels"] += 1
+            else:
+                start = bytes(stored[:8])
+                kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
+            progress(position + 1, len(records))
+    found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    if manifest_of(records) is None:
+        return f"verified      {found}; this format holds no checksums"
+    if isinstance(records, TarRecords):
+        records.verify()
+    return f"verified      {found}; every checksum fits"
+
+
+def contact_sheet(records: Records, samples: int) -> Image.Image:
+    """`samples` images spread evenly over the records, with index, class and size under each."""
+    positions = np.unique(np.linspace(0, len(records) - 1, min(samples, len(records))).round().astype(int)).tolist()
+    rows, height = -(-len(positions) // COLUMNS), CELL + TEXT_LINES * LINE
+    sheet = Image.new("RGB", (min(COLUMNS, len(positions)) * CELL, rows * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, position in enumerate(positions):
+        left, top = number % COLUMNS * CELL, number // COLUMNS * height
+        image = Image.fromarray(decode_sample(records, position))
+        scale = (CELL - 8) / max(image.size)
+        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+        sheet.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
+        width, tall = records.size[position].tolist()
+        text = (f"{records.index[position]}", records.classes[records.label[position]], f"{width} x {tall}")
+        for line, words in enumerate(text):
+            while pen.textlength(words) > CELL - 8:
+                words = words.removesuffix("…")[:-1] + "…"
+            pen.text((left + 4, top + CELL + line * LINE - 2), words, fill="black")
+    return sheet
+
+
+def _inspect(arguments: Arguments) -> None:
+    records = open_records(arguments.path)
+    print("\n".join(describe(records)))
+    if arguments.sheet:
+        with durable_file(arguments.sheet) as file:
+            contact_sheet(records, arguments.samples).save(file, arguments.sheet.suffix[1:].upper() or "PNG")
+        print(f"sheet         {arguments.sheet}")
+    if arguments.verify:
+        print(verify(records))
+
+
+def main() -> int:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    if arguments.samples < 1:
+        print(f"error: --samples {arguments.samples} is too small; give 1 or more", file=sys.stderr)
+        return 2
+    if arguments.sheet and arguments.sheet.suffix.lower() != ".png":
+        print(f"error: --sheet {arguments.sheet} does not end in .png; give a name that does", file=sys.stderr)
+        return 2
+    return run_command(lambda: _inspect(arguments), RecordsError, OSError, again="start over")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
