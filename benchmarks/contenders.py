@@ -5,7 +5,9 @@ All run with one torch thread a worker, as torch's DataLoader does by itself: pa
 
 from __future__ import annotations
 
+import atexit
 import io
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ from equimod.pipelines.decode import decode
 from equimod.pipelines.order import Order
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records import Records, open_records
+from equimod.pipelines.records.beton import BetonRecords
+from equimod.pipelines.records.beton_writer import write_beton
+from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Stored
 
 _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
@@ -84,17 +89,41 @@ def decode_alone(settings: LoaderSettings) -> Load:
     return load
 
 
-def native(settings: LoaderSettings) -> Load:
-    """The native pipeline: x, two views, every parameter drawn and encoded."""
+def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
+    """A pipeline of this project: x, two views, every parameter drawn and encoded."""
     torch.set_num_threads(1)
     pipeline = build_pipeline(
-        _Round(open_records(settings.records), settings.images),
+        records,
         POLICIES[settings.policy],
+        backend=backend,
         batch_size=settings.batch_size,
         seed=0,
         workers=settings.workers,
     )
     return lambda epoch: sum(len(batch) for batch in pipeline.decoded(epoch))
+
+
+def native(settings: LoaderSettings) -> Load:
+    """The native backend."""
+    return _pipeline(settings, "native", _Round(open_records(settings.records), settings.images))
+
+
+def dali(settings: LoaderSettings) -> Load:
+    """The DALI backend, on the CPU."""
+    return _pipeline(settings, "dali", _Round(open_records(settings.records), settings.images))
+
+
+def ffcv(settings: LoaderSettings) -> Load:
+    """The FFCV backend, on a .beton file of the round's samples."""
+    records = open_records(settings.records)
+    if not isinstance(records, BetonRecords) or len(records) != settings.images:
+        folder = tempfile.TemporaryDirectory(prefix="equimod-benchmark-")
+        atexit.register(folder.cleanup)
+        path = Path(folder.name) / "round.beton"
+        manifest = Manifest("", "", None, None, False, settings.images, 0, 0, {}, None, (), (), ())
+        write_beton(_Round(records, settings.images), path, manifest)
+        records = BetonRecords(path)
+    return _pipeline(settings, "ffcv", records)
 
 
 class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
@@ -148,6 +177,8 @@ def torchvision_dataloader(settings: LoaderSettings) -> Load:
 
 CONTENDERS: dict[str, Callable[[LoaderSettings], Load]] = {
     "native": native,  # first to warm up: its error about a damaged image names the file
+    "dali": dali,
+    "ffcv": ffcv,
     "decode": decode_alone,
     "torchvision": torchvision_dataloader,
 }

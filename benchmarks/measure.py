@@ -67,7 +67,9 @@ def ratio(rounds: Sequence[dict[str, Round]], numerator: str, denominator: str) 
 def interleave(
     contenders: dict[str, Callable[[Settings], Load]], settings: Settings, rounds: int
 ) -> Iterator[dict[str, Round]]:
-    """Measure every contender `rounds` times, after one turn each to warm up; a round is yielded when it is done.
+    """Measure every contender `rounds` times, after one turn each to warm up; every round is yielded when it is done.
+
+    The first one yielded is the warm-up, whose turns hold what comes once: starting, imports, compilation.
 
     Contenders are functions of a module, called with `settings` in their own process. Their exceptions are raised here.
     """
@@ -75,13 +77,10 @@ def interleave(
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         processes = {name: stack.enter_context(ProcessPoolExecutor(1, mp_context=context)) for name in names}
-        for ready in [processes[name].submit(_prepare, build, settings) for name, build in contenders.items()]:
-            ready.result()
-        for epoch in range(rounds + 1):
+        yield {name: processes[name].submit(_start, build, settings).result() for name, build in contenders.items()}
+        for epoch in range(1, rounds + 1):
             shift = epoch % len(names)
-            turns = {name: processes[name].submit(_measure, epoch).result() for name in names[shift:] + names[:shift]}
-            if epoch > 0:
-                yield turns
+            yield {name: processes[name].submit(_measure, epoch).result() for name in names[shift:] + names[:shift]}
 
 
 class _Here:
@@ -90,8 +89,11 @@ class _Here:
     load: Load
 
 
-def _prepare(build: Callable[[Settings], Load], settings: Settings) -> None:
+def _start(build: Callable[[Settings], Load], settings: Settings) -> Round:
+    began, cpu_began = time.perf_counter(), _cpu_seconds()
     _Here.load = staticmethod(build(settings))
+    images = _Here.load(0)
+    return Round(images, time.perf_counter() - began, _cpu_seconds() - cpu_began, _peak_bytes())
 
 
 def _measure(epoch: int) -> Round:

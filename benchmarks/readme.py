@@ -26,6 +26,8 @@ _CHECKOUT = Path(__file__).parent.parent
 CONTENDERS = {
     "decode": "decode alone",
     "native": "equimod, native backend",
+    "dali": "equimod, DALI backend on the CPU",
+    "ffcv": "equimod, FFCV backend",
     "torchvision": "torchvision and Pillow in a DataLoader",
 }
 CONFIGURATION = ("method", "equimod", "arch", "width", "epochs", "images")
@@ -97,25 +99,33 @@ def _origin(result: dict[str, Any]) -> str:
 def loader_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `throughput.py loader`."""
     rows = []
+    ratios, settings = result["ratios"], result["settings"]
     for name, title in CONTENDERS.items():
+        if name not in result["contenders"]:
+            continue
         measured = result["contenders"][name]
         speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
+        share = f"{ratios[f'{name}/decode']['median']:.2f}" if name != "decode" else "1"
         rows.append(
             [
                 title,
                 f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
+                share,
                 f"{cpu['median']:.2f}",
                 f"{measured['peak_bytes'] / 2**20:,.0f}",
+                f"{measured['start_seconds']:.1f}",
             ]
         )
-    settings, ratios = result["settings"], result["ratios"]
+    header = ("loader", "images/s (lowest to highest round)", "of decode alone", "CPU-ms an image", "peak memory, MiB")
+    times = {name.partition("/")[2]: r["median"] for name, r in ratios.items() if name.startswith("native/")}
+    others = ", ".join(f"{value:.2f} times {name}" for name, value in times.items() if name != "decode")
     return (
-        _rows(("loader", "images/s (lowest to highest round)", "CPU-ms an image", "peak memory, MiB"), rows)
-        + f"\nThe native backend reaches {ratios['native/decode']['median']:.2f} of decoding alone and "
-        f"{ratios['native/torchvision']['median']:.2f} times the torchvision DataLoader. Medians of "
+        _rows((*header, "start, s"), rows)
+        + f"\nThe native backend loads {times['decode']:.2f} times what decoding alone does, {others}. Medians of "
         f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images, policy {settings['policy']}, "
-        f"batches of {settings['batch_size']}, {settings['workers']} workers, warm page cache. Memory is "
-        f"resident memory, summed over processes, pages that they share counted in each. {_origin(result)}\n"
+        f"batches of {settings['batch_size']}, {settings['workers']} workers, warm page cache. Memory is resident "
+        "memory, summed over processes, pages that they share counted in each. Start is what the first round takes "
+        f"longer than a later one: opening, imports, compilation. {_origin(result)}\n"
     )
 
 

@@ -152,7 +152,7 @@ def test_the_opening_lines_say_which_backend_and_why(
         "--batch-size=8",
         "--epochs=1",
     ]
-    options += ["--optim.warmup-epochs=0", "--system.device=cpu", "--encoder.width=4"]
+    options += ["--optim.warmup-epochs=0", "--system.device=cpu", "--encoder.width=8"]
     assert train(options) == 0
     assert "backend native: the fastest on the CPU" in capsys.readouterr().out
     assert "backend: native" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")

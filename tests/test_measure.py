@@ -70,7 +70,7 @@ def test_spread_holds_median_lowest_and_highest() -> None:
 def test_contenders_take_turns_in_rotating_order_each_in_its_own_process(tmp_path: Path) -> None:
     log = tmp_path / "turns"
     rounds = list(interleave({"a": _pid, "b": _pid}, log, rounds=2))
-    assert [sorted(turns) for turns in rounds] == [["a", "b"], ["a", "b"]]
+    assert [sorted(turns) for turns in rounds] == [["a", "b"]] * 3  # the first is the warm-up
     lines = [line.split() for line in log.read_text().splitlines()]
     assert [epoch for _, epoch in lines] == ["0", "0", "1", "1", "2", "2"]
     a, b = lines[0][0], lines[1][0]
@@ -84,5 +84,5 @@ def test_error_of_a_contender_is_raised_to_the_caller(tmp_path: Path) -> None:
 
 
 def test_processor_time_of_child_processes_counts() -> None:
-    (turns,) = interleave({"a": _burns_in_a_child}, 0.2, rounds=1)
-    assert turns["a"].cpu_seconds > 0.2
+    for turns in interleave({"a": _burns_in_a_child}, 0.2, rounds=1):
+        assert turns["a"].cpu_seconds > 0.2
