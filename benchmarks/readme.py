@@ -1,6 +1,6 @@
 """Write the README's tables from the newest results: python benchmarks/readme.py [--check].
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is `loader` or `cifar10`. Its numbers come from
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES`. Its numbers come from
 the file of that benchmark in `benchmarks/results/` whose date is the latest.
 """
 
@@ -171,7 +171,26 @@ def _mean(values: Sequence[float | None], digits: int) -> str:
     return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"loader": loader_table, "cifar10": cifar10_table}
+def parity_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `parity.py`."""
+    backends = list(result["rows"][0]["backends"])
+    rows = [
+        [row["operator"], *(f"{m['mean']:.2f} ({m['worst_image']:.2f})" for m in row["backends"].values())]
+        for row in result["rows"]
+    ]
+    return (
+        _rows(("operator", *backends), rows)
+        + "\nMean distance to torchvision on Pillow over all pixels, in levels of 255, and in brackets that of the "
+        f"worst image; {result['settings']['images']} original ImageNet files. Each operator stands behind the crop, "
+        f"so its row holds the crop's distance too. {_origin(result)}\n"
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "loader": loader_table,
+    "cifar10": cifar10_table,
+    "parity": parity_table,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -79,6 +79,15 @@ def test_an_epoch_started_later_or_after_an_early_break_is_the_same(image_tree: 
     assert all(_same(a, b) for a, b in zip(whole, pipeline.decoded(1), strict=True))
 
 
+def test_two_epochs_read_at_the_same_time_are_those_read_one_after_the_other(image_tree: Path) -> None:
+    pipeline = _pipeline(image_tree, batch_size=4)
+    alone = [list(pipeline.decoded(epoch)) for epoch in (0, 1)]
+    together = list(zip(pipeline.decoded(0), pipeline.decoded(1), strict=True))
+    for first, second, (a, b) in zip(*alone, together, strict=True):
+        assert _same(first, a)
+        assert _same(second, b)
+
+
 def test_evaluation_reads_every_sample_in_order_and_a_shorter_last_batch(image_tree: Path) -> None:
     policy = AugmentationPolicy(EVALUATION_POLICIES["shapes"].x, views=())
     batches = {

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from replay import replay
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from equimod.benchmarks.reference import replay
 from equimod.pipelines import ops
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from replay import replay
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
+from equimod.benchmarks.reference import replay
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw

@@ -119,6 +119,30 @@ def test_an_archive_that_cannot_be_used_is_one_line(fault: str, wordnet_tree: Pa
     assert "x.tar" in answer.stderr
 
 
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.parametrize("cut", [0, 100, None])
+def test_an_archive_never_loses_images_at_a_cut_or_damaged_header(
+    cut: int | None, inner: bool, wordnet_tree: Path, tmp_path: Path
+) -> None:
+    """Python's tarfile ends there without an error."""
+    path = tmp_path / "x.tar"
+    write_train_archive(path, wordnet_tree)
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as outer:
+        member = outer.getmembers()[1]
+        header = member.offset
+        if inner:
+            with tarfile.open(fileobj=outer.extractfile(member)) as archive:
+                header = member.offset_data + archive.getmembers()[2].offset
+    if cut is None:
+        content[header + 150] ^= 1  # in the checksum
+    else:
+        del content[header + cut :]
+    path.write_bytes(content)
+    with pytest.raises(RecordsError, match=r"x\.tar.*download it again"):
+        open_source(path)
+
+
 @pytest.mark.parametrize("archive", [False, True])
 @pytest.mark.parametrize("output", ["records", "records.beton"])
 def test_cifar10_keeps_every_pixel_in_torchvisions_order(archive: bool, output: str, tmp_path: Path) -> None:
@@ -219,6 +243,14 @@ def test_a_finished_output_is_complete_and_another_one_is_refused(
     assert run(source, tmp_path / output, workers=1, shrink=Shrink(60, 90)).written == 0
     with pytest.raises(RecordsError, match="--overwrite"):
         run(source, tmp_path / output, workers=1)
+
+
+def test_a_finished_beton_of_pixels_is_not_one_of_jpegs(image_tree: Path, tmp_path: Path) -> None:
+    _convert(image_tree, tmp_path / "pixels.beton", raw=True)
+    source = open_source(image_tree)
+    with pytest.raises(RecordsError, match="--overwrite"):
+        convert_to_beton(source, tmp_path / "pixels.beton", workers=1)
+    assert convert_to_beton(source, tmp_path / "pixels.beton", workers=1, raw=True).written == 0
 
 
 @pytest.mark.parametrize("stage", ["shards", "file", "removal"])

@@ -34,7 +34,7 @@ _RGB_PNG = bytes((8, 2))  # bit depth and colour type, at byte 24
 
 
 class DaliBackend:
-    """Decodes, crops and resizes in one DALI pipeline, which is built once and serves every epoch."""
+    """Decodes, crops and resizes in a DALI pipeline that is built once and serves every epoch."""
 
     def __init__(
         self,
@@ -48,34 +48,34 @@ class DaliBackend:
     ) -> None:
         self._records, self._policy, self._with_x = records, policy, with_x
         device_id = (device.index or 0) if device.type == "cuda" else None
-        self._pipeline = graph(
-            policy,
-            with_x=with_x,
-            pixels=records.raw,
-            gpu=device.type == "cuda",
-            batch_size=batch_size,
-            num_threads=workers,
-            device_id=device_id,
-        )
-        self._pipeline.build()
+        self._settings = {"batch_size": batch_size, "num_threads": workers, "device_id": device_id}
+        self._idle = [self._built()]
+
+    def _built(self) -> Pipeline:
+        gpu = self._settings["device_id"] is not None
+        pipeline = graph(self._policy, with_x=self._with_x, pixels=self._records.raw, gpu=gpu, **self._settings)
+        pipeline.build()
+        return pipeline
 
     def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        """See `Backend.run`."""
+        """See `Backend.run`. Runs at the same time have a pipeline each: one would mix up their batches."""
+        pipeline = self._idle.pop() if self._idle else self._built()
         pending: deque[Request] = deque()
         try:
             for request in requests:
-                self._start(request)
+                self._start(pipeline, request)
                 pending.append(request)
                 if len(pending) > _BATCHES_AHEAD:
-                    yield self._finished(pending.popleft())
+                    yield self._finished(pipeline, pending.popleft())
             while pending:
-                yield self._finished(pending.popleft())
+                yield self._finished(pipeline, pending.popleft())
         finally:
             for _ in pending:
                 with suppress(RuntimeError):  # an error in a batch that nobody wants any more
-                    self._pipeline.outputs()
+                    pipeline.outputs()
+            self._idle.append(pipeline)
 
-    def _start(self, request: Request) -> None:
+    def _start(self, pipeline: Pipeline, request: Request) -> None:
         give = self._pixels if self._records.raw else self._encoded
         inputs: dict[str, Any] = {"image": [give(int(position)) for position in request.position]}
         if self._with_x:
@@ -87,8 +87,8 @@ class DaliBackend:
             box = crop.numpy().astype(np.int32)
             inputs |= {f"start_{number}": box[:, :2].copy(), f"shape_{number}": box[:, 2:].copy()}
         for name, batch in inputs.items():
-            self._pipeline.feed_input(name, batch)
-        self._pipeline.schedule_run()
+            pipeline.feed_input(name, batch)
+        pipeline.schedule_run()
 
     def _encoded(self, position: int) -> NDArray[np.uint8]:
         """The file where DALI decodes it as Pillow does; otherwise its pixels as PNG."""
@@ -106,9 +106,9 @@ class DaliBackend:
     def _pixels(self, position: int) -> NDArray[np.uint8]:
         return decode_sample(self._records, position)
 
-    def _finished(self, request: Request) -> Images:
+    def _finished(self, pipeline: Pipeline, request: Request) -> Images:
         try:
-            outputs = [torch.from_dlpack(output.as_tensor()) for output in self._pipeline.outputs()]
+            outputs = [torch.from_dlpack(output.as_tensor()) for output in pipeline.outputs()]
         except RuntimeError as error:  # of the whole batch, whichever sample it is about
             for position in request.position:
                 decode_sample(self._records, int(position))

@@ -88,7 +88,7 @@ class _Member(NamedTuple):
 
 
 def _members(file: BinaryIO, start: int, length: int) -> Iterator[_Member]:
-    """The files in the tar archive that lies in `file` at byte `start`. Raises TarError where it is cut short."""
+    """The files in the tar archive that lies in `file` at byte `start`. Raises TarError where it is cut or damaged."""
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
@@ -96,6 +96,10 @@ def _members(file: BinaryIO, start: int, length: int) -> Iterator[_Member]:
                 raise tarfile.ReadError(f"{member.name} goes on after the end of the archive")
             if member.isfile():
                 yield _Member(PurePosixPath(member.name).name, member.offset_data, member.size)
+        # tarfile takes a damaged or missing header for the end; the true one is a block of zeros.
+        file.seek(archive.offset)
+        if archive.offset >= start + length or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no file and no end of the archive at byte {archive.offset:,}")
 
 
 def _is_image(member: _Member) -> bool:

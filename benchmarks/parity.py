@@ -1,0 +1,165 @@
+"""How far every backend is from torchvision, operator by operator: python benchmarks/parity.py --records FILE.beton.
+
+The reference is Pillow's decode and torchvision's operators on the same parameters. A row is a policy in which that
+operator alone is at work, on every image, behind the crop. Distances are in levels of 255; `benchmarks/readme.py` puts
+them into the README.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from equimod.benchmarks.provenance import provenance
+from equimod.benchmarks.reference import cut, replay
+from equimod.pipelines.backends import BackendUnavailableError
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.policy import (
+    POLICIES,
+    AugmentationPolicy,
+    CenterPolicy,
+    ColorJitter,
+    GaussianBlur,
+    Grayscale,
+    HorizontalFlip,
+    Normalize,
+    RandomResizedCrop,
+    Solarize,
+    ViewPolicy,
+)
+from equimod.pipelines.records import open_records
+from equimod.pipelines.records.protocol import Records, RecordsError
+
+NO_CHANGE = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+OPERATORS: dict[str, dict[str, Any]] = {
+    "flip": {"flip": HorizontalFlip(1.0)},
+    "brightness": {"jitter": ColorJitter(0.8, 0, 0, 0, p=1.0)},
+    "contrast": {"jitter": ColorJitter(0, 0.8, 0, 0, p=1.0)},
+    "saturation": {"jitter": ColorJitter(0, 0, 0.8, 0, p=1.0)},
+    "hue": {"jitter": ColorJitter(0, 0, 0, 0.2, p=1.0)},
+    "jitter, all four in any order": {"jitter": ColorJitter(0.8, 0.8, 0.8, 0.2, p=1.0)},
+    "grayscale": {"gray": Grayscale(1.0)},
+    "blur": {"blur": GaussianBlur(23, 1.0)},
+    "solarize": {"solarize": Solarize(1.0)},
+}
+WHOLE = ("simclr_imagenet", "byol_imagenet")
+BATCH_SIZE = 32
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Arguments:
+    records: Path
+    """Records that hold original images; a .beton file where ffcv is compared."""
+    backends: str = "native,dali,ffcv"
+    """Backends to compare, with commas between them."""
+    images: int | None = None
+    """Images to compare; none: all."""
+    output: Path | None = None
+    """JSON file for the result."""
+
+
+def policies() -> dict[str, AugmentationPolicy]:
+    """A policy a row of the table, whose pixels stay between 0 and 1."""
+    whole = {f"{name}, whole views": POLICIES[name] for name in WHOLE}
+    crop = RandomResizedCrop(224)
+    single = {
+        name: AugmentationPolicy(
+            CenterPolicy(224, 256, NO_CHANGE), views=(ViewPolicy(crop, NO_CHANGE, **({"flip": None} | operator)),)
+        )
+        for name, operator in {"crop and resize": {}, **OPERATORS}.items()
+    }
+    return single | whole
+
+
+Distance = tuple[float, float]
+"""Mean and largest distance over the pixels of an image, in levels of 255."""
+
+
+def distances(
+    records: Records, policy: AugmentationPolicy, backend: str, images: int
+) -> Iterator[tuple[Distance, Distance]]:
+    """How far x and the first view of each image are from the reference."""
+    pipeline = build_pipeline(records, policy, backend=backend, batch_size=BATCH_SIZE, seed=SEED, shuffle=False)
+    seen = 0
+    for before, after in zip(pipeline.decoded(0), pipeline.epoch(0), strict=True):
+        for row in range(len(after)):
+            yield _distance(records, policy, before, after, row, seen)
+            seen += 1
+            if seen == images:
+                return
+
+
+def _distance(
+    records: Records, policy: AugmentationPolicy, before: Batch, after: Batch, row: int, position: int
+) -> tuple[Distance, Distance]:
+    x, *views = cut(records.read(position), after, row, policy)
+    assert before.x is not None
+    view, of_view = after.views[0], policy.views[0]
+    expected = replay(views[0], view.params, row, of_view)
+    scale = 255 * torch.tensor(of_view.normalize.std)[:, None, None]
+    return _size(before.x[row].float() - x.float()), _size((view.image[row] - expected) * scale)
+
+
+def _size(difference: Tensor) -> Distance:
+    return difference.abs().mean().item(), difference.abs().max().item()
+
+
+def compare(records: Records, backends: Sequence[str], images: int) -> list[dict[str, Any]]:
+    """A row an operator: mean and largest distance of each backend."""
+    rows: list[dict[str, Any]] = []
+    for name, policy in policies().items():
+        row: dict[str, Any] = {"operator": name, "backends": {}}
+        of_x: dict[str, Any] = {"operator": "x: resize and centre crop", "backends": {}}
+        for backend in backends:
+            xs, views = zip(*distances(records, policy, backend, images), strict=True)
+            row["backends"][backend] = _summary(views)
+            of_x["backends"][backend] = _summary(xs)
+        rows += [row] if rows else [of_x, row]
+        print(f"{name}: " + ", ".join(f"{b} {m['mean']:.2f}" for b, m in row["backends"].items()), file=sys.stderr)
+    return rows
+
+
+def _summary(images: Sequence[Distance]) -> dict[str, float]:
+    means, largest = zip(*images, strict=True)
+    return {"mean": statistics.mean(means), "worst_image": max(means), "max": max(largest)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = tyro.cli(Arguments, args=given, prog="parity.py", description=__doc__)
+    try:
+        records = open_records(arguments.records)
+        images = min(arguments.images or len(records), len(records))
+        result = {
+            **provenance("benchmarks/parity.py", given),
+            "benchmark": "parity",
+            "settings": {"records": str(arguments.records), "images": images},
+            "rows": compare(records, arguments.backends.split(","), images),
+        }
+        if arguments.output:
+            with durable_file(arguments.output) as file:
+                file.write(json.dumps(result, indent=1).encode() + b"\n")
+    except (BackendUnavailableError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RecordsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Images by Pillow and torchvision from the parameters of a view: the reference of operators and backends."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.params import AugmentationParams
+from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
+from equimod.pipelines.records.check import encode_png
+from equimod.pipelines.records.protocol import Stored
+
+
+def cut(stored: Stored, batch: Batch, row: int, policy: AugmentationPolicy) -> list[Tensor]:
+    """x and the views of a sample before the operators, uint8 (3,S,S) each, from the boxes in `batch`.
+
+    For records that hold originals.
+    """
+    file = io.BytesIO(encode_png(stored) if isinstance(stored, np.ndarray) else stored)
+    image = Image.open(file).convert("RGB")
+    mode = InterpolationMode(policy.x.interpolation)
+    outputs = [tv.pil_to_tensor(tv.center_crop(tv.resize(image, [policy.x.resize], mode), [policy.x.size]))]
+    for view, of_view in zip(batch.views, policy.views, strict=True):
+        x, y, width, height = view.params.crop[row].tolist()
+        size = [of_view.crop.size] * 2
+        cropped = tv.resized_crop(image, y, x, height, width, size, InterpolationMode(of_view.crop.interpolation))
+        outputs.append(tv.pil_to_tensor(cropped))
+    return outputs
+
+
+def replay(image: Tensor, params: AugmentationParams, row: int, policy: ViewPolicy) -> Tensor:
+    """A whole view by torchvision: uint8 (3,S,S), cropped and resized, to normalised float (3,S,S)."""
+    pixels = image.float() / 255
+    if params.flip[row]:
+        pixels = tv.horizontal_flip(pixels)
+    if params.jitter[row]:
+        jitters = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+        for operator in params.order[row].tolist():
+            pixels = jitters[operator](pixels, params.factors[row, operator].item())
+    if params.gray[row]:
+        pixels = tv.rgb_to_grayscale(pixels, num_output_channels=3)
+    if params.blur[row]:
+        assert policy.blur is not None
+        pixels = tv.gaussian_blur(pixels, [policy.blur.kernel_size] * 2, [params.sigma[row].item()] * 2)
+    if params.solarize[row]:
+        assert policy.solarize is not None
+        pixels = tv.solarize(pixels, policy.solarize.threshold / 255)
+    normalized: Tensor = tv.normalize(pixels, list(policy.normalize.mean), list(policy.normalize.std))
+    return normalized
