@@ -26,6 +26,7 @@ from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.convert_beton import convert_to_beton, parts_folder
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.source import Source, open_source
+from equimod.pipelines.records.tar import TarRecords
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -277,6 +278,20 @@ def test_an_interrupted_beton_goes_on_to_the_same_bytes(
     assert _same_samples(_convert(image_tree, output), open_records(tmp_path / "whole.beton"))
     assert not parts_folder(output).exists()
     assert output.read_bytes() == (tmp_path / "whole.beton").read_bytes()
+
+
+def test_records_say_how_small_their_copies_are_whatever_is_asked_later(image_tree: Path, tmp_path: Path) -> None:
+    _convert(image_tree, tmp_path / "50", shrink=Shrink(50, 90))
+    for side, said in ((80, 50), (40, 40)):
+        records = _convert(tmp_path / "50", tmp_path / str(side), shrink=Shrink(side, 80))
+        assert isinstance(records, TarRecords)
+        assert (records.manifest.max_side, records.stored.max()) == (said, said)
+
+
+def test_a_file_of_pixels_stays_one(image_tree: Path, tmp_path: Path) -> None:
+    _convert(image_tree, tmp_path / "a.beton", raw=True)
+    _convert(tmp_path / "a.beton", tmp_path / "b.beton")
+    assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "b.beton").read_bytes()
 
 
 def test_the_number_of_workers_changes_no_byte_of_a_beton(image_tree: Path, tmp_path: Path) -> None:

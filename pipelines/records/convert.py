@@ -117,6 +117,14 @@ def _hold_to_plan(source: Source, output: Path, settings: dict[str, Any]) -> Non
         )
 
 
+def _reduction(source: Source, shrink: Shrink | None) -> tuple[int | None, int | None]:
+    """Longest side and quality of the smaller copies in the result: the source may hold smaller ones already."""
+    before = source.origin
+    if before and before.max_side and not (shrink and shrink.max_side < before.max_side):
+        return before.max_side, before.quality
+    return (shrink.max_side, shrink.quality) if shrink else (None, None)
+
+
 def _listing(source: Source, listings: list[str]) -> str:
     return source.origin.listing if source.origin else hashlib.sha256("".join(listings).encode()).hexdigest()
 
@@ -135,12 +143,12 @@ def _finish(source: Source, output: Path, shard_size: int, shrink: Shrink | None
         if path.stem not in stems:  # of an interrupted run over a longer source
             path.unlink()
     before = source.origin
-    shrunk = shrink or before
+    max_side, quality = _reduction(source, shrink)
     manifest = Manifest(
         source=before.source if before else source.path.resolve().name,
         listing=_listing(source, [part.listing for part in done]),
-        max_side=shrunk.max_side if shrunk else None,
-        quality=shrunk.quality if shrunk else None,
+        max_side=max_side,
+        quality=quality,
         raw=False,
         shard_size=shard_size,
         samples=len(table),
@@ -159,10 +167,9 @@ def _finish(source: Source, output: Path, shard_size: int, shrink: Shrink | None
 def fits(manifest: Manifest, source: Source, tasks: list[ShardTask], shrink: Shrink | None, on_error: OnError) -> bool:
     """Whether finished records are what these tasks would give."""
     before = source.origin
-    shrunk = shrink or before
     new_gaps = len(manifest.left_out) - (len(before.left_out) if before else 0)
     return (
-        (manifest.max_side, manifest.quality) == ((shrunk.max_side, shrunk.quality) if shrunk else (None, None))
+        (manifest.max_side, manifest.quality) == _reduction(source, shrink)
         and not (new_gaps and on_error == "fail")
         and manifest.listing == _listing(source, [task.listing() for task in tasks])
     )

@@ -55,6 +55,7 @@ def convert_to_beton(
     if output.suffix != SUFFIX:
         raise RecordsError(f"{output} does not end in {SUFFIX}; give a file name that does")
     refuse_inside(source.path, output)
+    raw = raw or bool(source.origin and source.origin.raw)  # pixels stay pixels
     parts = parts_folder(output)
     if output.exists() and not overwrite:
         return _complete(source, output, shrink, raw, on_error)
