@@ -26,7 +26,6 @@ def _end_with_parent() -> None:
 
 
 def _start(initialize: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a pool may start a process later than `worker_pool` asks it to
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initialize:
         initialize(*arguments)

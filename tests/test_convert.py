@@ -139,7 +139,11 @@ def blocked(source: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[byt
     pipe.unlink()
     os.mkfifo(pipe)
     process = subprocess.Popen(
-        command(source, tmp_path / "out", "--workers", "2"), stderr=subprocess.PIPE, start_new_session=True
+        command(source, tmp_path / "out", "--workers", "2"),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # A shell lets what it starts in the background ignore Ctrl-C, and so this test's parents may be.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_for(lambda: len(list((tmp_path / "out").glob(".progress/0*.json"))) == 4)
