@@ -18,6 +18,7 @@ from needs import needs
 from PIL import Image
 
 from equimod.pipelines.decode import decode
+from equimod.pipelines.durable import locked
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.check import Shrink
@@ -252,6 +253,28 @@ def test_a_finished_beton_of_pixels_is_not_one_of_jpegs(image_tree: Path, tmp_pa
     with pytest.raises(RecordsError, match="--overwrite"):
         convert_to_beton(source, tmp_path / "pixels.beton", workers=1)
     assert convert_to_beton(source, tmp_path / "pixels.beton", workers=1, raw=True).written == 0
+
+
+def test_shards_of_jpegs_are_not_those_of_the_same_images_pixels(image_tree: Path, tmp_path: Path) -> None:
+    _convert(image_tree, tmp_path / "pixels.beton", raw=True)
+    _convert(image_tree, tmp_path / "records")
+    with pytest.raises(RecordsError, match="--overwrite"):
+        _convert(tmp_path / "pixels.beton", tmp_path / "records")
+    _convert(tmp_path / "pixels.beton", tmp_path / "png")
+    assert convert(open_source(tmp_path / "pixels.beton"), tmp_path / "png", workers=1).written == 0
+
+
+@pytest.mark.parametrize("source", ["tree", "records"])
+def test_a_beton_is_written_by_one_process_at_a_time(source: str, image_tree: Path, tmp_path: Path) -> None:
+    records = tmp_path / "records"
+    _convert(image_tree, records)
+    output = tmp_path / "r.beton"
+    parts_folder(output).mkdir()
+    with locked(parts_folder(output)), pytest.raises(RecordsError, match="another process"):
+        _convert(records if source == "records" else image_tree, output)
+    assert not output.exists()
+    _convert(records if source == "records" else image_tree, output)
+    assert not parts_folder(output).exists()
 
 
 @pytest.mark.parametrize("stage", ["shards", "file", "removal"])

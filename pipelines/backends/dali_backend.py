@@ -79,10 +79,11 @@ class DaliBackend:
         give = self._pixels if self._records.raw else self._encoded
         inputs: dict[str, Any] = {"image": [give(int(position)) for position in request.position]}
         if self._with_x:
-            stored = self._records.stored[request.position].tolist()
-            places = [center_geometry(width, height, self._policy.x) for width, height in stored]
-            sizes, corners = (np.array(column, dtype=np.int32) for column in zip(*places, strict=True))
-            inputs |= {"x_size": sizes[:, ::-1].astype(np.float32), "x_start": corners}
+            stored = self._records.stored[request.position]
+            places = [center_geometry(width, height, self._policy.x) for width, height in stored.tolist()]
+            resized, corner = (np.array(column) for column in zip(*places, strict=True))
+            edges = {"x_start": corner, "x_end": corner + self._policy.x.size}  # of the crop, in the resized image
+            inputs |= {name: (edge * stored / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
         for number, crop in enumerate(request.crops):
             box = crop.numpy().astype(np.int32)
             inputs |= {f"start_{number}": box[:, :2].copy(), f"shape_{number}": box[:, 2:].copy()}
@@ -135,12 +136,11 @@ def graph(policy: AugmentationPolicy, *, with_x: bool, pixels: bool, gpu: bool, 
             image = image.gpu()
         outputs = []
         if with_x:
-            whole = _resized(image, policy.x.interpolation, _input("x_size", types.FLOAT))
-            size = [policy.x.size, policy.x.size]
-            outputs.append(fn.slice(whole, _input("x_start"), size, axes=[1, 0]))
+            place = {"roi_start": _input("x_start", types.FLOAT), "roi_end": _input("x_end", types.FLOAT)}
+            outputs.append(_resized(image, policy.x.interpolation, policy.x.size, **place))
         for number, view in enumerate(policy.views):
             box = fn.slice(image, _input(f"start_{number}"), _input(f"shape_{number}"), axes=[1, 0])
-            outputs.append(_resized(box, view.crop.interpolation, [view.crop.size, view.crop.size]))
+            outputs.append(_resized(box, view.crop.interpolation, view.crop.size))
         pipeline.set_outputs(*outputs)
     return pipeline
 
@@ -149,5 +149,6 @@ def _input(name: str, dtype: Any = types.INT32) -> DataNode:
     return fn.external_source(name=name, dtype=dtype, ndim=1)
 
 
-def _resized(image: DataNode, mode: Interpolation, size: DataNode | list[int]) -> DataNode:
-    return fn.resize(image, size=size, interp_type=_INTERPOLATION[mode], antialias=True, subpixel_scale=False)
+def _resized(image: DataNode, mode: Interpolation, size: int, **region: DataNode) -> DataNode:
+    how = {"interp_type": _INTERPOLATION[mode], "antialias": True, "subpixel_scale": False}
+    return fn.resize(image, size=[size, size], **how, **region)

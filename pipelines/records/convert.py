@@ -11,9 +11,10 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -149,7 +150,7 @@ def _finish(source: Source, output: Path, shard_size: int, shrink: Shrink | None
         listing=_listing(source, [part.listing for part in done]),
         max_side=max_side,
         quality=quality,
-        raw=False,
+        raw=_pixels(source),
         shard_size=shard_size,
         samples=len(table),
         classes=len(source.classes),
@@ -164,12 +165,19 @@ def _finish(source: Source, output: Path, shard_size: int, shrink: Shrink | None
     return manifest
 
 
-def fits(manifest: Manifest, source: Source, tasks: list[ShardTask], shrink: Shrink | None, on_error: OnError) -> bool:
-    """Whether finished records are what these tasks would give."""
+def _pixels(source: Source) -> bool:
+    return bool(source.origin and source.origin.raw)
+
+
+def fits(
+    manifest: Manifest, source: Source, tasks: list[ShardTask], shrink: Shrink | None, raw: bool, on_error: OnError
+) -> bool:
+    """Whether finished records are what these tasks would give; `raw` as in Manifest."""
     before = source.origin
     new_gaps = len(manifest.left_out) - (len(before.left_out) if before else 0)
     return (
         (manifest.max_side, manifest.quality) == _reduction(source, shrink)
+        and manifest.raw == raw
         and not (new_gaps and on_error == "fail")
         and manifest.listing == _listing(source, [task.listing() for task in tasks])
     )
@@ -214,44 +222,73 @@ def convert(
         refuse_inside(source, output)
         source = open_source(source)
     refuse_inside(source.path, output)
-    tasks = shard_tasks(source, output, shard_size, shrink, on_error)
+    with held(output):
+        return convert_held(
+            source,
+            output,
+            workers=workers,
+            on_error=on_error,
+            shard_size=shard_size,
+            shrink=shrink,
+            overwrite=overwrite,
+            progress=progress,
+        )
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Make the folder `output` where it is missing, and hold it against other conversions.
+
+    Raises RecordsError where another one holds it or, inside the block too, where the system refuses to write.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         with locked(output):
-            if foreign := sorted(path.name for path in output.iterdir() if not OWN_NAMES.fullmatch(path.name)):
-                raise RecordsError(f"{output} holds {foreign[0]}, which is no part of records; choose an empty folder")
-            if overwrite:
-                _clear(output)
-            if (output / MANIFEST).exists():
-                manifest = load_manifest(output)
-                if manifest.shard_size != shard_size or not fits(manifest, source, tasks, shrink, on_error):
-                    raise other_records(output)
-                return Conversion(manifest, written=0)
-            _hold_to_plan(source, output, {"shard size": shard_size, "size": asdict(shrink) if shrink else None})
-            remove_leftovers(output)
-            remove_leftovers(output / PROGRESS)
-            done = {task.number: part for task in tasks if (part := taken_over(task))}
-            todo = [task for task in tasks if task.number not in done]
-            total = len(source.items)
-            before = total - sum(len(task.items) for task in todo)
-            if todo:
-                done |= _run(todo, workers, lambda checked: progress(before + checked, total))
-            manifest = _finish(source, output, shard_size, shrink, [done[task.number] for task in tasks])
-            return Conversion(manifest, written=len(todo))
+            yield
     except FolderBusyError as error:
         raise RecordsError(str(error)) from error
     except OSError as error:
-        raise cannot_write(output, error) from error
+        raise RecordsError(
+            f"{output} cannot be written: {error.strerror}; {remedy(error)} and run the same command again to continue"
+        ) from error
+
+
+def convert_held(
+    source: Source,
+    output: Path,
+    *,
+    workers: int,
+    on_error: OnError,
+    shard_size: int,
+    shrink: Shrink | None,
+    overwrite: bool,
+    progress: Callable[[int, int], None],
+) -> Conversion:
+    """`convert` into a folder that is held."""
+    if foreign := sorted(path.name for path in output.iterdir() if not OWN_NAMES.fullmatch(path.name)):
+        raise RecordsError(f"{output} holds {foreign[0]}, which is no part of records; choose an empty folder")
+    if overwrite:
+        _clear(output)
+    tasks = shard_tasks(source, output, shard_size, shrink, on_error)
+    if (output / MANIFEST).exists():
+        manifest = load_manifest(output)
+        if manifest.shard_size != shard_size or not fits(manifest, source, tasks, shrink, _pixels(source), on_error):
+            raise other_records(output)
+        return Conversion(manifest, written=0)
+    _hold_to_plan(source, output, {"shard size": shard_size, "size": asdict(shrink) if shrink else None})
+    remove_leftovers(output)
+    remove_leftovers(output / PROGRESS)
+    done = {task.number: part for task in tasks if (part := taken_over(task))}
+    todo = [task for task in tasks if task.number not in done]
+    total = len(source.items)
+    before = total - sum(len(task.items) for task in todo)
+    if todo:
+        done |= _run(todo, workers, lambda checked: progress(before + checked, total))
+    manifest = _finish(source, output, shard_size, shrink, [done[task.number] for task in tasks])
+    return Conversion(manifest, written=len(todo))
 
 
 def refuse_inside(source: Path, output: Path) -> None:
     """Raise RecordsError where `output` is the source, or lies inside it."""
     if output.resolve().is_relative_to(source.resolve()):
         raise RecordsError(f"{output} lies inside the source {source}; choose a place outside it")
-
-
-def cannot_write(output: Path, error: OSError) -> RecordsError:
-    """The error about an output that the system refuses."""
-    return RecordsError(
-        f"{output} cannot be written: {error.strerror}; {remedy(error)} and run the same command again to continue"
-    )

@@ -11,15 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from equimod.pipelines.durable import FolderBusyError
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.beton_writer import write_beton
 from equimod.pipelines.records.check import Shrink
 from equimod.pipelines.records.convert import (
     Conversion,
-    cannot_write,
-    convert,
+    convert_held,
     fits,
+    held,
     other_records,
     refuse_inside,
     shard_tasks,
@@ -59,30 +58,25 @@ def convert_to_beton(
     parts = parts_folder(output)
     if output.exists() and not overwrite:
         return _complete(source, output, shrink, raw, on_error)
-    try:
-        parts.parent.mkdir(parents=True, exist_ok=True)
+    with held(parts):
         if not shrink and isinstance(source.reader, RecordsReader) and (source.path / MANIFEST).is_file():
-            records, written = TarRecords(source.path), 0
+            shards, written = source.path, 0
         else:
-            if overwrite and parts.exists():
-                shutil.rmtree(parts)
-            written = convert(
+            shards = parts
+            written = convert_held(
                 source,
                 parts,
                 workers=workers,
                 on_error=on_error,
                 shard_size=SHARD_SIZE,
                 shrink=shrink,
+                overwrite=overwrite,
                 progress=progress,
             ).written
-            records = TarRecords(parts)
+        records = TarRecords(shards)
         manifest = replace(records.manifest, raw=raw, shards=(), shard_size=None)
         write_beton(records, output, manifest, raw=raw, workers=workers, progress=progress)
         shutil.rmtree(parts, ignore_errors=True)
-    except FolderBusyError as error:
-        raise RecordsError(str(error)) from error
-    except OSError as error:
-        raise cannot_write(output, error) from error
     finished = BetonRecords(output).trailer
     assert finished is not None
     return Conversion(finished.manifest, written + 1)
@@ -92,7 +86,7 @@ def _complete(source: Source, output: Path, shrink: Shrink | None, raw: bool, on
     """The finished conversion in `output`. Raises RecordsError where it is not what this one would give."""
     trailer = BetonRecords(output).trailer
     tasks = shard_tasks(source, output, SHARD_SIZE, shrink, on_error)
-    if trailer is None or trailer.manifest.raw != raw or not fits(trailer.manifest, source, tasks, shrink, on_error):
+    if trailer is None or not fits(trailer.manifest, source, tasks, shrink, raw, on_error):
         raise other_records(output)
     shutil.rmtree(parts_folder(output), ignore_errors=True)  # where the run that wrote it was interrupted here
     return Conversion(trailer.manifest, written=0)

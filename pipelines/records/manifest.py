@@ -38,7 +38,7 @@ class Manifest:
     listing: str  # digest of the names, labels and sizes of the source's files
     max_side: int | None  # pixels of the longer side that larger images were reduced to
     quality: int | None  # of the JPEGs of reduced images
-    raw: bool  # whether every image is stored as pixels
+    raw: bool  # whether pixels are stored (in shards as PNG files), not the files of the source
     samples: int
     classes: int
     bytes: int  # of the images, or of the shards where there are any
