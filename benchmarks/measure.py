@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-Load = Callable[[int], int]
-"""Load one epoch, given its number; returns how many images that were."""
+Load = Callable[[int], Iterable[int]]
+"""Work through one epoch, given its number; yields how many images each batch held, when that batch is ready."""
 
 Settings = TypeVar("Settings")
 
@@ -33,6 +33,7 @@ class Round:
     seconds: float
     cpu_seconds: float  # user and system time of the process, its threads and its worker processes
     peak_bytes: int  # largest resident memory so far, summed over the process and its workers, shared pages in each
+    first_batch_seconds: float  # from the start of the turn until the first batch was ready
 
     @property
     def images_per_second(self) -> float:
@@ -60,7 +61,7 @@ class Spread:
 
 
 def ratio(rounds: Sequence[dict[str, Round]], numerator: str, denominator: str) -> Spread:
-    """How many times as many images/s one contender loads as another, within each round."""
+    """How many times as many images/s one contender makes as another, within each round."""
     return Spread.of(turns[numerator].images_per_second / turns[denominator].images_per_second for turns in rounds)
 
 
@@ -90,16 +91,25 @@ class _Here:
 
 
 def _start(build: Callable[[Settings], Load], settings: Settings) -> Round:
-    began, cpu_began = time.perf_counter(), _cpu_seconds()
-    _Here.load = staticmethod(build(settings))
-    images = _Here.load(0)
-    return Round(images, time.perf_counter() - began, _cpu_seconds() - cpu_began, _peak_bytes())
+    def first_epoch() -> Iterator[int]:
+        _Here.load = staticmethod(build(settings))
+        yield from _Here.load(0)
+
+    return _turn(first_epoch())
 
 
 def _measure(epoch: int) -> Round:
+    return _turn(_Here.load(epoch))
+
+
+def _turn(batches: Iterable[int]) -> Round:
     began, cpu_began = time.perf_counter(), _cpu_seconds()
-    images = _Here.load(epoch)
-    return Round(images, time.perf_counter() - began, _cpu_seconds() - cpu_began, _peak_bytes())
+    images, first = 0, None
+    for batch in batches:
+        images += batch
+        first = first or time.perf_counter() - began
+    seconds = time.perf_counter() - began
+    return Round(images, seconds, _cpu_seconds() - cpu_began, _peak_bytes(), first or seconds)
 
 
 def _processes() -> list[int]:

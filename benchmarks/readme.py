@@ -18,18 +18,13 @@ from typing import Any
 
 import tyro
 
+from equimod.benchmarks.picture import OPERATORS, TITLES
 from equimod.pipelines.durable import durable_file
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CHECKOUT = Path(__file__).parent.parent
 
-CONTENDERS = {
-    "decode": "decode alone",
-    "native": "equimod, native backend",
-    "dali": "equimod, DALI backend on the CPU",
-    "ffcv": "equimod, FFCV backend",
-    "torchvision": "torchvision and Pillow in a DataLoader",
-}
+_SPEED, _MEMORY = "images/s (lowest to highest round)", "peak memory, MiB"
 CONFIGURATION = ("method", "equimod", "arch", "width", "epochs", "images")
 SCORES = {  # name in the result: title and digits
     "linear_top1": ("linear top-1, %", 2),
@@ -100,7 +95,7 @@ def loader_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `throughput.py loader`."""
     rows = []
     ratios, settings = result["ratios"], result["settings"]
-    for name, title in CONTENDERS.items():
+    for name, title in TITLES.items():
         if name not in result["contenders"]:
             continue
         measured = result["contenders"][name]
@@ -113,19 +108,59 @@ def loader_table(result: dict[str, Any]) -> str:
                 share,
                 f"{cpu['median']:.2f}",
                 f"{measured['peak_bytes'] / 2**20:,.0f}",
+                f"{measured['first_batch_seconds']:.2f}",
                 f"{measured['start_seconds']:.1f}",
             ]
         )
-    header = ("loader", "images/s (lowest to highest round)", "of decode alone", "CPU-ms an image", "peak memory, MiB")
+    header = ("loader", _SPEED, "of decode alone", "CPU-ms an image", _MEMORY, "first batch, s", "after start, s")
     times = {name.partition("/")[2]: r["median"] for name, r in ratios.items() if name.startswith("native/")}
     others = ", ".join(f"{value:.2f} times {name}" for name, value in times.items() if name != "decode")
     return (
-        _rows((*header, "start, s"), rows)
+        _rows(header, rows)
         + f"\nThe native backend loads {times['decode']:.2f} times what decoding alone does, {others}. Medians of "
         f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images, policy {settings['policy']}, "
         f"batches of {settings['batch_size']}, {settings['workers']} workers, warm page cache. Memory is resident "
-        "memory, summed over processes, pages that they share counted in each. Start is what the first round takes "
-        f"longer than a later one: opening, imports, compilation. {_origin(result)}\n"
+        "memory, summed over processes, pages that they share counted in each. CPU-ms an image is also the number of "
+        "cores that 1,000 images/s need. A first batch is that of an epoch; after start, that of the first epoch, with "
+        f"imports, opening and compilation. {_origin(result)}\n"
+    )
+
+
+def augment_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `throughput.py augment`."""
+    settings, names = result["settings"], [name for name in OPERATORS if name in result["contenders"]]
+    rows = []
+    for name in names:
+        measured = result["contenders"][name]
+        speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
+        times = result["ratios"].get(f"equimod/{name}", {"median": 1.0})
+        spread = f"{speed['median']:,.1f} ({speed['low']:,.1f} to {speed['high']:,.1f})"
+        rows.append([OPERATORS[name], spread, f"{cpu['median']:.1f}", f"{times['median']:.2f}"])
+    return (
+        _rows(("operators", _SPEED, "CPU-ms an image", "equimod is faster by"), rows)
+        + f"\nAll views of the policy {settings['policy']} make an image. Flip, colour, blur, solarize and normalize "
+        f"of uint8 crops that are there, batches of {settings['batch_size']}, {settings['threads']} thread(s), "
+        f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images. {_origin(result)}\n"
+    )
+
+
+def train_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `throughput.py train`."""
+    settings = result["settings"]
+    rows = []
+    for name, title in (("step", "step alone"), ("pipeline", "pipeline alone"), ("train", "training")):
+        measured = result["contenders"][name]
+        speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
+        spread = f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})"
+        rows.append([title, spread, f"{cpu['median']:.2f}", f"{measured['first_batch_seconds']:.2f}"])
+    share = result["ratios"]["train/slower of both"]
+    both = " + EquiMod" if settings["equimod"] else ""
+    return (
+        _rows(("what", _SPEED, "CPU-ms an image", "first batch, s"), rows)
+        + f"\nTraining runs at {share['median']:.2f} ({share['low']:.2f} to {share['high']:.2f}) of the slower of the "
+        f"two alone; on a machine without a GPU both want the same cores. {settings['method']}{both}, batches of "
+        f"{settings['batch_size']}, {len(result['rounds'])} interleaved rounds of {settings['batches']} steps. "
+        f"{_origin(result)}\n"
     )
 
 
@@ -188,6 +223,8 @@ def parity_table(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_table,
+    "augment": augment_table,
+    "train": train_table,
     "cifar10": cifar10_table,
     "parity": parity_table,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,10 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
 def _pid(settings: Path) -> Load:
     """A contender that notes its process and its turns in the file `settings`."""
 
-    def load(epoch: int) -> int:
+    def load(epoch: int) -> Iterator[int]:
         with settings.open("a") as file:
             file.write(f"{os.getpid()} {epoch}\n")
-        return 10
+        yield 10
 
     return load
 
@@ -41,11 +42,23 @@ def _burns_in_a_child(settings: float) -> Load:
     context = multiprocessing.get_context("fork")
     done = context.Event()
 
-    def load(epoch: int) -> int:
+    def load(epoch: int) -> Iterator[int]:
         done.clear()
         context.Process(target=burn, daemon=True).start()
         done.wait()
-        return 10
+        yield 10
+
+    return load
+
+
+def _slow_to_start(settings: float) -> Load:
+    """A contender that takes `settings` seconds to be built, and as long for each of its two batches."""
+    time.sleep(settings)
+
+    def load(epoch: int) -> Iterator[int]:
+        for _ in range(2):
+            time.sleep(settings)
+            yield 10
 
     return load
 
@@ -57,7 +70,11 @@ def _fails(settings: Path) -> Load:
 def test_ratio_is_the_median_of_the_ratios_within_rounds() -> None:
     speeds = [(100.0, 50.0), (30.0, 60.0), (90.0, 30.0)]
     rounds = [
-        {"a": Round(100, 100 / a, cpu_seconds=1.0, peak_bytes=0), "b": Round(100, 100 / b, 1.0, 0)} for a, b in speeds
+        {
+            "a": Round(100, 100 / a, cpu_seconds=1.0, peak_bytes=0, first_batch_seconds=0.0),
+            "b": Round(100, 100 / b, 1.0, 0, 0.0),
+        }
+        for a, b in speeds
     ]
     found = ratio(rounds, "a", "b")
     assert (found.median, found.low, found.high) == pytest.approx((2.0, 0.5, 3.0))
@@ -86,3 +103,10 @@ def test_error_of_a_contender_is_raised_to_the_caller(tmp_path: Path) -> None:
 def test_processor_time_of_child_processes_counts() -> None:
     for turns in interleave({"a": _burns_in_a_child}, 0.2, rounds=1):
         assert turns["a"].cpu_seconds > 0.2
+
+
+def test_first_batch_is_timed_from_the_start_of_the_turn_and_at_first_with_the_building() -> None:
+    warm_up, later = interleave({"a": _slow_to_start}, 0.2, rounds=1)
+    for turn, waits in ((warm_up["a"], 2), (later["a"], 1)):
+        assert turn.images == 20
+        assert 0.2 * waits <= turn.first_batch_seconds <= turn.seconds - 0.2

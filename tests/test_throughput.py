@@ -7,19 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from needs import needs
+from PIL import Image
 
 from equimod.benchmarks import throughput
-from equimod.benchmarks.contenders import CONTENDERS, LoaderSettings, _Round
+from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, crops
+from equimod.benchmarks.loaders import LOADERS, LoaderSettings, _Round
 from equimod.benchmarks.measure import Round
-from equimod.benchmarks.throughput import main, summarise
+from equimod.benchmarks.throughput import Loader, main, summarise
 from equimod.pipelines.records import open_records
 
 MIB = 2**20
 
 
 def _turn(images_per_second: float, cpu_ms: float = 1.0, peak_bytes: int = MIB) -> Round:
-    return Round(images=100, seconds=100 / images_per_second, cpu_seconds=cpu_ms / 10, peak_bytes=peak_bytes)
+    seconds = 100 / images_per_second
+    return Round(100, seconds, cpu_seconds=cpu_ms / 10, peak_bytes=peak_bytes, first_batch_seconds=seconds / 4)
 
 
 def test_summary_of_known_rounds() -> None:
@@ -27,14 +31,16 @@ def test_summary_of_known_rounds() -> None:
         {"decode": _turn(1000, 1.0), "native": _turn(600, 2.0, 3 * MIB), "torchvision": _turn(200, 6.0)},
         {"decode": _turn(800, 1.5), "native": _turn(400, 2.5, 4 * MIB), "torchvision": _turn(100, 8.0)},
     ]
-    summary = summarise(rounds, {name: _turn(50) for name in rounds[0]})
+    pairs = Loader(records=Path()).pairs(["native", "torchvision", "decode"])
+    summary = summarise(rounds, {name: _turn(50) for name in rounds[0]}, pairs)
     assert summary["ratios"]["native/decode"]["median"] == pytest.approx((0.6 + 0.5) / 2)
     assert summary["ratios"]["native/torchvision"]["median"] == pytest.approx((3.0 + 4.0) / 2)
     native = summary["contenders"]["native"]
     assert native["images_per_second"]["median"] == pytest.approx(500)
     assert native["cpu_ms_per_image"]["median"] == pytest.approx(2.25)
     assert native["peak_bytes"] == 4 * MIB
-    assert native["start_seconds"] == pytest.approx(2 - (100 / 600 + 100 / 400) / 2)
+    assert native["start_seconds"] == pytest.approx(100 / 50 / 4)
+    assert native["first_batch_seconds"] == pytest.approx((100 / 600 + 100 / 400) / 2 / 4)
     assert summary["rounds"][1]["torchvision"]["seconds"] == pytest.approx(1.0)
 
 
@@ -49,18 +55,33 @@ def test_a_round_spreads_over_the_records_or_repeats_them(image_tree: Path, imag
     assert [taken.read(i) for i in range(images)] == [records.read(position) for position in positions]
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", LOADERS)
 def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: str) -> None:
     if name in ("dali", "ffcv"):
         needs(name)
     settings = LoaderSettings(image_tree, "simclr_cifar10", batch_size=8, workers=1, images=24)
-    load = CONTENDERS[name](settings)
-    assert [load(epoch) for epoch in range(2)] == [24, 24]
+    load = LOADERS[name](settings)
+    assert [list(load(epoch)) for epoch in range(2)] == [[8, 8, 8]] * 2
+
+
+@pytest.mark.parametrize("name", AUGMENTERS)
+def test_every_contender_makes_every_view_of_a_round(name: str) -> None:
+    if name == "kornia":
+        needs(name)
+    settings = AugmentSettings("simclr_cifar10", batch_size=4, images=8, threads=1, device="cpu")
+    batch = crops(settings)
+    assert [(view.shape, view.dtype) for view in batch] == [((4, 3, 32, 32), torch.uint8)] * 2
+    views = OPERATORS[name](settings)(batch, 0)
+    assert [(view.shape, view.dtype) for view in views] == [((4, 3, 32, 32), torch.float32)] * 2
+    assert all(-3 < view.min() < -0.5 < 0.5 < view.max() < 3 for view in views)  # normalised
+    load = AUGMENTERS[name](settings)
+    assert [list(load(epoch)) for epoch in range(2)] == [[4, 4]] * 2
 
 
 def test_command_writes_a_complete_result(image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "loader.json"
     options = {"policy": "simclr_cifar10", "batch-size": 8, "workers": 1, "rounds": 2, "images": 20, "output": output}
+    options["model-rate"] = 500
     arguments = [f"--{name}={value}" for name, value in options.items()]
     assert main(["loader", f"--records={image_tree}", *arguments]) == 0
     assert "native/torchvision" in capsys.readouterr().out
@@ -74,7 +95,11 @@ def test_command_writes_a_complete_result(image_tree: Path, tmp_path: Path, caps
         "workers": 1,
         "images": 16,
         "images_in_records": 24,
+        "model_rate": 500,
     }
+    assert Image.open(output.with_suffix(".png")).size[0] > 500
+    native = result["contenders"]["native"]
+    assert native["cores"] == pytest.approx(500 * native["cpu_ms_per_image"]["median"] / 1000)
     assert set(result["versions"]) == {"python", "equimod", "torch", "torchvision", "pillow", "simplejpeg", "numpy"}
     assert set(result["machine"]) == {"cpu", "cores", "memory_gib", "system"}
     assert {"date", "command", "commit"} <= set(result)
@@ -84,6 +109,7 @@ def test_command_writes_a_complete_result(image_tree: Path, tmp_path: Path, caps
         for turn in turns.values():
             assert turn["images"] == 16
             assert min(turn["seconds"], turn["cpu_seconds"]) > 0
+            assert 0 < turn["first_batch_seconds"] < turn["seconds"]
             assert turn["peak_bytes"] > 50 * MIB  # torch alone takes more
     # The workers' processor time and memory count too, or the DataLoader would cost next to nothing.
     peaks = {name: result["contenders"][name]["peak_bytes"] for name in ("native", "torchvision")}
@@ -99,6 +125,8 @@ def test_command_writes_a_complete_result(image_tree: Path, tmp_path: Path, caps
         (["--workers=0"], 2, "workers=0; give 1 or more"),
         (["--images=32"], 2, "images=32 is less than a batch; give 64 or more"),
         (["--output=missing/loader.json"], 2, "its folder does not exist"),
+        (["--output=loader.txt"], 2, "does not end in .json"),
+        (["--model-rate=0"], 2, "model_rate=0.0; give 1 or more"),
         (["--records=missing"], 1, "missing does not exist; give a folder"),
     ],
 )
@@ -123,3 +151,36 @@ def test_error_of_a_dataloader_worker_gives_one_line(
     monkeypatch.setattr(throughput, "interleave", broken)
     assert main(["loader", f"--records={image_tree}"]) == 1
     assert capsys.readouterr().err == "error: OSError: image is truncated\n"
+
+
+def test_training_is_timed_beside_its_step_and_its_pipeline(image_tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "train.json"
+    trainer = ["--method=simclr", "--equimod", "--dataset=cifar10", f"--data={image_tree}", "--batch-size=8"]
+    small = ["--encoder.width=8", "--system.device=cpu", "--epochs=20"]
+    assert main(["train", "--rounds=2", "--batches=4", f"--output={output}", "--", *trainer, *small]) == 0
+    result = json.loads(output.read_text())
+    assert set(result["contenders"]) == {"step", "pipeline", "train"}
+    assert [turn["images"] for turns in result["rounds"] for turn in turns.values()] == [32] * 6  # beyond an epoch of 3
+    speeds = [{name: 32 / turn["seconds"] for name, turn in turns.items()} for turns in result["rounds"]]
+    shares = [turns["train"] / min(turns["step"], turns["pipeline"]) for turns in speeds]
+    assert result["ratios"]["train/slower of both"]["median"] == pytest.approx(sum(shares) / 2)
+    assert (result["settings"]["method"], result["settings"]["equimod"]) == ("simclr", True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["step"], "--method is missing; give --method simclr"),
+        (["step", "--", "--method=simclr", "--dataset=imagenet"], "data is missing"),
+        (["train", "--batches=0", "--", "--method=simclr"], "batches=0; give 1 or more"),
+        (["augment", "--operators=numpy"], "'numpy' is not known; give some of equimod,kornia"),
+        (["augment", "--images=8"], "images=8 is less than a batch"),
+    ],
+)
+def test_bad_input_to_the_other_benchmarks_gives_one_clear_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error

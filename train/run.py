@@ -46,11 +46,11 @@ def run(config: Config) -> int:
             same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", here)
             same_on_all_ranks(str(resume_from), "the checkpoint to resume from", here)
         config, records = prepare(config, here)
-        config, why = _with_backend(config, records, resume_from, here)
+        config, why = with_backend(config, records, resume_from, here)
         with _usage():
             same_on_all_ranks(config.backend, "the backend", here)
-            pipeline = _pipeline(config, records, here)
-            parts = _parts(config, records, len(pipeline), here)
+            pipeline = training_pipeline(config, records, here)
+            parts = training_parts(config, records, len(pipeline), here)
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
             start = checkpoint.restore(
@@ -75,7 +75,7 @@ def build_model(config: Config, records: Records) -> SSL:
     )
 
 
-def _with_backend(config: Config, records: Records, resume_from: Path | None, here: World) -> tuple[Config, str]:
+def with_backend(config: Config, records: Records, resume_from: Path | None, here: World) -> tuple[Config, str]:
     """The configuration with the backend that `auto` stands for, and the reason.
 
     A resumed run keeps the one it had, so that its images stay the same to the bit where another one is there now.
@@ -89,7 +89,7 @@ def _with_backend(config: Config, records: Records, resume_from: Path | None, he
     return replace(config, backend=choice.backend), choice.reason
 
 
-def _pipeline(config: Config, records: Records, here: World) -> Pipeline:
+def training_pipeline(config: Config, records: Records, here: World) -> Pipeline:
     return build_pipeline(
         records,
         POLICIES[config.policy],
@@ -105,7 +105,7 @@ def _pipeline(config: Config, records: Records, here: World) -> Pipeline:
     )
 
 
-def _parts(config: Config, records: Records, steps: int, here: World) -> Parts:
+def training_parts(config: Config, records: Records, steps: int, here: World) -> Parts:
     """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room."""
     torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
     torch.backends.cudnn.benchmark = True

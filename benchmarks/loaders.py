@@ -8,7 +8,7 @@ from __future__ import annotations
 import atexit
 import io
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,8 @@ _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two 
 
 @dataclass(frozen=True)
 class LoaderSettings:
+    """What the loaders are given."""
+
     records: Path
     policy: str
     batch_size: int
@@ -81,10 +83,15 @@ def decode_alone(settings: LoaderSettings) -> Load:
             decode(records.read(position))
         return len(positions)
 
-    def load(epoch: int) -> int:
+    def load(epoch: int) -> Iterator[int]:
         tasks = np.array_split(order.epoch(epoch), -(-len(records) // _IMAGES_A_TASK))
+        ready = 0
         with ThreadPoolExecutor(settings.workers) as pool:
-            return sum(pool.map(decode_some, tasks))
+            for images in pool.map(decode_some, tasks):
+                ready += images
+                while ready >= settings.batch_size:
+                    ready -= settings.batch_size
+                    yield settings.batch_size
 
     return load
 
@@ -100,7 +107,7 @@ def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
         seed=0,
         workers=settings.workers,
     )
-    return lambda epoch: sum(len(batch) for batch in pipeline.decoded(epoch))
+    return lambda epoch: (len(batch) for batch in pipeline.decoded(epoch))
 
 
 def native(settings: LoaderSettings) -> Load:
@@ -172,10 +179,10 @@ def torchvision_dataloader(settings: LoaderSettings) -> Load:
         persistent_workers=True,
         multiprocessing_context="fork",  # open records hold locks and memory maps, which do not pickle
     )
-    return lambda epoch: sum(len(batch[0]) for batch in loader)
+    return lambda epoch: (len(batch[0]) for batch in loader)
 
 
-CONTENDERS: dict[str, Callable[[LoaderSettings], Load]] = {
+LOADERS: dict[str, Callable[[LoaderSettings], Load]] = {
     "native": native,  # first to warm up: its error about a damaged image names the file
     "dali": dali,
     "ffcv": ffcv,

@@ -1,0 +1,166 @@
+"""The operators that `throughput.py augment` compares: the same uint8 crops in, normalised float views out.
+
+Every contender draws its own parameters, with the probabilities and strengths of one policy. torchvision and Pillow
+work image by image, as a DataLoader's worker does; this project and kornia on the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from equimod.benchmarks.measure import Load
+from equimod.pipelines import ops
+from equimod.pipelines.params import draw
+from equimod.pipelines.policy import POLICIES, ViewPolicy
+
+Views = Sequence[Tensor]
+Augment = Callable[[Views, int], Views]
+"""From uint8 crops (N,3,S,S) a view, and the number of the batch, to normalised float32 views."""
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """What the operators are given."""
+
+    policy: str
+    batch_size: int
+    images: int  # a round; each makes all views of the policy
+    threads: int  # of torch
+    device: str
+
+
+def crops(settings: AugmentSettings) -> Views:
+    """A batch of uint8 crops (N,3,S,S) a view: smooth colours with noise, which take all branches of hue."""
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(size: int) -> Tensor:
+        coarse = torch.rand(settings.batch_size, 3, 4, 4, generator=generator)
+        smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
+        noise = 0.1 * torch.randn(smooth.shape, generator=generator)
+        return (255 * (smooth + noise)).clamp(0, 255).to(torch.uint8).to(settings.device)
+
+    return tuple(batch(view.crop.size) for view in POLICIES[settings.policy].views)
+
+
+def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings) -> Load:
+    torch.set_num_threads(settings.threads)
+    views, augment = crops(settings), build(settings)
+
+    def load(epoch: int) -> Iterator[int]:
+        for number in range(settings.images // settings.batch_size):
+            augment(views, epoch * settings.images + number)
+            if settings.device != "cpu":
+                torch.cuda.synchronize()
+            yield settings.batch_size
+
+    return load
+
+
+def equimod(settings: AugmentSettings) -> Augment:
+    """This project's operators, drawing included."""
+    policies = POLICIES[settings.policy].views
+
+    def augment(views: Views, batch: int) -> Views:
+        index = np.arange(settings.batch_size)
+        size = np.full((len(index), 2), POLICIES[settings.policy].size)
+        return [
+            ops.apply(view, draw(policy, size, index, seed=0, epoch=batch, view=number), policy)
+            for number, (view, policy) in enumerate(zip(views, policies, strict=True))
+        ]
+
+    return augment
+
+
+def torchvision(settings: AugmentSettings) -> Augment:
+    """torchvision's v2 transforms on tensors."""
+    transforms = [_transforms(policy) for policy in POLICIES[settings.policy].views]
+
+    def augment(views: Views, _: int) -> Views:
+        pairs = zip(views, transforms, strict=True)
+        return [torch.stack([transform(image) for image in view]) for view, transform in pairs]
+
+    return augment
+
+
+def pillow(settings: AugmentSettings) -> Augment:
+    """torchvision's v2 transforms on Pillow images, from tensors that are already there and back to one."""
+    from torchvision.transforms.v2 import functional as F
+
+    transforms = [_transforms(policy) for policy in POLICIES[settings.policy].views]
+    images = [[F.to_pil_image(image) for image in view.cpu()] for view in crops(settings)]
+
+    def augment(views: Views, _: int) -> Views:
+        pairs = zip(images, transforms, strict=True)
+        return [torch.stack([transform(image) for image in view]).to(settings.device) for view, transform in pairs]
+
+    return augment
+
+
+def _transforms(policy: ViewPolicy) -> Callable[[Any], Tensor]:
+    from torchvision.transforms import v2
+
+    steps: list[nn.Module] = []
+    if policy.flip:
+        steps.append(v2.RandomHorizontalFlip(policy.flip.p))
+    if policy.jitter:
+        j = policy.jitter
+        steps.append(v2.RandomApply([v2.ColorJitter(j.brightness, j.contrast, j.saturation, j.hue)], j.p))
+    if policy.gray:
+        steps.append(v2.RandomGrayscale(policy.gray.p))
+    if policy.blur:
+        steps.append(v2.RandomApply([v2.GaussianBlur(policy.blur.kernel_size, policy.blur.sigma)], policy.blur.p))
+    if policy.solarize:
+        steps.append(v2.RandomSolarize(policy.solarize.threshold, policy.solarize.p))
+    mean, std = list(policy.normalize.mean), list(policy.normalize.std)
+    transform: Callable[[Any], Tensor] = v2.Compose(
+        [*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+    )
+    return transform
+
+
+def kornia(settings: AugmentSettings) -> Augment:
+    """kornia's augmentations, a batch at a time; one order of the jitter for the whole batch, as kornia draws it."""
+    import kornia.augmentation as K
+
+    def transforms(policy: ViewPolicy) -> nn.Module:
+        steps: list[nn.Module] = []
+        if policy.flip:
+            steps.append(K.RandomHorizontalFlip(policy.flip.p))
+        if policy.jitter:
+            j = policy.jitter
+            steps.append(K.ColorJitter(j.brightness, j.contrast, j.saturation, j.hue, p=j.p))
+        if policy.gray:
+            steps.append(K.RandomGrayscale(p=policy.gray.p))
+        if policy.blur:
+            side = (policy.blur.kernel_size, policy.blur.kernel_size)
+            steps.append(K.RandomGaussianBlur(side, policy.blur.sigma, p=policy.blur.p))
+        if policy.solarize:
+            threshold = policy.solarize.threshold / 255
+            steps.append(K.RandomSolarize((threshold, threshold), (0.0, 0.0), p=policy.solarize.p))
+        return nn.Sequential(*steps, K.Normalize(policy.normalize.mean, policy.normalize.std))
+
+    sequences = [transforms(policy).to(settings.device) for policy in POLICIES[settings.policy].views]
+
+    def augment(views: Views, _: int) -> Views:
+        return [sequence(view.float() / 255) for view, sequence in zip(views, sequences, strict=True)]
+
+    return augment
+
+
+OPERATORS: dict[str, Callable[[AugmentSettings], Augment]] = {
+    "equimod": equimod,
+    "kornia": kornia,
+    "torchvision": torchvision,
+    "pillow": pillow,
+}
+
+AUGMENTERS: dict[str, Callable[[AugmentSettings], Load]] = {
+    name: partial(_load, build) for name, build in OPERATORS.items()
+}

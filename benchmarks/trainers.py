@@ -1,0 +1,86 @@
+"""What `throughput.py step` and `throughput.py train` time: the trainer's own step, its pipeline, and both together.
+
+All three are put together from one command line of train/main.py, each in a process of its own, as one rank.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice, repeat
+
+import torch
+
+from equimod.benchmarks.measure import Load
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.build import Pipeline
+from equimod.train.config import parse
+from equimod.train.data import prepare
+from equimod.train.distributed import world
+from equimod.train.loop import Parts, train_step
+from equimod.train.run import training_parts, training_pipeline, with_backend
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What is trained, and how far in a round."""
+
+    arguments: tuple[str, ...]  # of train/main.py
+    batches: int  # a round
+
+
+class _Training:
+    """Everything of a run but its loop."""
+
+    pipeline: Pipeline
+    parts: Parts
+
+    def __init__(self, settings: TrainSettings) -> None:
+        stack = ExitStack()
+        atexit.register(stack.close)
+        config = parse(settings.arguments)
+        here = stack.enter_context(world(config.system.device))
+        config, records = prepare(config, here)
+        config, _ = with_backend(config, records, None, here)
+        self.pipeline = training_pipeline(config, records, here)
+        self.parts = training_parts(config, records, len(self.pipeline), here)
+        self._batches, self._device = settings.batches, here.device
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """As many batches as a round has, over several epochs where one is shorter."""
+        epochs = (self.pipeline.epoch(epoch * self._batches + more) for more in range(self._batches))
+        return islice((batch for batches in epochs for batch in batches), self._batches)
+
+    def steps(self, batches: Iterable[Batch]) -> Iterator[int]:
+        """Train on `batches`. A GPU is waited for after the first step and after the last, not between."""
+        learning_rate = self.parts.learning_rate(len(self.pipeline) - 1)
+        for number, batch in enumerate(batches, 1):
+            self.parts.model.before_step(0.0)
+            train_step(self.parts, batch, learning_rate)
+            if self._device.type == "cuda" and number in (1, self._batches):
+                torch.cuda.synchronize(self._device)
+            yield len(batch)
+
+
+def step(settings: TrainSettings) -> Load:
+    """The step alone, again and again on one batch that is on the device."""
+    training = _Training(settings)
+    batch = next(training.batches(0))
+    return lambda epoch: training.steps(repeat(batch, settings.batches))
+
+
+def pipeline(settings: TrainSettings) -> Load:
+    """The pipeline alone: decode, crop, resize, operators, parameters, on the device."""
+    training = _Training(settings)
+    return lambda epoch: (len(batch) for batch in training.batches(epoch))
+
+
+def train(settings: TrainSettings) -> Load:
+    """The step on what the pipeline makes."""
+    training = _Training(settings)
+    return lambda epoch: training.steps(training.batches(epoch))
+
+
+TRAINERS: dict[str, Callable[[TrainSettings], Load]] = {"step": step, "pipeline": pipeline, "train": train}
