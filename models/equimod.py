@@ -23,9 +23,9 @@ class EquiMod(nn.Module):
         params = len(standardizer.mean)
         dim_y, dim_t = (feature_dim, *projector)[-1], (params, *embedding)[-1]
         self.standardizer = standardizer
-        self.projector = mlp(feature_dim, projector, last_affine=False)
-        self.embedding = mlp(params, embedding, last_affine=True)
-        self.predictor = mlp(dim_y + dim_t, (*settings.predictor_hidden, dim_y), last_affine=False)
+        self.projector = mlp(feature_dim, projector, end="plain norm")
+        self.embedding = mlp(params, embedding, end="norm")
+        self.predictor = mlp(dim_y + dim_t, (*settings.predictor_hidden, dim_y), end="plain norm")
         self.settings = settings
 
     def forward(self, h_x: Tensor, h: tuple[Tensor, Tensor], t: tuple[Tensor, Tensor]) -> Tensor:

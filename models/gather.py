@@ -1,4 +1,4 @@
-"""All-gather over the ranks with the exact gradient: what lets a loss see the global batch."""
+"""All-gather and sum over the ranks with the exact gradient: what lets a loss see the global batch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,25 @@ def gather(t: Tensor) -> Tensor:
     ranks' parameter gradients is the gradient of the mean of the ranks' losses.
     """
     return t if world_size() == 1 else _Gather.apply(t)
+
+
+def sum_over_ranks(t: Tensor) -> Tensor:
+    """The sum of the ranks' tensors, on every rank; its gradient keeps the promise of `gather`."""
+    return t if world_size() == 1 else _Sum.apply(t)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        total = t.clone(memory_format=torch.contiguous_format)  # all_reduce writes in place
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
 
 
 class _Gather(torch.autograd.Function):

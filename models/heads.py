@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 from torch import nn
 
+End = Literal["norm", "plain norm", "linear"]
 
-def mlp(dim_in: int, widths: Sequence[int], *, last_affine: bool) -> nn.Sequential:
+
+def mlp(dim_in: int, widths: Sequence[int], *, end: End) -> nn.Sequential:
     """FC + BN for every width, with ReLU between them: (N, dim_in) -> (N, widths[-1]).
 
-    `last_affine`: does the last BN scale and shift (it does not in the official projectors and predictor).
+    `end` says what follows the last FC: a BN ("norm"), one that neither scales nor shifts ("plain norm", as in the
+    official projectors and predictor), or nothing ("linear").
     The FCs have no bias: the BN behind them would take it out again. No widths: the identity.
     """
     layers: list[nn.Module] = []
-    for layer, (fan_in, fan_out) in enumerate(pairwise((dim_in, *widths)), start=1):
-        last = layer == len(widths)
-        layers += [nn.Linear(fan_in, fan_out, bias=False), nn.BatchNorm1d(fan_out, affine=last_affine or not last)]
-        if not last:
-            layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+    for fan_in, fan_out in pairwise((dim_in, *widths)):
+        layers += [nn.Linear(fan_in, fan_out, bias=False), nn.BatchNorm1d(fan_out), nn.ReLU(inplace=True)]
+    if end == "norm":
+        return nn.Sequential(*layers[:-1])
+    last = [nn.BatchNorm1d(widths[-1], affine=False)] if end == "plain norm" and layers else []
+    return nn.Sequential(*layers[:-2], *last)

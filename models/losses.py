@@ -3,7 +3,8 @@
 They gather over the ranks by themselves when a process group is up. Every rank compares its own rows with the
 columns of all ranks, which needs a world_size-th of the full matrix, and returns the mean over its own rows:
 the mean over the ranks, which is what data-parallel training does with gradients, is exactly the value and the
-gradient of one process with the whole batch. Computed in float32 or better, whatever autocast says.
+gradient of one process with the whole batch. Losses of column statistics sum those over the ranks. Computed in
+float32 or better, whatever autocast says.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equimod.models.gather import gather, rank
+from equimod.models.gather import gather, rank, sum_over_ranks, world_size
 
 
 def nt_xent(z_i: Tensor, z_j: Tensor, temperature: float) -> Tensor:
@@ -54,6 +55,78 @@ def equimod_loss(
     return (_repulsion(y, temperature, sibling=False) - attraction).mean()
 
 
+def byol_loss(q_i: Tensor, q_j: Tensor, t_i: Tensor, t_j: Tensor) -> Tensor:
+    """BYOL's loss of predictions q and the other view's target projections t, all (n, D): a scalar.
+
+    The mean over the batch of (2 - 2 cos(q_i, t_j)) + (2 - 2 cos(q_j, t_i)), without a gradient into t.
+    ValueError for shapes that differ or are not (n, D). Source: BYOL (Grill et al., 2020), Eq. 2, symmetrised.
+    """
+    _check_shapes(q_i=q_i, q_j=q_j, t_i=t_i, t_j=t_j)
+    cosines = (_unit(q_i, q_j) * _unit(t_j, t_i).detach()).sum(1)
+    return 4 - 4 * cosines.mean()
+
+
+def simsiam_loss(q_i: Tensor, q_j: Tensor, z_i: Tensor, z_j: Tensor) -> Tensor:
+    """SimSiam's loss of predictions q and the other view's projections z, all (n, D): a scalar.
+
+    -(cos(q_i, z_j) + cos(q_j, z_i)) / 2, the mean over the batch, without a gradient into z.
+    ValueError for shapes that differ or are not (n, D). Source: SimSiam (Chen & He, 2021), Eq. 4.
+    """
+    _check_shapes(q_i=q_i, q_j=q_j, z_i=z_i, z_j=z_j)
+    return -(_unit(q_i, q_j) * _unit(z_j, z_i).detach()).sum(1).mean()
+
+
+def barlow_twins_loss(z_i: Tensor, z_j: Tensor, lambd: float) -> Tensor:
+    """Barlow Twins' loss of the embeddings of two views, both (n, D): a scalar, the same on every rank.
+
+    Columns are standardised over the global batch (biased deviation, eps 1e-5 as in a batch norm); of their
+    cross-correlation C it is sum_k (1 - C_kk)^2 + lambd · sum_{k != l} C_kl^2. ValueError for shapes that differ or
+    are not (n, D). Source: Barlow Twins (Zbontar et al., 2021), Eq. 1.
+    """
+    _check_shapes(z_i=z_i, z_j=z_j)
+    rows = len(z_i) * world_size()
+    with _no_autocast(z_i.device.type):
+        a, b = (z * (sum_over_ranks(z.square().sum(0)) / rows + 1e-5).rsqrt() for z in _centred(z_i, z_j))
+        correlation = sum_over_ranks(a.T @ b) / rows
+    off_diagonal = correlation.square().sum() - correlation.diagonal().square().sum()
+    return (1 - correlation.diagonal()).square().sum() + lambd * off_diagonal
+
+
+def vicreg_loss(z_i: Tensor, z_j: Tensor, invariance: float, variance: float, covariance: float) -> Tensor:
+    """VICReg's loss of the embeddings of two views, both (n, D): a scalar, the mean over ranks of which is the loss.
+
+    invariance · mean squared distance + variance · [v(z_i) + v(z_j)] / 2 + covariance · [c(z_i) + c(z_j)], where v is
+    the mean over columns of max(0, 1 - sqrt(Var + 1e-4)) and c the sum of the squared covariances of different
+    columns over D, both over the global batch and unbiased. ValueError for shapes that differ or are not (n, D), and
+    for a global batch of one sample. Source: VICReg (Bardes et al., 2022), Eq. 6; v halved as in its authors' code.
+    """
+    _check_shapes(z_i=z_i, z_j=z_j)
+    rows, dim = len(z_i) * world_size(), z_i.shape[1]
+    if rows < 2:
+        raise ValueError("VICReg has no variance in a global batch of 1 sample: use a batch size of 2 or more")
+    distance = (_precise(z_i) - _precise(z_j)).square().mean()
+    spread, redundancy = distance.new_zeros(()), distance.new_zeros(())
+    with _no_autocast(z_i.device.type):
+        for z in _centred(z_i, z_j):
+            products = sum_over_ranks(z.T @ z) / (rows - 1)
+            variances = products.diagonal()
+            spread = spread + (1 - (variances + 1e-4).sqrt()).relu().mean()
+            redundancy = redundancy + (products.square().sum() - variances.square().sum()) / dim
+    return invariance * distance + variance * spread / 2 + covariance * redundancy
+
+
+def _centred(z_i: Tensor, z_j: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (n, D) less the mean of their columns over the global batch, in float32 or better."""
+    z = torch.stack([_precise(z_i), _precise(z_j)])
+    mean = sum_over_ranks(z.sum(1, keepdim=True)) / (z.shape[1] * world_size())
+    z_i, z_j = (z - mean).unbind()
+    return z_i, z_j
+
+
+def _precise(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 def _check_shapes(**embeddings: Tensor) -> None:
     shapes = {name: tuple(t.shape) for name, t in embeddings.items()}
     if len(set(shapes.values())) != 1 or any(len(shape) != 2 or 0 in shape for shape in shapes.values()):
@@ -62,8 +135,7 @@ def _check_shapes(**embeddings: Tensor) -> None:
 
 def _unit(t_i: Tensor, t_j: Tensor) -> Tensor:
     """Both views in one tensor (2n, D), of length 1, in float32 or better."""
-    t = torch.cat([t_i, t_j])
-    return F.normalize(t.to(torch.promote_types(t.dtype, torch.float32)), dim=1)
+    return F.normalize(_precise(torch.cat([t_i, t_j])), dim=1)
 
 
 def _siblings(t: Tensor) -> Tensor:

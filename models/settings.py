@@ -32,6 +32,50 @@ class SimCLRSettings:
 
 
 @dataclass(frozen=True)
+class BYOLSettings:
+    hidden: int = 4096
+    """Width of the hidden layer of projector and predictor."""
+    dim: int = 256
+    """Dimension of the embedding z."""
+    momentum: float = 0.996
+    """Momentum of the target network at the start; it rises to 1 along a cosine."""
+
+
+@dataclass(frozen=True)
+class BarlowTwinsSettings:
+    hidden: tuple[int, ...] = (2048, 2048)
+    """Widths of the projector's hidden layers; the paper leaves them open."""
+    dim: int = 128
+    """Dimension of the embedding z."""
+    lambd: float = 0.005
+    """Weight of the redundancy between dimensions."""
+
+
+@dataclass(frozen=True)
+class SimSiamSettings:
+    hidden: tuple[int, ...] = (2048, 2048)
+    """Widths of the projector's hidden layers."""
+    dim: int = 2048
+    """Dimension of the embedding z."""
+    bottleneck: int = 512
+    """Width of the predictor's hidden layer."""
+
+
+@dataclass(frozen=True)
+class VICRegSettings:
+    hidden: tuple[int, ...] = (2048, 2048)
+    """Widths of the expander's hidden layers."""
+    dim: int = 2048
+    """Dimension of the embedding z."""
+    invariance: float = 25.0
+    """Weight of the distance between the views."""
+    variance: float = 25.0
+    """Weight of the hinge on the standard deviation of every dimension."""
+    covariance: float = 1.0
+    """Weight of the covariances between dimensions."""
+
+
+@dataclass(frozen=True)
 class EquiModSettings:
     weight: float = 1.0
     """lambda: weight of the equivariance loss beside the method's."""

@@ -17,7 +17,7 @@ class SimCLR(Method):
 
     def __init__(self, encoder: Encoder, settings: SimCLRSettings) -> None:
         super().__init__()
-        self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), last_affine=False)
+        self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="plain norm")
         self.temperature = settings.temperature
 
     def forward(self, views: tuple[Tensor, Tensor], h: tuple[Tensor, Tensor]) -> Tensor:

@@ -8,14 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equimod.models.barlow_twins import BarlowTwins
+from equimod.models.byol import BYOL
 from equimod.models.encoder import Encoder
 from equimod.models.equimod import EquiMod
 from equimod.models.method import Method
 from equimod.models.settings import EncoderSettings, EquiModSettings
 from equimod.models.simclr import SimCLR
+from equimod.models.simsiam import SimSiam
+from equimod.models.vicreg import VICReg
 from equimod.pipelines.params import Standardizer
 
-METHODS: dict[str, Callable[[Encoder, Any], Method]] = {"simclr": SimCLR}
+METHODS: dict[str, Callable[[Encoder, Any], Method]] = {
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "barlow_twins": BarlowTwins,
+    "simsiam": SimSiam,
+    "vicreg": VICReg,
+}
 """Constructor of every method, from the encoder and the settings of that method."""
 
 

@@ -55,9 +55,9 @@ def _layers(head: nn.Module) -> list[str]:
 
 
 def test_mlp_has_relu_between_layers_and_none_at_the_end() -> None:
-    assert _layers(mlp(5, (4, 3), last_affine=True)) == ["5>4", "BN", "ReLU", "4>3", "BN"]
-    assert _layers(mlp(5, (3,), last_affine=False)) == ["5>3", "bn"]
-    assert torch.equal(mlp(5, (), last_affine=True)(torch.ones(2, 5)), torch.ones(2, 5))
+    assert _layers(mlp(5, (4, 3), end="norm")) == ["5>4", "BN", "ReLU", "4>3", "BN"]
+    assert _layers(mlp(5, (3,), end="plain norm")) == ["5>3", "bn"]
+    assert torch.equal(mlp(5, (), end="norm")(torch.ones(2, 5)), torch.ones(2, 5))
 
 
 def test_simclr_projector_is_the_official_one() -> None:

@@ -1,0 +1,25 @@
+"""Barlow Twins (Zbontar et al., 2021): the embeddings of two views agree in every dimension, which share nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equimod.models.encoder import Encoder
+from equimod.models.heads import mlp
+from equimod.models.losses import barlow_twins_loss
+from equimod.models.method import Method
+from equimod.models.settings import BarlowTwinsSettings
+
+
+class BarlowTwins(Method):
+    """Projector g and the cross-correlation of the embeddings z = g(h)."""
+
+    def __init__(self, encoder: Encoder, settings: BarlowTwinsSettings) -> None:
+        super().__init__()
+        self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="linear")
+        self.lambd = settings.lambd
+
+    def forward(self, views: tuple[Tensor, Tensor], h: tuple[Tensor, Tensor]) -> Tensor:
+        z_i, z_j = self.projector(torch.cat(h)).chunk(2)
+        return barlow_twins_loss(z_i, z_j, self.lambd)

@@ -1,0 +1,47 @@
+"""BYOL (Grill et al., 2020): predict the other view's projection by a target network that follows slowly."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from equimod.models.encoder import Encoder
+from equimod.models.heads import mlp
+from equimod.models.losses import byol_loss
+from equimod.models.method import Method
+from equimod.models.settings import BYOLSettings
+
+
+class BYOL(Method):
+    """Projector g, predictor, and the target: encoder and projector whose weights are moving averages."""
+
+    def __init__(self, encoder: Encoder, settings: BYOLSettings) -> None:
+        super().__init__()
+        self.projector = mlp(encoder.feature_dim, (settings.hidden, settings.dim), end="linear")
+        self.predictor = mlp(settings.dim, (settings.hidden, settings.dim), end="linear")
+        self.target_encoder = deepcopy(encoder).requires_grad_(False)
+        self.target_projector = deepcopy(self.projector).requires_grad_(False)
+        self.momentum = settings.momentum
+
+    def forward(self, views: tuple[Tensor, Tensor], h: tuple[Tensor, Tensor]) -> Tensor:
+        q_i, q_j = self.predictor(self.projector(torch.cat(h))).chunk(2)
+        with torch.no_grad():
+            t_i, t_j = self.target_projector(self.target_encoder(torch.cat(views))).chunk(2)
+        return byol_loss(q_i, q_j, t_i, t_j)
+
+    @torch.no_grad()
+    def before_step(self, encoder: Encoder, progress: float) -> None:
+        """Move the target towards the online network: momentum 1 - (1 - base) (cos(pi progress) + 1) / 2."""
+        share = (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        for target, online in ((self.target_encoder, encoder), (self.target_projector, self.projector)):
+            _follow(target, online, share)
+
+
+def _follow(target: nn.Module, online: nn.Module, share: float) -> None:
+    """target += share · (online - target), running statistics included; counters are copied."""
+    pairs = zip(target.state_dict().values(), online.state_dict().values(), strict=True)
+    floating = [(t, o) for t, o in pairs if t.is_floating_point() or t.copy_(o) is None]
+    torch._foreach_lerp_([t for t, _ in floating], [o for _, o in floating], share)

@@ -1,0 +1,26 @@
+"""SimSiam (Chen & He, 2021): predict the other view's projection, whose gradient is stopped."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from equimod.models.encoder import Encoder
+from equimod.models.heads import mlp
+from equimod.models.losses import simsiam_loss
+from equimod.models.method import Method
+from equimod.models.settings import SimSiamSettings
+
+
+class SimSiam(Method):
+    """Projector g and a predictor with a bottleneck."""
+
+    def __init__(self, encoder: Encoder, settings: SimSiamSettings) -> None:
+        super().__init__()
+        self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="plain norm")
+        self.predictor = mlp(settings.dim, (settings.bottleneck, settings.dim), end="linear")
+
+    def forward(self, views: tuple[Tensor, Tensor], h: tuple[Tensor, Tensor]) -> Tensor:
+        z = self.projector(torch.cat(h))
+        q_i, q_j = self.predictor(z).chunk(2)
+        return simsiam_loss(q_i, q_j, *z.chunk(2))
