@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from equimod.models.gather import gather
-from equimod.models.losses import equimod_loss, nt_xent
+from equimod.models.losses import barlow_twins_loss, byol_loss, equimod_loss, nt_xent, vicreg_loss
 from equimod.models.settings import EncoderSettings, EquiModSettings, SimCLRSettings
 from equimod.models.ssl import build_ssl
 from equimod.pipelines.params import Standardizer
@@ -56,6 +56,9 @@ def _check_losses(here: World) -> Results:
         "nt_xent": lambda *e: nt_xent(e[0], e[1], 0.3),
         "paper": lambda *e: equimod_loss(*e, 0.3, "paper"),
         "official": lambda *e: equimod_loss(*e, 0.3, "official"),
+        "byol": byol_loss,
+        "barlow_twins": lambda *e: barlow_twins_loss(e[0], e[1], 0.3),
+        "vicreg": lambda *e: vicreg_loss(e[0], e[1], 25, 25, 1),
     }
     for name, form in forms.items():
         embeddings = [_share(_draw(k, N, 4), here).requires_grad_() for k in range(4)]
