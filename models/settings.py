@@ -76,6 +76,17 @@ class VICRegSettings:
 
 
 @dataclass(frozen=True)
+class MethodSettings:
+    """Every method's settings under the method's name."""
+
+    simclr: SimCLRSettings = SimCLRSettings()
+    byol: BYOLSettings = BYOLSettings()
+    barlow_twins: BarlowTwinsSettings = BarlowTwinsSettings()
+    simsiam: SimSiamSettings = SimSiamSettings()
+    vicreg: VICRegSettings = VICRegSettings()
+
+
+@dataclass(frozen=True)
 class EquiModSettings:
     weight: float = 1.0
     """lambda: weight of the equivariance loss beside the method's."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +56,10 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imagenet_sample_sizes(imagenet_sample: Path) -> np.ndarray:
     """Original width and height of the ImageNet sample's images: int (334, 2)."""
     return np.array([Image.open(path).size for path in sorted(imagenet_sample.glob("*/*"))])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> Iterator[None]:
+    """Finalizers run between modules: CPython 3.11 fails with a SystemError where numba's run while it parses source."""
+    yield
+    gc.collect()

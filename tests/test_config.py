@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from equimod.train.config import RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
+from equimod.train.config import METHODS, RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,6 +30,39 @@ def test_the_recipes_hold_the_papers_settings() -> None:
         assert (config.equimod, config.optim.lr, config.batch_size, config.epochs) == (equimod, 4.0, 512, 800)
         assert (config.encoder.arch, config.encoder.stem) == ("resnet18", "cifar")
         assert (config.simclr.temperature, config.equivariance.temperature, config.equivariance.weight) == (0.5, 0.2, 1)
+
+
+def test_the_recipes_of_byol_and_barlow_twins_hold_the_papers_settings() -> None:
+    """Learning rate without and with EquiMod, weight decay, epochs, batch, dimension of the embedding (Sec. 3.1)."""
+    expected = {
+        ("byol", "imagenet"): (3.2, 4.8, 1.5e-6, 1000, 4096, 256),
+        ("byol", "cifar10"): (2.0, 2.0, 1e-6, 800, 512, 256),
+        ("barlow_twins", "cifar10"): (1.2, 1.2, 1.5e-6, 800, 512, 128),
+    }
+    for (method, dataset), (lr, lr_equimod, decay, epochs, batch_size, dim) in expected.items():
+        for equimod in (False, True):
+            recipe = default_recipe(method, dataset, equimod)
+            assert recipe is not None
+            config = read_recipe(recipe)
+            assert (config.method, config.dataset, config.equimod) == (method, dataset, equimod)
+            assert config.policy == f"{method}_{dataset}"
+            assert (config.optim.lr, config.optim.weight_decay) == (lr_equimod if equimod else lr, decay)
+            assert (config.epochs, config.batch_size, getattr(config, method).dim) == (epochs, batch_size, dim)
+    assert (Config().byol.momentum, Config().barlow_twins.lambd) == (0.996, 0.005)
+
+
+def test_methods_of_the_command_line_and_of_the_models_are_the_same() -> None:
+    from equimod.models.ssl import METHODS as MODELS
+
+    assert tuple(MODELS) == METHODS
+    for method in METHODS:
+        assert parse(["--method", method]).method == method
+
+
+def test_only_the_settings_of_the_chosen_method_are_kept() -> None:
+    kept = yaml.safe_load(parse(["--method", "byol", "--byol.momentum", "0.5"]).to_yaml())
+    assert kept["byol"]["momentum"] == 0.5
+    assert not set(kept) & (set(METHODS) - {"byol"})
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -120,6 +154,9 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
         ("--method simclr --dataset imagenet", "tools/convert_imagenet.py"),
         ("--method simclr --policy simclr_cifar", "did you mean simclr_cifar10"),
         ("--method simclr --equivariance.weight 2", "^equivariance.weight=2.0 has no effect without EquiMod"),
+        ("--method byol --simclr.dim 8", "^simclr.dim=8 has no effect with --method byol; leave it out"),
+        ("--method byol --byol.momentum 1.5", r"byol.momentum=1.5 must lie in \[0, 1\]"),
+        ("--method barlow_twins --barlow-twins.lambd -1", "barlow_twins.lambd=-1.0 is too small; give 0 or more"),
         ("--method simclr --epochs 2 --optim.warmup-epochs 5", "warmup_epochs=5.0 is not shorter than epochs=2"),
         ("--method simclr --resume auto --overwrite", "contradict"),
         ("--method simclr --batch-size 1", "batch_size=1 is too small"),

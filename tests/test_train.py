@@ -18,7 +18,7 @@ from equimod.models.encoder import Encoder
 from equimod.pipelines.durable import locked
 from equimod.train import checkpoint
 from equimod.train.checkpoint import newest
-from equimod.train.config import read_recipe
+from equimod.train.config import METHODS, read_recipe
 from equimod.train.main import main
 
 HERE = Path(__file__).parent
@@ -35,6 +35,33 @@ optim: {{warmup_epochs: 1, lr: 0.5}}
 log: {{every: 1, checkpoint_every: 2}}
 system: {{workers: 1}}
 """
+
+
+SMALL = [
+    "--epochs",
+    "4",
+    "--batch-size",
+    "8",
+    "--encoder.arch",
+    "resnet10",
+    "--encoder.width",
+    "8",
+    "--equivariance.projector",
+    "16",
+    "8",
+    "--equivariance.embedding",
+    "8",
+    "--optim.warmup-epochs",
+    "1",
+    "--optim.lr",
+    "0.5",
+    "--log.every",
+    "1",
+    "--log.checkpoint-every",
+    "2",
+    "--system.workers",
+    "1",
+]
 
 
 @pytest.fixture
@@ -115,6 +142,20 @@ def test_a_killed_run_resumes_bit_for_bit(options: list[str], tmp_path: Path, ki
     alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
     assert _faulty([*options, *alone], -1, "SIGKILL") == [(0, "")]
     assert _faulty([*options, *killed], killed_at, "SIGKILL")[0][0] == -9
+    assert _faulty([*options, *killed, "--resume", "auto"], -1, "SIGKILL") == [(0, "")]
+    assert _same_end(tmp_path / "alone", tmp_path / "killed")
+    assert _losses(tmp_path / "alone") == _losses(tmp_path / "killed")
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "simclr"])
+def test_a_killed_run_of_every_method_resumes_bit_for_bit(method: str, image_tree: Path, tmp_path: Path) -> None:
+    """BYOL's target, its running statistics and its momentum are part of that."""
+    options = ["--method", method, "--equimod", "--data", str(image_tree), *SMALL]
+    small = ["--byol.hidden", "16"] if method == "byol" else [f"--{method.replace('_', '-')}.hidden", "16"]
+    options += [*small, f"--{method.replace('_', '-')}.dim", "8"]
+    alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
+    assert _faulty([*options, *alone], -1, "SIGKILL") == [(0, "")]
+    assert _faulty([*options, *killed], 5, "SIGKILL")[0][0] == -9
     assert _faulty([*options, *killed, "--resume", "auto"], -1, "SIGKILL") == [(0, "")]
     assert _same_end(tmp_path / "alone", tmp_path / "killed")
     assert _losses(tmp_path / "alone") == _losses(tmp_path / "killed")

@@ -17,9 +17,10 @@ from typing import Any, Literal
 import tyro
 import yaml
 
-from equimod.models.settings import EncoderSettings, EquiModSettings, SimCLRSettings
+from equimod.models.settings import EncoderSettings, EquiModSettings, MethodSettings
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 
+METHODS = tuple(field.name for field in fields(MethodSettings))
 RECIPES = Path(__file__).parent / "recipes"
 SEEDS = 2**64
 
@@ -65,14 +66,8 @@ class LogSettings:
 
 
 @dataclass(frozen=True)
-class Config:
-    """Train an encoder without labels, with or without EquiMod.
-
-    Settings come from the recipe of the method and data set (or --config FILE), then from these options.
-    Example: torchrun --nproc-per-node 2 train/main.py --method simclr --equimod --dataset cifar10 --data records/train
-    """
-
-    method: Literal["simclr"] = "simclr"
+class _RunSettings:
+    method: Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg"] = "simclr"
     """Invariance method."""
     equimod: bool = False
     """Add the equivariance module of EquiMod beside the method."""
@@ -105,7 +100,16 @@ class Config:
     shuffle_window: int | None = None
     """Shuffle within about this many neighbours, for cold disks; none: over the whole set."""
     encoder: EncoderSettings = EncoderSettings()
-    simclr: SimCLRSettings = SimCLRSettings()
+
+
+@dataclass(frozen=True)
+class Config(MethodSettings, _RunSettings):
+    """Train an encoder without labels, with or without EquiMod.
+
+    Settings come from the recipe of the method and data set (or --config FILE), then from these options.
+    Example: torchrun --nproc-per-node 2 train/main.py --method simclr --equimod --dataset cifar10 --data records/train
+    """
+
     equivariance: EquiModSettings = EquiModSettings()
     optim: OptimSettings = OptimSettings()
     system: SystemSettings = SystemSettings()
@@ -116,8 +120,9 @@ class Config:
         return self.output or Path("runs") / f"{self.method}{'-equimod' if self.equimod else ''}-{self.dataset}"
 
     def to_yaml(self) -> str:
-        """Every setting as YAML, readable by `read_recipe`."""
-        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False)
+        """Every setting that has a say as YAML, readable by `read_recipe`."""
+        settings = {key: value for key, value in asdict(self).items() if key not in METHODS or key == self.method}
+        return yaml.safe_dump(_plain(settings), sort_keys=False)
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -136,16 +141,17 @@ def parse(argv: Sequence[str]) -> Config:
     path = chosen.config or default_recipe(chosen.method or Config.method, chosen.dataset, chosen.equimod)
     recipe, parent = _read(path) if path else (Config(), Config())
     config: Config = tyro.cli(Config, args=list(argv), default=recipe, description=Config.__doc__)
-    source = f"{path}: " if config.equivariance == recipe.equivariance else ""
+    sections = [name for name in (*METHODS, "equivariance") if name != config.method]
+    source = f"{path}: " if all(getattr(config, name) == getattr(recipe, name) for name in sections) else ""
     config = _without_unused(config, recipe if recipe.equimod else parent, source)
     check(config)
     return config
 
 
 def default_recipe(method: str, dataset: str, equimod: bool) -> Path | None:
-    """The recipe of the paper's (or the embedded) setting, if there is one."""
-    path = RECIPES / f"{method}_{'equimod_' if equimod else ''}{dataset}.yaml"
-    return path if path.is_file() else None
+    """The recipe of the paper's (or the embedded) setting, if there is one; with EquiMod, failing that, without."""
+    paths = [RECIPES / f"{method}_{infix}{dataset}.yaml" for infix in (["equimod_", ""] if equimod else [""])]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read_recipe(path: Path) -> Config:
@@ -182,7 +188,14 @@ def check(config: Config) -> None:
         "epochs": 1,
         "batch_size": 2,
         "encoder.width": 8,
-        "simclr.dim": 1,
+        **{f"{method}.dim": 1 for method in METHODS},
+        "byol.hidden": 1,
+        "byol.momentum": 0,
+        "barlow_twins.lambd": 0,
+        "simsiam.bottleneck": 1,
+        "vicreg.invariance": 0,
+        "vicreg.variance": 0,
+        "vicreg.covariance": 0,
         "log.every": 1,
         "log.checkpoint_every": 1,
         "system.workers": 1,
@@ -197,7 +210,8 @@ def check(config: Config) -> None:
             raise ConfigError(f"{key}={value} is too small; give {minimum} or more")
     if config.seed >= SEEDS:
         raise ConfigError(f"seed={config.seed} is too large; give less than {SEEDS}")
-    for key in ("simclr.hidden", "equivariance.projector", "equivariance.predictor_hidden", "equivariance.embedding"):
+    hidden = [f"{method}.hidden" for method in METHODS if method != "byol"]
+    for key in (*hidden, "equivariance.projector", "equivariance.predictor_hidden", "equivariance.embedding"):
         widths = _get(config, key)
         if widths and min(widths) < 1:
             raise ConfigError(f"{key}={widths} holds a width below 1; give widths of 1 or more")
@@ -207,6 +221,8 @@ def check(config: Config) -> None:
     for key in ("optim.lr", "optim.trust_coefficient", "simclr.temperature", "equivariance.temperature"):
         if not _get(config, key) > 0:
             raise ConfigError(f"{key}={_get(config, key)} must be positive")
+    if config.byol.momentum > 1:
+        raise ConfigError(f"byol.momentum={config.byol.momentum} must lie in [0, 1]")
     if not 0 <= config.optim.momentum < 1:
         raise ConfigError(f"optim.momentum={config.optim.momentum} must lie in [0, 1)")
 
@@ -285,13 +301,18 @@ def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
 
 
 def _without_unused(config: Config, before: Config, source: str) -> Config:
-    """Drop EquiMod's settings where it is off. Raises ConfigError where they are not those of `before`."""
-    if config.equimod:
-        return config
-    changed = _differing(asdict(config.equivariance), asdict(before.equivariance), "equivariance.")
-    if changed:
-        raise ConfigError(f"{source}{changed[0]} has no effect without EquiMod; add --equimod or leave it out")
-    return replace(config, equivariance=EquiModSettings())
+    """Drop the settings of other methods, and EquiMod's where it is off.
+
+    Raises ConfigError where they are not those of `before`.
+    """
+    unused = {name: f"with --method {config.method}; leave it out" for name in METHODS if name != config.method}
+    if not config.equimod:
+        unused["equivariance"] = "without EquiMod; add --equimod or leave it out"
+    for name, remedy in unused.items():
+        changed = _differing(asdict(getattr(config, name)), asdict(getattr(before, name)), f"{name}.")
+        if changed:
+            raise ConfigError(f"{source}{changed[0]} has no effect {remedy}")
+    return replace(config, **{name: getattr(Config, name) for name in unused})
 
 
 def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
