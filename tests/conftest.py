@@ -60,6 +60,6 @@ def imagenet_sample_sizes(imagenet_sample: Path) -> np.ndarray:
 
 @pytest.fixture(autouse=True, scope="module")
 def _collected() -> Iterator[None]:
-    """Finalizers run between modules: CPython 3.11 fails with a SystemError where numba's run while it parses source."""
+    """Run finalizers between modules: CPython 3.11 gives SystemError where numba's run while it parses source."""
     yield
     gc.collect()
