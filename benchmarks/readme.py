@@ -91,6 +91,10 @@ def _origin(result: dict[str, Any]) -> str:
     return f"{machine['cpu']}, {machine['cores']} cores; {versions}; {result['date'][:10]}{at}."
 
 
+def _spread(value: dict[str, float], digits: int) -> str:
+    return "{median:,.{d}f} ({low:,.{d}f} to {high:,.{d}f})".format(d=digits, **value)
+
+
 def loader_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `throughput.py loader`."""
     rows = []
@@ -104,7 +108,7 @@ def loader_table(result: dict[str, Any]) -> str:
         rows.append(
             [
                 title,
-                f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})",
+                _spread(speed, 0),
                 share,
                 f"{cpu['median']:.2f}",
                 f"{measured['peak_bytes'] / 2**20:,.0f}",
@@ -134,8 +138,7 @@ def augment_table(result: dict[str, Any]) -> str:
         measured = result["contenders"][name]
         speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
         times = result["ratios"].get(f"equimod/{name}", {"median": 1.0})
-        spread = f"{speed['median']:,.1f} ({speed['low']:,.1f} to {speed['high']:,.1f})"
-        rows.append([OPERATORS[name], spread, f"{cpu['median']:.1f}", f"{times['median']:.2f}"])
+        rows.append([OPERATORS[name], _spread(speed, 1), f"{cpu['median']:.1f}", f"{times['median']:.2f}"])
     return (
         _rows(("operators", _SPEED, "CPU-ms an image", "equimod is faster by"), rows)
         + f"\nAll views of the policy {settings['policy']} make an image. Flip, colour, blur, solarize and normalize "
@@ -151,8 +154,7 @@ def train_table(result: dict[str, Any]) -> str:
     for name, title in (("step", "step alone"), ("pipeline", "pipeline alone"), ("train", "training")):
         measured = result["contenders"][name]
         speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
-        spread = f"{speed['median']:,.0f} ({speed['low']:,.0f} to {speed['high']:,.0f})"
-        rows.append([title, spread, f"{cpu['median']:.2f}", f"{measured['first_batch_seconds']:.2f}"])
+        rows.append([title, _spread(speed, 0), f"{cpu['median']:.2f}", f"{measured['first_batch_seconds']:.2f}"])
     share = result["ratios"]["train/slower of both"]
     both = " + EquiMod" if settings["equimod"] else ""
     return (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -35,7 +36,7 @@ class UsageError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class Benchmark(ABC):
     """Contenders that take turns."""
 
     name: ClassVar[str]
@@ -53,13 +54,13 @@ class Benchmark:
         if self.output and self.output.suffix != ".json":
             raise UsageError(f"output={self.output} does not end in .json; give a file name that does")
 
+    @abstractmethod
     def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
         """The contenders, the settings that each is called with, and what else to keep of the settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pairs(self, names: Sequence[str]) -> list[Pair]:
         """The ratios to show between the contenders `names`."""
-        raise NotImplementedError
 
     def run(self) -> dict[str, Any]:
         """The result, but for where it comes from. Raises UsageError, RecordsError."""
@@ -91,7 +92,7 @@ class Benchmark:
 
 
 def _some_of(option: str, value: str, known: Sequence[str]) -> list[str]:
-    names = list(dict.fromkeys(value.split(",")))
+    names = value.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(f"{option}={value}: {unknown[0]!r} is not known; give some of {','.join(known)}")

@@ -42,6 +42,11 @@ class BYOL(Method):
 
 def _follow(target: nn.Module, online: nn.Module, share: float) -> None:
     """target += share · (online - target), running statistics included; counters are copied."""
-    pairs = zip(target.state_dict().values(), online.state_dict().values(), strict=True)
-    floating = [(t, o) for t, o in pairs if t.is_floating_point() or t.copy_(o) is None]
-    torch._foreach_lerp_([t for t, _ in floating], [o for _, o in floating], share)
+    targets, onlines = [], []
+    for t, o in zip(target.state_dict().values(), online.state_dict().values(), strict=True):
+        if t.is_floating_point():
+            targets.append(t)
+            onlines.append(o)
+        else:
+            t.copy_(o)
+    torch._foreach_lerp_(targets, onlines, share)

@@ -36,15 +36,11 @@ def sum_over_ranks(t: Tensor) -> Tensor:
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:
-        total = t.clone(memory_format=torch.contiguous_format)  # all_reduce writes in place
-        dist.all_reduce(total)
-        return total
+        return _total(t)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
+        return _total(gradient)
 
 
 class _Gather(torch.autograd.Function):
@@ -56,6 +52,10 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)  # all_reduce writes in place
-        dist.all_reduce(total)
-        return total.chunk(world_size())[rank()]
+        return _total(gradient).chunk(world_size())[rank()]
+
+
+def _total(t: Tensor) -> Tensor:
+    total = t.clone(memory_format=torch.contiguous_format)  # all_reduce writes in place
+    dist.all_reduce(total)
+    return total

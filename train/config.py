@@ -141,9 +141,7 @@ def parse(argv: Sequence[str]) -> Config:
     path = chosen.config or default_recipe(chosen.method or Config.method, chosen.dataset, chosen.equimod)
     recipe, parent = _read(path) if path else (Config(), Config())
     config: Config = tyro.cli(Config, args=list(argv), default=recipe, description=Config.__doc__)
-    sections = [name for name in (*METHODS, "equivariance") if name != config.method]
-    source = f"{path}: " if all(getattr(config, name) == getattr(recipe, name) for name in sections) else ""
-    config = _without_unused(config, recipe if recipe.equimod else parent, source)
+    config = _without_unused(config, recipe if recipe.equimod else parent, recipe, path)
     check(config)
     return config
 
@@ -160,7 +158,8 @@ def read_recipe(path: Path) -> Config:
     It starts from the recipe beside it that `extends: FILE` names, otherwise from the one of its method and data set.
     Raises ConfigError for a file that cannot be read, unknown keys and values of the wrong type.
     """
-    return _without_unused(*_read(path), f"{path}: ")
+    recipe, parent = _read(path)
+    return _without_unused(recipe, parent, recipe, path)
 
 
 def check(config: Config) -> None:
@@ -300,10 +299,10 @@ def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
         return None
 
 
-def _without_unused(config: Config, before: Config, source: str) -> Config:
+def _without_unused(config: Config, before: Config, recipe: Config, path: Path | None) -> Config:
     """Drop the settings of other methods, and EquiMod's where it is off.
 
-    Raises ConfigError where they are not those of `before`.
+    Raises ConfigError where they are not those of `before`; it names `path` where `recipe`, read from it, has them.
     """
     unused = {name: f"with --method {config.method}; leave it out" for name in METHODS if name != config.method}
     if not config.equimod:
@@ -311,6 +310,7 @@ def _without_unused(config: Config, before: Config, source: str) -> Config:
     for name, remedy in unused.items():
         changed = _differing(asdict(getattr(config, name)), asdict(getattr(before, name)), f"{name}.")
         if changed:
+            source = f"{path}: " if getattr(config, name) == getattr(recipe, name) else ""
             raise ConfigError(f"{source}{changed[0]} has no effect {remedy}")
     return replace(config, **{name: getattr(Config, name) for name in unused})
 
