@@ -255,6 +255,13 @@ def test_a_finished_beton_of_pixels_is_not_one_of_jpegs(image_tree: Path, tmp_pa
     assert convert_to_beton(source, tmp_path / "pixels.beton", workers=1, raw=True).written == 0
 
 
+def test_a_beton_that_cannot_be_written_is_named_itself(image_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    output = tmp_path / "file" / "r.beton"
+    with pytest.raises(RecordsError, match=f"^{output} cannot be written: Not a directory"):
+        _convert(image_tree, output)
+
+
 def test_shards_of_jpegs_are_not_those_of_the_same_images_pixels(image_tree: Path, tmp_path: Path) -> None:
     _convert(image_tree, tmp_path / "pixels.beton", raw=True)
     _convert(image_tree, tmp_path / "records")

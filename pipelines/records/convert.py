@@ -222,7 +222,7 @@ def convert(
         refuse_inside(source, output)
         source = open_source(source)
     refuse_inside(source.path, output)
-    with held(output):
+    with held(output, output):
         return convert_held(
             source,
             output,
@@ -236,14 +236,14 @@ def convert(
 
 
 @contextmanager
-def held(output: Path) -> Iterator[None]:
-    """Make the folder `output` where it is missing, and hold it against other conversions.
+def held(folder: Path, output: Path) -> Iterator[None]:
+    """Make `folder` where it is missing, and hold it against other conversions into `output`.
 
     Raises RecordsError where another one holds it or, inside the block too, where the system refuses to write.
     """
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with locked(output):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
             yield
     except FolderBusyError as error:
         raise RecordsError(str(error)) from error

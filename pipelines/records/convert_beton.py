@@ -58,7 +58,7 @@ def convert_to_beton(
     parts = parts_folder(output)
     if output.exists() and not overwrite:
         return _complete(source, output, shrink, raw, on_error)
-    with held(parts):
+    with held(parts, output):
         if not shrink and isinstance(source.reader, RecordsReader) and (source.path / MANIFEST).is_file():
             shards, written = source.path, 0
         else:
