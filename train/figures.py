@@ -38,7 +38,7 @@ def draw_losses(metrics: Path, path: Path, title: str) -> None:
     names = _LOSSES if any("equivariance" in event for event in steps) else ("loss",)
     for name in names:
         losses.plot(step, [event[name] for event in steps], marker=marker, color=_LOSSES[name], lw=1.2, label=name)
-    losses.set(title=title, ylabel="loss (nats)")
+    losses.set(title=title, ylabel="loss")
     losses.legend(frameon=False)
     rate.plot(step, [event["lr"] for event in steps], marker=marker, color="tab:green", lw=1.2)
     rate.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
