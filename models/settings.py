@@ -76,6 +76,11 @@ class VICRegSettings:
 
 
 @dataclass(frozen=True)
+class NoneSettings:
+    """Nothing to set."""
+
+
+@dataclass(frozen=True)
 class MethodSettings:
     """Every method's settings under the method's name."""
 
@@ -84,6 +89,7 @@ class MethodSettings:
     barlow_twins: BarlowTwinsSettings = BarlowTwinsSettings()
     simsiam: SimSiamSettings = SimSiamSettings()
     vicreg: VICRegSettings = VICRegSettings()
+    none: NoneSettings = NoneSettings()
 
 
 @dataclass(frozen=True)
@@ -100,3 +106,14 @@ class EquiModSettings:
     """Widths of the hidden layers of the predictor u (Table 2b)."""
     embedding: tuple[int, ...] | None = (128,)
     """Widths of the layers that embed the parameters t; none: t enters u as it is (Table 2c)."""
+
+
+@dataclass(frozen=True)
+class ESSLSettings:
+    weight: float = 0.4
+    """Weight of the rotation loss beside the others."""
+    hidden: tuple[int, ...] = (2048, 2048)
+    """Widths of the hidden layers of the predictor of the rotation."""
+    size: int | None = None
+    """Side in pixels that the rotated views are scaled to, to save time (16 in E-SSL's code for CIFAR-10); none: as
+    they are."""

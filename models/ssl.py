@@ -1,4 +1,4 @@
-"""Encoder, method and optional EquiMod as the one module that is trained."""
+"""Encoder, method, and what may stand beside it (EquiMod, E-SSL, online probe) as the one module that is trained."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from equimod.models.barlow_twins import BarlowTwins
 from equimod.models.byol import BYOL
 from equimod.models.encoder import Encoder
 from equimod.models.equimod import EquiMod
+from equimod.models.essl import ESSL
 from equimod.models.method import Method
-from equimod.models.settings import EncoderSettings, EquiModSettings
+from equimod.models.none import NoMethod
+from equimod.models.probe import OnlineProbe
+from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings
 from equimod.models.simclr import SimCLR
 from equimod.models.simsiam import SimSiam
 from equimod.models.vicreg import VICReg
@@ -25,63 +28,87 @@ METHODS: dict[str, Callable[[Encoder, Any], Method]] = {
     "barlow_twins": BarlowTwins,
     "simsiam": SimSiam,
     "vicreg": VICReg,
+    "none": NoMethod,
 }
 """Constructor of every method, from the encoder and the settings of that method."""
 
 
 class SSL(nn.Module):
-    """L = L_invariance + lambda · L_EquiMod (paper, Sec. 2.2), or L_invariance alone where `equimod` is None."""
+    """L = L_invariance + lambda · L_EquiMod (paper, Sec. 2.2) + weight · L_rotation (E-SSL); what is None has no part.
 
-    def __init__(self, encoder: Encoder, method: Method, equimod: EquiMod | None) -> None:
+    A probe learns from the same backward pass but adds nothing to the value of the loss.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        method: Method,
+        equimod: EquiMod | None = None,
+        essl: ESSL | None = None,
+        probe: OnlineProbe | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.method = method
         self.equimod = equimod
+        self.essl = essl
+        self.probe = probe
 
     def forward(
-        self, x: Tensor | None, views: tuple[Tensor, Tensor], encodings: tuple[Tensor, Tensor]
+        self, x: Tensor | None, views: tuple[Tensor, Tensor], encodings: tuple[Tensor, Tensor], label: Tensor
     ) -> dict[str, Tensor]:
-        """Losses of a batch, scalars: "loss" to go backward from, and detached "invariance" and "equivariance".
+        """Losses of a batch, scalars: "loss" to go backward from, and detached what it is made of, before weighting:
+        "invariance", "equivariance" (EquiMod), "rotation" (E-SSL). With a probe also its "probe_top1" in percent.
 
         `x`: images (N,3,S,S), needed by EquiMod only and left alone without it; `views`: two augmented (N,3,S,S);
-        `encodings`: the views' encoded parameters (N,P), not standardised. ValueError for EquiMod without x.
+        `encodings`: the views' encoded parameters (N,P), not standardised; `label` (N,), read by the probe alone.
+        ValueError for EquiMod without x.
         """
         if self.equimod is None:
-            h_i, h_j = self._represent(*views)
-            invariance = self.method(views, (h_i, h_j))
-            return {"loss": invariance, "invariance": invariance.detach()}
-        if x is None:
+            h = self._represent(*views)
+        elif x is None:
             raise ValueError("EquiMod needs the non-augmented images x: build the pipeline with with_x=True")
-        h_x, h_i, h_j = self._represent(x, *views)
-        invariance = self.method(views, (h_i, h_j))
-        equivariance = self.equimod(h_x, (h_i, h_j), encodings)
-        return {
-            "loss": invariance + self.equimod.settings.weight * equivariance,
-            "invariance": invariance.detach(),
-            "equivariance": equivariance.detach(),
-        }
+        else:
+            h_x, *h = self._represent(x, *views)
+        h_i, h_j = h
+        loss = self.method(views, (h_i, h_j))
+        report = {"invariance": loss.detach()}
+        if self.equimod is not None:
+            equivariance = self.equimod(h_x, (h_i, h_j), encodings)
+            loss = loss + self.equimod.settings.weight * equivariance
+            report["equivariance"] = equivariance.detach()
+        if self.essl is not None:
+            rotation = self.essl(self.encoder, views[0])
+            loss = loss + self.essl.settings.weight * rotation
+            report["rotation"] = rotation.detach()
+        if self.probe is not None:
+            of_probe, report["probe_top1"] = self.probe((h_i, h_j), label)
+            loss = loss + (of_probe - of_probe.detach())
+        return {"loss": loss, **report}
 
     def before_step(self, progress: float) -> None:
         """To be called before every training step; `progress` runs from 0 to 1 over the training."""
         self.method.before_step(self.encoder, progress)
 
-    def _represent(self, *images: Tensor) -> tuple[Tensor, ...]:
+    def _represent(self, *images: Tensor) -> list[Tensor]:
         """Representations of several batches of images, through the encoder as one batch (as the official code)."""
         batch = torch.cat(images)
         if self.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last):
             batch = batch.contiguous(memory_format=torch.channels_last)
-        h: Tensor = self.encoder(batch)
-        return h.chunk(len(images))
+        return list(self.encoder(batch).chunk(len(images)))
 
 
 def build_ssl(
     method: str,
     encoder: EncoderSettings,
     method_settings: Any,
-    equimod: EquiModSettings | None,
-    standardizer: Standardizer | None,
+    equimod: EquiModSettings | None = None,
+    standardizer: Standardizer | None = None,
+    essl: ESSLSettings | None = None,
+    probe_classes: int | None = None,
 ) -> SSL:
-    """The module to train: `method` (a key of METHODS, with its settings), with EquiMod where its settings are given.
+    """The module to train: `method` (a key of METHODS, with its settings), with EquiMod and E-SSL where their settings
+    are given, and with an online probe where the number of classes is.
 
     Initialised from torch's global generator. ValueError for an unknown method and for EquiMod without a standardizer.
     """
@@ -93,4 +120,10 @@ def build_ssl(
         if standardizer is None:
             raise ValueError("EquiMod needs the statistics of its parameters: give Standardizer.fit(policy, sizes)")
         module = EquiMod(trunk.feature_dim, standardizer, equimod)
-    return SSL(trunk, METHODS[method](trunk, method_settings), module)
+    return SSL(
+        trunk,
+        METHODS[method](trunk, method_settings),
+        module,
+        None if essl is None else ESSL(trunk.feature_dim, essl),
+        None if probe_classes is None else OnlineProbe(trunk.feature_dim, probe_classes),
+    )

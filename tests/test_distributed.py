@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from equimod.models.gather import gather
 from equimod.models.losses import barlow_twins_loss, byol_loss, equimod_loss, nt_xent, vicreg_loss
-from equimod.models.settings import EncoderSettings, EquiModSettings, SimCLRSettings
+from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, SimCLRSettings
 from equimod.models.ssl import build_ssl
 from equimod.pipelines.params import Standardizer
 from equimod.train.distributed import (
@@ -124,11 +124,13 @@ def _check_ssl(here: World) -> Results:
             SimCLRSettings(hidden=(16,), dim=6),
             replace(EQUIMOD, negatives=negatives),
             Standardizer(torch.zeros(P), torch.ones(P)),
+            ESSLSettings(hidden=(16,)),
+            probe_classes=3,
         ).double()
         for p in ssl.parameters():  # off the zeros of the residual branches, which would hide gradients
             p.data += 0.1 * torch.randn_like(p)
         parallel = data_parallel(sync_batchnorm(ssl, here), here)
-        losses = parallel(x, (v_i, v_j), encodings)
+        losses = parallel(x, (v_i, v_j), encodings, _share(torch.arange(N) % 3, here))
         losses["loss"].backward()
         results |= {f"{negatives}.{name}": value for name, value in mean_over_ranks(losses, here).items()}
         results |= {f"{negatives}.grad.{name}": p.grad for name, p in ssl.named_parameters() if p.grad is not None}

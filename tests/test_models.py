@@ -33,11 +33,11 @@ def _ssl(equimod: EquiModSettings | None = EQUIMOD) -> SSL:
     return build_ssl("simclr", ENCODER, SIMCLR, equimod, _standardizer())
 
 
-def _batch() -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _batch() -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(1)
     x, v_i, v_j = torch.randn(3, N, 3, 16, 16, generator=generator)
     t_i, t_j = torch.randn(2, N, P, generator=generator)
-    return x, (v_i, v_j), (t_i, t_j)
+    return x, (v_i, v_j), (t_i, t_j), torch.arange(N) % 3
 
 
 def _layers(head: nn.Module) -> list[str]:
@@ -67,7 +67,7 @@ def test_simclr_projector_is_the_official_one() -> None:
 
 def test_simclr_is_nt_xent_of_the_projections_of_both_views_in_one_batch() -> None:
     simclr = SimCLR(Encoder(ENCODER), SIMCLR)
-    _, views, _ = _batch()
+    _, views, _, _ = _batch()
     h = (torch.randn(N, 64), torch.randn(N, 64))
     z = simclr.projector(torch.cat(h))
     torch.testing.assert_close(simclr(views, h), nt_xent(z[:N], z[N:], 0.5))
@@ -135,8 +135,8 @@ def test_embed_gives_embeddings_and_predictions_of_evaluation() -> None:
 
 def test_loss_is_invariance_plus_weighted_equivariance() -> None:
     ssl = _ssl()
-    x, views, encodings = _batch()
-    losses = ssl(x, views, encodings)
+    x, views, encodings, label = _batch()
+    losses = ssl(x, views, encodings, label)
     torch.testing.assert_close(losses["loss"], losses["invariance"] + 0.7 * losses["equivariance"])
     assert losses["loss"].requires_grad
     assert not losses["invariance"].requires_grad
@@ -151,16 +151,16 @@ def test_all_images_go_through_the_encoder_as_one_batch(equimod: EquiModSettings
     ssl = _ssl(equimod)
     seen: list[int] = []
     ssl.encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    x, views, encodings = _batch()
-    ssl(x, views, encodings)
+    x, views, encodings, label = _batch()
+    ssl(x, views, encodings, label)
     assert seen == [images]
 
 
 def test_without_equimod_neither_x_nor_parameters_matter() -> None:
-    x, views, encodings = _batch()
+    x, views, encodings, label = _batch()
     ssl = _ssl(None)
-    with_x = ssl(x, views, encodings)
-    without = ssl(None, views, (encodings[1], encodings[0]))
+    with_x = ssl(x, views, encodings, label)
+    without = ssl(None, views, (encodings[1], encodings[0]), label)
     assert with_x.keys() == {"loss", "invariance"}
     assert torch.equal(with_x["loss"], without["loss"])
 
@@ -192,8 +192,8 @@ def test_bf16_autocast_keeps_losses_in_float32() -> None:
 
 def test_a_step_of_any_size_can_be_counted_on_the_meta_device() -> None:
     ssl = _ssl().to("meta")
-    x, views, encodings = _batch()
-    losses = ssl(x.to("meta"), tuple(v.to("meta") for v in views), tuple(t.to("meta") for t in encodings))
+    x, views, encodings, label = _batch()
+    losses = ssl(x.to("meta"), tuple(v.to("meta") for v in views), tuple(t.to("meta") for t in encodings), label)
     losses["loss"].backward()
     assert losses["loss"].is_meta
 
@@ -212,9 +212,9 @@ def test_the_hook_before_a_step_reaches_the_method_with_the_encoder(monkeypatch:
 
 
 def test_misuse_is_refused_with_the_remedy() -> None:
-    _, views, encodings = _batch()
+    _, views, encodings, label = _batch()
     with pytest.raises(ValueError, match="with_x=True"):
-        _ssl()(None, views, encodings)
+        _ssl()(None, views, encodings, label)
     with pytest.raises(ValueError, match="'simclrr' is unknown; choose from simclr"):
         build_ssl("simclrr", ENCODER, SIMCLR, None, None)
     with pytest.raises(ValueError, match=r"Standardizer\.fit"):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import tyro
 import yaml
 
-from equimod.models.settings import EncoderSettings, EquiModSettings, MethodSettings
+from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, MethodSettings
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 
 METHODS = tuple(field.name for field in fields(MethodSettings))
@@ -67,10 +67,14 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class _RunSettings:
-    method: Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg"] = "simclr"
-    """Invariance method."""
+    method: Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg", "none"] = "simclr"
+    """Invariance method; none leaves EquiMod or E-SSL alone."""
     equimod: bool = False
     """Add the equivariance module of EquiMod beside the method."""
+    essl: bool = False
+    """Add the prediction of rotations of E-SSL beside the method."""
+    online_probe: bool = False
+    """Train a linear classifier on detached representations beside the run and log its accuracy (probe_top1)."""
     dataset: Literal["shapes", "cifar10", "imagenet"] = "shapes"
     """shapes is drawn and needs nothing; cifar10 is downloaded where --data is not given."""
     data: Path | None = None
@@ -78,7 +82,7 @@ class _RunSettings:
     val: Path | None = None
     """Records of the validation images, kept for evaluate.py."""
     output: Path | None = None
-    """Folder of the run; none: runs/METHOD[-equimod]-DATASET."""
+    """Folder of the run; none: runs/METHOD[-equimod][-essl]-DATASET."""
     config: Path | None = None
     """A recipe of your own, in place of the one of the method and data set."""
     backend: Literal["auto", "native", "dali", "ffcv"] = "auto"
@@ -111,13 +115,20 @@ class Config(MethodSettings, _RunSettings):
     """
 
     equivariance: EquiModSettings = EquiModSettings()
+    rotation: ESSLSettings = ESSLSettings()
     optim: OptimSettings = OptimSettings()
     system: SystemSettings = SystemSettings()
     log: LogSettings = LogSettings()
 
     def run_folder(self) -> Path:
         """Where the run goes."""
-        return self.output or Path("runs") / f"{self.method}{'-equimod' if self.equimod else ''}-{self.dataset}"
+        beside = ("-equimod" if self.equimod else "") + ("-essl" if self.essl else "")
+        return self.output or Path("runs") / f"{self.method}{beside}-{self.dataset}"
+
+    @property
+    def title(self) -> str:
+        """The method and what stands beside it, for people."""
+        return self.method + (" + EquiMod" if self.equimod else "") + (" + E-SSL" if self.essl else "")
 
     def to_yaml(self) -> str:
         """Every setting that has a say as YAML, readable by `read_recipe`."""
@@ -164,6 +175,8 @@ def read_recipe(path: Path) -> Config:
 
 def check(config: Config) -> None:
     """Raise ConfigError for settings that do not go together."""
+    if config.method == "none" and not (config.equimod or config.essl):
+        raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
     if config.policy not in POLICIES:
         hint = _nearest(config.policy, POLICIES)
         raise ConfigError(f"policy={config.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
@@ -187,7 +200,7 @@ def check(config: Config) -> None:
         "epochs": 1,
         "batch_size": 2,
         "encoder.width": 8,
-        **{f"{method}.dim": 1 for method in METHODS},
+        **{f"{method}.dim": 1 for method in METHODS if method != "none"},
         "byol.hidden": 1,
         "byol.momentum": 0,
         "barlow_twins.lambd": 0,
@@ -201,6 +214,8 @@ def check(config: Config) -> None:
         "optim.warmup_epochs": 0,
         "optim.weight_decay": 0,
         "equivariance.weight": 0,
+        "rotation.weight": 0,
+        "rotation.size": 8,
         "seed": 0,
     }
     for key, minimum in at_least.items():
@@ -209,7 +224,7 @@ def check(config: Config) -> None:
             raise ConfigError(f"{key}={value} is too small; give {minimum} or more")
     if config.seed >= SEEDS:
         raise ConfigError(f"seed={config.seed} is too large; give less than {SEEDS}")
-    hidden = [f"{method}.hidden" for method in METHODS if method != "byol"]
+    hidden = [f"{method}.hidden" for method in ("simclr", "barlow_twins", "simsiam", "vicreg")] + ["rotation.hidden"]
     for key in (*hidden, "equivariance.projector", "equivariance.predictor_hidden", "equivariance.embedding"):
         widths = _get(config, key)
         if widths and min(widths) < 1:
@@ -300,13 +315,15 @@ def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
 
 
 def _without_unused(config: Config, before: Config, recipe: Config, path: Path | None) -> Config:
-    """Drop the settings of other methods, and EquiMod's where it is off.
+    """Drop the settings of other methods, and those of EquiMod and E-SSL where they are off.
 
     Raises ConfigError where they are not those of `before`; it names `path` where `recipe`, read from it, has them.
     """
     unused = {name: f"with --method {config.method}; leave it out" for name in METHODS if name != config.method}
     if not config.equimod:
         unused["equivariance"] = "without EquiMod; add --equimod or leave it out"
+    if not config.essl:
+        unused["rotation"] = "without E-SSL; add --essl or leave it out"
     for name, remedy in unused.items():
         changed = _differing(asdict(getattr(config, name)), asdict(getattr(before, name)), f"{name}.")
         if changed:

@@ -144,8 +144,7 @@ def evaluate(subject: Subject, names: Sequence[str]) -> None:
 def draw_figures(subject: Subject) -> None:
     """Draw loss.png and views.png into the run's figures/."""
     config, folder = subject.config, subject.folder / "figures"
-    title = f"{config.method}{' + EquiMod' if config.equimod else ''} on {config.dataset}"
-    figures.draw_losses(subject.folder / "metrics.jsonl", folder / "loss.png", title)
+    figures.draw_losses(subject.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.dataset}")
     figures.draw_views(
         subject.train, POLICIES[config.policy], folder / "views.png", seed=config.seed, window=config.shuffle_window
     )

@@ -19,7 +19,7 @@ from equimod.pipelines.records.protocol import Records
 from equimod.train.report import read_events
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")
-_LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange"}
+_LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange", "rotation": "tab:red"}
 _SAMPLES, _SAMPLES_A_ROW = 6, 2
 _DOTS_UP_TO = 50  # entries: a line through fewer is drawn with its points
 
@@ -34,9 +34,9 @@ def draw_losses(metrics: Path, path: Path, title: str) -> None:
     figure = Figure(figsize=(8, 6), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     marker = "." if len(steps) <= _DOTS_UP_TO else ""
-    # Without EquiMod the invariance is the whole loss: one line says it.
-    names = _LOSSES if any("equivariance" in event for event in steps) else ("loss",)
-    for name in names:
+    parts = [name for name in _LOSSES if name != "loss" and any(name in event for event in steps)]
+    # A method alone is the whole loss: one line says it.
+    for name in ("loss", *(parts if len(parts) > 1 else ())):
         losses.plot(step, [event[name] for event in steps], marker=marker, color=_LOSSES[name], lw=1.2, label=name)
     losses.set(title=title, ylabel="loss")
     losses.legend(frameon=False)

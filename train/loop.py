@@ -88,7 +88,7 @@ def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
         group["lr"] = lr
     i, j = batch.views
     with torch.autocast(i.image.device.type, dtype=parts.autocast, enabled=parts.autocast is not None):
-        losses = parts.parallel(batch.x, (i.image, j.image), (i.encoding, j.encoding))
+        losses = parts.parallel(batch.x, (i.image, j.image), (i.encoding, j.encoding), batch.label)
     parts.optimizer.zero_grad(set_to_none=True)
     parts.scaler.scale(losses["loss"]).backward()
     parts.scaler.step(parts.optimizer)

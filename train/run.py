@@ -72,6 +72,8 @@ def build_model(config: Config, records: Records) -> SSL:
         getattr(config, config.method),
         config.equivariance if config.equimod else None,
         standardizer,
+        config.rotation if config.essl else None,
+        len(records.classes) if config.online_probe else None,
     )
 
 
@@ -182,10 +184,9 @@ def _train(
 
 def _opening(config: Config, records: Records, model: SSL, here: World, start_step: int) -> str:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    equimod = " + EquiMod" if config.equimod else ""
     resumed = f", resumed at step {start_step}" if start_step else ""
     return (
-        f"{config.method}{equimod} on {config.dataset}: {len(records)} images, {config.encoder.arch} width "
+        f"{config.title} on {config.dataset}: {len(records)} images, {config.encoder.arch} width "
         f"{config.encoder.width}, {parameters:.1f} M parameters, {here.size} rank(s) on {here.device.type}, "
         f"{config.precision}, output {config.run_folder()}{resumed}"
     )
