@@ -27,4 +27,5 @@ class OnlineProbe(nn.Module):
         """
         labels = label.repeat(len(h))
         scores = self.classifier(self.norm(torch.cat(h).detach()))
-        return F.cross_entropy(scores, labels), 100 * (scores.argmax(1) == labels).float().mean()
+        loss = F.cross_entropy(scores, labels)
+        return loss, 100 * (scores.argmax(1) == labels).to(loss.dtype).mean()

@@ -56,7 +56,7 @@ def test_methods_of_the_command_line_and_of_the_models_are_the_same() -> None:
 
     assert tuple(MODELS) == METHODS
     for method in METHODS:
-        assert parse(["--method", method]).method == method
+        assert parse(["--method", method, "--equimod"]).method == method
 
 
 def test_only_the_settings_of_the_chosen_method_are_kept() -> None:

@@ -55,7 +55,8 @@ def test_the_loop_knows_no_method_and_no_backend() -> None:
     from equimod.pipelines.backends import BACKENDS
 
     text = (ROOT / "train" / "loop.py").read_text(encoding="utf-8").lower()
-    assert not [name for name in (*METHODS, *BACKENDS) if name in text]
+    names = {*METHODS, *BACKENDS} - {"none"}  # which is Python's too
+    assert not [name for name in names if name in text]
 
 
 def test_there_is_no_utils_module() -> None:
