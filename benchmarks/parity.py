@@ -19,7 +19,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from equimod.benchmarks.provenance import provenance
 from equimod.benchmarks.reference import cut, replay
 from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.batch import Batch
@@ -40,6 +39,7 @@ from equimod.pipelines.policy import (
 )
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.train.provenance import provenance
 
 NO_CHANGE = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 OPERATORS: dict[str, dict[str, Any]] = {

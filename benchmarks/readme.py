@@ -10,7 +10,6 @@ import json
 import re
 import statistics
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CHECKOUT = Path(__file__).parent.parent
 
 _SPEED, _MEMORY = "images/s (lowest to highest round)", "peak memory, MiB"
-CONFIGURATION = ("method", "equimod", "arch", "width", "epochs", "images")
 SCORES = {  # name in the result: title and digits
     "linear_top1": ("linear top-1, %", 2),
     "linear_cached_top1": ("linear top-1 on cached features, %", 2),
@@ -166,38 +164,28 @@ def train_table(result: dict[str, Any]) -> str:
     )
 
 
-def cifar10_table(result: dict[str, Any]) -> str:
-    """Markdown of runs collected by `collect.py`: a row a configuration, means over its seeds.
+def sweep_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `tools/sweep.py`: means over the seeds, beside the paper's column.
 
-    A score that no run has is left out, and so is the data wait.
+    A score that no run has is left out.
     """
-    waits = any(run.get("data_wait") is not None for run in result["runs"])
-    measured = {key: score for key, score in SCORES.items() if any(run[key] is not None for run in result["runs"])}
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for run in result["runs"]:
-        groups[tuple(run[key] for key in CONFIGURATION)].append(run)
-    rows = []
-    for configuration, runs in sorted(groups.items()):
-        method, equimod, arch, width, epochs, images = configuration
-        scores = [_mean([run[key] for run in runs], digits) for key, (_, digits) in measured.items()]
-        minutes = _mean([run["seconds"] / 60 for run in runs], 0)
-        shares = [run.get("data_wait") for run in runs]
-        wait = [_mean([None if share is None else 100 * share for share in shares], 1)] if waits else []
-        name = f"{method}{' + EquiMod' if equimod else ''}, {arch} width {width}"
-        rows.append([name, str(epochs), f"{images:,}", *scores, minutes, *wait, str(len(runs))])
+    rows = [row for row in result["rows"] if row["runs"]]
+    every = [run for row in rows for run in row["runs"]]
+    measured = {key: score for key, score in SCORES.items() if any(run[key] is not None for run in every)}
+    cells = []
+    for row in rows:
+        scores = [_mean([run[key] for run in row["runs"]], digits) for key, (_, digits) in measured.items()]
+        minutes = _mean([run["seconds"] / 60 for run in row["runs"]], 1)
+        paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
+        cells.append([row["title"], *scores, minutes, str(len(row["runs"])), paper])
     titles = [title for title, _ in measured.values()]
-    header = (
-        "method and encoder",
-        "epochs",
-        "images",
-        *titles,
-        "minutes",
-        *(["data wait, %"] if waits else []),
-        "seeds",
+    spread = " Means ± standard deviation over the seeds." if len(every) > len(rows) else ""
+    sizes = {f"{run['arch']} width {run['width']}, {run['epochs']} epochs of {run['images']:,} images" for run in every}
+    return (
+        _rows(("", *titles, "minutes", "seeds", "paper's linear top-1, %"), cells)
+        + f"\n{'; '.join(sorted(sizes))}; the paper's column is ResNet-18, 800 epochs.{spread} Minutes are those of "
+        f"training. {_origin(result)}\n"
     )
-    waited = " Data wait is the share of them spent waiting for images." if waits else ""
-    spread = " Means ± standard deviation over the seeds." if len(result["runs"]) > len(groups) else ""
-    return f"{_rows(header, rows)}\nMinutes are those of training.{waited}{spread} {_origin(result)}\n"
 
 
 def _mean(values: Sequence[float | None], digits: int) -> str:
@@ -227,7 +215,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_table,
     "augment": augment_table,
     "train": train_table,
-    "cifar10": cifar10_table,
+    "table1-cpu": sweep_table,
     "parity": parity_table,
 }
 

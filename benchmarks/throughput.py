@@ -354,7 +354,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         show(result)
         if command.output:
             from equimod.benchmarks.picture import draw
-            from equimod.benchmarks.provenance import provenance
+            from equimod.train.provenance import provenance
 
             result = {**provenance("benchmarks/throughput.py", arguments), **result}
             with durable_file(command.output) as file:

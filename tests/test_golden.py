@@ -1,0 +1,81 @@
+"""Golden loss curves: 20 steps of every method, with and without EquiMod, in float64, as they were when stored.
+
+A change that is meant to move numbers stores them anew: `EQUIMOD_STORE_GOLDEN=1 pytest tests/test_golden.py`, and says
+so in its commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.records import open_records
+from equimod.pipelines.shapes import draw_dataset
+from equimod.train.config import METHODS, parse
+from equimod.train.distributed import World
+from equimod.train.loop import train_step
+from equimod.train.run import training_parts, training_pipeline
+
+CURVES = Path(__file__).parent / "golden" / "curves.json"
+TOLERANCE = 1e-4
+RUNS = [f"{method}{beside}" for method in METHODS for beside in ("", " --equimod")]
+RUNS = [run for run in RUNS if run != "none"] + ["simclr --equimod --essl"]
+SETTINGS = """\
+extends: {recipe}
+epochs: 5
+batch_size: 32
+precision: fp32
+encoder: {{width: 8}}
+optim: {{lr: 0.05, warmup_epochs: 1}}
+log: {{every: 1, checkpoint_every: 1000}}
+backend: native
+system: {{device: cpu, workers: 1}}
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("golden") / "images"
+    draw_dataset(folder, samples=128, seed=0, split="train", workers=1)
+    return folder
+
+
+def _double(batch: Batch) -> Batch:
+    """In float64, rounded coarsely, so that no processor's way of rounding shows."""
+    views = tuple(
+        replace(view, image=view.image.mul(64).round().double() / 64, encoding=view.encoding.double())
+        for view in batch.views
+    )
+    return replace(batch, x=None if batch.x is None else batch.x.mul(64).round().double() / 64, views=views)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_path: Path) -> None:
+    method, *beside = run.split()
+    recipes = Path(__file__).parent.parent / "train" / "recipes"
+    (tmp_path / "recipe.yaml").write_text(SETTINGS.format(recipe=recipes / f"{method}_shapes.yaml"))
+    small = ["--equivariance.projector", "64", "32"] if "--equimod" in beside else []
+    small += ["--rotation.hidden", "64"] if "--essl" in beside else []
+    small += {"byol": ["--byol.hidden", "64"], "none": []}.get(method, [f"--{method.replace('_', '-')}.hidden", "64"])
+    config = parse(["--config", str(tmp_path / "recipe.yaml"), *beside, *small])
+    records, here = open_records(images), World(0, 0, 1, torch.device("cpu"))
+    pipeline = training_pipeline(config, records, here)
+    parts = training_parts(config, records, len(pipeline), here)
+    parts.model.double()
+    curve, total = [], config.epochs * len(pipeline)
+    for epoch in range(config.epochs):
+        for batch in pipeline.epoch(epoch):
+            parts.model.before_step(len(curve) / total)
+            curve.append(float(train_step(parts, _double(batch), parts.learning_rate(len(curve)))["loss"]))
+    assert len(set(curve)) == 20
+    stored = json.loads(CURVES.read_text()) if CURVES.exists() else {}
+    if os.environ.get("EQUIMOD_STORE_GOLDEN"):
+        stored[run] = curve
+        CURVES.write_text(json.dumps(stored, indent=1) + "\n")
+    assert curve == pytest.approx(stored[run], rel=TOLERANCE)

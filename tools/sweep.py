@@ -1,0 +1,287 @@
+"""Run a table of the paper: `python tools/sweep.py table1 --size cpu --data RECORDS --val RECORDS`.
+
+Every row is trained and evaluated with every seed, one after the other, in OUTPUT/ROW-seedSEED. The same command goes
+on where it was interrupted, in the middle of a training too. After each run OUTPUT/TABLE-SIZE.json holds what is there,
+with the resolved settings, and the table is printed with the paper's column beside ours. What stands behind `--` goes
+to every training: `-- --epochs 2` for a trial.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from equimod.pipelines.durable import durable_file
+from equimod.tools.command import run_command
+
+Size = Literal["cpu", "paper"]
+_CHECKOUT = Path(__file__).parent.parent
+_CIFAR10_ROWS = {  # method, EquiMod: the paper's linear top-1
+    ("simclr", False): 90.96,
+    ("simclr", True): 92.79,
+    ("byol", False): 90.44,
+    ("byol", True): 91.57,
+    ("barlow_twins", False): 86.94,
+    ("barlow_twins", True): 88.87,
+}
+
+
+class SweepError(Exception):
+    """A sweep that cannot go on: the message names the run and the remedy, in one line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str  # of the run's folder
+    title: str
+    paper: float | None  # linear top-1 in percent, CIFAR-10, 800 epochs
+    options: tuple[str, ...]  # of train/main.py, beside those of every row
+    method: str = "simclr"
+    equimod: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    rows: tuple[Row, ...]
+
+
+def _varied(title: str, option: str, values: Mapping[str, float], default: str) -> Table:
+    """SimCLR + EquiMod with one option varied: value, as on a command line, to the paper's score."""
+    rows = []
+    for value, paper in values.items():
+        words = value.split()
+        label = f"{value} (default)" if value == default else value
+        rows.append(Row("-".join(words) or "none", label or "none", paper, (option, *words)))
+    return Table(title, tuple(rows))
+
+
+def _table1() -> Table:
+    names = {"simclr": "SimCLR", "byol": "BYOL", "barlow_twins": "Barlow Twins"}
+    rows = [
+        Row(
+            f"{method}{'-equimod' if equimod else ''}",
+            f"{names[method]}{' + EquiMod' if equimod else ''}",
+            paper,
+            (),
+            method,
+            equimod,
+        )
+        for (method, equimod), paper in _CIFAR10_ROWS.items()
+    ]
+    return Table("Methods with and without EquiMod (paper, Table 1)", tuple(rows))
+
+
+_WEIGHTS = {"0": 90.96, "0.1": 92.07, "0.2": 92.31, "0.5": 92.37, "1": 92.79, "2": 92.33, "5": 92.81, "10": 92.66}
+_TEMPERATURES = {"0.05": 92.13, "0.1": 92.13, "0.2": 92.79, "0.5": 92.31, "1": 92.14}
+_BATCHES = {"64": 92.23, "128": 92.24, "256": 92.38, "512": 92.79, "1024": 92.23}
+
+TABLES = {
+    "table1": _table1(),
+    "table2a": _varied(
+        "Layers of the equivariant projector (paper, Table 2a)",
+        "--equivariance.projector",
+        {"None": 88.46, "128": 91.58, "2048 128": 92.58, "2048 2048 128": 92.79},
+        "2048 2048 128",
+    ),
+    "table2b": _varied(
+        "Hidden layers of the equivariant predictor (paper, Table 2b)",
+        "--equivariance.predictor-hidden",
+        {"": 92.79, "16": 92.67, "128": 92.59, "2048": 92.70},
+        "",
+    ),
+    "table2c": _varied(
+        "Layers that embed the parameters (paper, Table 2c)",
+        "--equivariance.embedding",
+        {
+            "None": 92.50,
+            "16": 92.57,
+            "128": 92.79,
+            "2048": 92.50,
+            "16 128": 92.47,
+            "128 128": 92.13,
+            "2048 128": 92.05,
+        },
+        "128",
+    ),
+    "table3a": _varied("Weight of the equivariance loss (paper, Table 3a)", "--equivariance.weight", _WEIGHTS, "1"),
+    "table3b": _varied(
+        "Temperature of the equivariance loss (paper, Table 3b)", "--equivariance.temperature", _TEMPERATURES, "0.2"
+    ),
+    "table3c": _varied("Batch size (paper, Table 3c)", "--batch-size", _BATCHES, "512"),
+    "controls": Table(
+        "Controls: what x in the batch does without its loss, and both forms of the loss",
+        (
+            Row("two-views", "SimCLR, two views", 90.96, (), equimod=False),
+            Row("weight-0", "x in the batch, weight 0", None, ("--equivariance.weight", "0")),
+            Row("paper", "EquiMod, Eq. 4", 92.79, ("--equivariance.negatives", "paper")),
+            Row("official", "EquiMod, form of the authors' code", None, ("--equivariance.negatives", "official")),
+        ),
+    ),
+}
+"""In Table 3c the learning rate stays that of the recipe: the paper does not say that it follows the batch size."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    table: Annotated[
+        Literal["table1", "table2a", "table2b", "table2c", "table3a", "table3b", "table3c", "controls"],
+        tyro.conf.Positional,
+    ]
+    """Table of the paper, all on CIFAR-10."""
+    size: Size
+    """cpu: ResNet-10 of width 16 and 8 epochs, classifier on cached features; paper: ResNet-18 and 800 epochs, the
+    paper's linear evaluation."""
+    data: Path
+    """Records of CIFAR-10's training images."""
+    val: Path
+    """Records of its test images."""
+    output: Path | None = None
+    """Folder of the runs; none: runs/TABLE-SIZE."""
+    seeds: int = 1
+    """Seeds 0, 1, ... of every row; the paper has one."""
+    launcher: str = sys.executable
+    """What starts train/main.py, such as "torchrun --nproc-per-node 8"."""
+    list: bool = False
+    """Print the commands and run nothing, for a cluster's queue."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    row: Row
+    folder: Path
+    training: list[str]
+    evaluators: tuple[str, ...]  # options of train/evaluate.py
+
+    @property
+    def evaluation(self) -> list[str]:
+        return [sys.executable, str(_CHECKOUT / "train" / "evaluate.py"), str(self.folder), *self.evaluators]
+
+    def evaluated(self) -> bool:
+        """Whether every score is there; an interrupted evaluation leaves some."""
+        path = self.folder / "eval.json"
+        done = json.loads(path.read_bytes())["evaluators"] if path.is_file() else {}
+        return all(option.removeprefix("--").replace("-", "_") in done for option in self.evaluators)
+
+
+def _runs(arguments: Arguments, more: Sequence[str]) -> list[_Run]:
+    output = arguments.output or Path("runs") / f"{arguments.table}-{arguments.size}"
+    runs = []
+    for seed in range(arguments.seeds):
+        for row in TABLES[arguments.table].rows:
+            folder = output / f"{row.name}-seed{seed}"
+            suffix = "_cpu" if arguments.size == "cpu" else ""
+            recipe = f"{row.method}{'_equimod' if row.equimod else ''}_cifar10{suffix}.yaml"
+            training = [
+                *shlex.split(arguments.launcher),
+                str(_CHECKOUT / "train" / "main.py"),
+                *("--config", str(_CHECKOUT / "train" / "recipes" / recipe)),
+                *("--data", str(arguments.data), "--val", str(arguments.val)),
+                *("--output", str(folder), "--seed", str(seed), "--resume", "auto"),
+                *row.options,
+                *more,
+            ]
+            linear = "--linear-cached" if arguments.size == "cpu" else "--linear"
+            evaluators = (linear, "--knn", *(("--equivariance",) if row.equimod else ()))
+            runs.append(_Run(row, folder, training, evaluators))
+    return runs
+
+
+def _sweep(arguments: Arguments, more: Sequence[str]) -> None:
+    runs = _runs(arguments, more)
+    if arguments.list:
+        for run in runs:
+            print(f"{shlex.join(run.training)} && {shlex.join(run.evaluation)}")
+        return
+    result = runs[0].folder.parent / f"{arguments.table}-{arguments.size}.json"
+    for number, run in enumerate(runs, 1):
+        print(f"{arguments.table}, run {number} of {len(runs)}: {run.folder}", flush=True)
+        if not (run.folder / "encoder.safetensors").is_file():
+            _call(run.training, run.folder)
+        if not run.evaluated():
+            _call(run.evaluation, run.folder)
+        _write(result, arguments, more, [run for run in runs if run.evaluated()])
+    print(render(json.loads(result.read_bytes())))
+
+
+def _call(command: Sequence[str], folder: Path) -> None:
+    """Run a command to its end; an interruption is passed on, so that a training may save."""
+    with subprocess.Popen(command) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if code:
+        raise SweepError(f"{folder}: the command ended with {code}, its reason stands above: {shlex.join(command)}")
+
+
+def _write(result: Path, arguments: Arguments, more: Sequence[str], runs: Sequence[_Run]) -> None:
+    from equimod.train.provenance import provenance
+    from equimod.train.summary import summary
+
+    command = [arguments.table, "--size", arguments.size, "--seeds", str(arguments.seeds)]
+    command += ["--data", str(arguments.data), "--val", str(arguments.val), *(["--", *more] if more else [])]
+    rows = [
+        {
+            "title": row.title,
+            "paper": row.paper,
+            "options": list(row.options),
+            "runs": [summary(run.folder) for run in runs if run.row == row],
+        }
+        for row in TABLES[arguments.table].rows
+    ]
+    found = {
+        **provenance("tools/sweep.py", command),
+        "benchmark": f"{arguments.table}-{arguments.size}",
+        "title": TABLES[arguments.table].title,
+        "rows": rows,
+    }
+    with durable_file(result) as file:
+        file.write(json.dumps(found, indent=1).encode() + b"\n")
+
+
+def render(result: dict[str, Any]) -> str:
+    """The rows that have runs: ours, with the standard deviation over the seeds, and the paper's column."""
+    lines = [result["title"], f"{'':44}{'linear top-1, %':>18}{'kNN top-1, %':>16}{'paper, %':>10}{'seeds':>7}"]
+    for row in result["rows"]:
+        scores = [_spread([run[key] for run in row["runs"]]) for key in (_score(row), "knn_top1")]
+        paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
+        lines.append(f"{row['title']:44}{scores[0]:>18}{scores[1]:>16}{paper:>10}{len(row['runs']):>7}")
+    return "\n".join(lines)
+
+
+def _score(row: dict[str, Any]) -> str:
+    return "linear_top1" if any(run["linear_top1"] is not None for run in row["runs"]) else "linear_cached_top1"
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    deviation = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{deviation}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if argv is None else argv)
+    own, more = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    arguments = tyro.cli(Arguments, args=own, description=__doc__)
+    if arguments.seeds < 1:
+        print(f"error: --seeds {arguments.seeds} is too small; give 1 or more", file=sys.stderr)
+        return 2
+    return run_command(lambda: _sweep(arguments, more), SweepError, OSError, again="go on where it stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
