@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import tyro
 
 from equimod.benchmarks.picture import OPERATORS, TITLES
 from equimod.pipelines.durable import durable_file
+from equimod.train.summary import mean_and_deviation
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CHECKOUT = Path(__file__).parent.parent
@@ -174,10 +174,11 @@ def sweep_table(result: dict[str, Any]) -> str:
     measured = {key: score for key, score in SCORES.items() if any(run[key] is not None for run in every)}
     cells = []
     for row in rows:
-        scores = [_mean([run[key] for run in row["runs"]], digits) for key, (_, digits) in measured.items()]
-        minutes = _mean([run["seconds"] / 60 for run in row["runs"]], 1)
+        runs = row["runs"]
+        scores = [mean_and_deviation([run[key] for run in runs], digits) for key, (_, digits) in measured.items()]
+        minutes = mean_and_deviation([run["seconds"] / 60 for run in runs], 1)
         paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
-        cells.append([row["title"], *scores, minutes, str(len(row["runs"])), paper])
+        cells.append([row["title"], *scores, minutes, str(len(runs)), paper])
     titles = [title for title, _ in measured.values()]
     spread = " Means ± standard deviation over the seeds." if len(every) > len(rows) else ""
     sizes = {f"{run['arch']} width {run['width']}, {run['epochs']} epochs of {run['images']:,} images" for run in every}
@@ -186,14 +187,6 @@ def sweep_table(result: dict[str, Any]) -> str:
         + f"\n{'; '.join(sorted(sizes))}; the paper's column is ResNet-18, 800 epochs.{spread} Minutes are those of "
         f"training. {_origin(result)}\n"
     )
-
-
-def _mean(values: Sequence[float | None], digits: int) -> str:
-    known = [value for value in values if value is not None]
-    if len(known) < len(values):
-        return "–"
-    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
 def parity_table(result: dict[str, Any]) -> str:

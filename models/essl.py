@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from equimod.models.encoder import Encoder
 from equimod.models.settings import ESSLSettings
 
 TURNS = 4
@@ -29,12 +29,15 @@ class ESSL(nn.Module):
         self.predictor = nn.Sequential(*layers, nn.Linear((feature_dim, *settings.hidden)[-1], TURNS))
         self.settings = settings
 
-    def forward(self, encoder: Encoder, view: Tensor) -> Tensor:
-        """Cross-entropy of the predicted rotations, a scalar, of images `view` (N,3,S,S)."""
+    def forward(self, represent: Callable[[Tensor], Tensor], view: Tensor) -> Tensor:
+        """Cross-entropy of the predicted rotations, a scalar, of images `view` (N,3,S,S).
+
+        `represent`: the encoder, images (4N,3,S,S) to representations (4N,F).
+        """
         if self.settings.size is not None:
             view = F.interpolate(view, size=self.settings.size, mode="bilinear", antialias=True)
         turn = torch.arange(TURNS, device=view.device).repeat_interleave(len(view))
-        return F.cross_entropy(self.predictor(encoder(rotations(view))), turn)
+        return F.cross_entropy(self.predictor(represent(rotations(view))), turn)
 
 
 def rotations(images: Tensor) -> Tensor:

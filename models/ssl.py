@@ -78,7 +78,7 @@ class SSL(nn.Module):
             loss = loss + self.equimod.settings.weight * equivariance
             report["equivariance"] = equivariance.detach()
         if self.essl is not None:
-            rotation = self.essl(self.encoder, views[0])
+            rotation = self.essl(self._encode, views[0])
             loss = loss + self.essl.settings.weight * rotation
             report["rotation"] = rotation.detach()
         if self.probe is not None:
@@ -92,10 +92,14 @@ class SSL(nn.Module):
 
     def _represent(self, *images: Tensor) -> list[Tensor]:
         """Representations of several batches of images, through the encoder as one batch (as the official code)."""
-        batch = torch.cat(images)
+        return list(self._encode(torch.cat(images)).chunk(len(images)))
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Representations (N,F) of images (N,3,S,S), brought to the layout of the weights."""
         if self.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last):
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        return list(self.encoder(batch).chunk(len(images)))
+            images = images.contiguous(memory_format=torch.channels_last)
+        h: Tensor = self.encoder(images)
+        return h
 
 
 def build_ssl(

@@ -17,6 +17,7 @@ from equimod.models.probe import OnlineProbe
 from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, NoneSettings, SimCLRSettings
 from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.params import Standardizer
+from equimod.train.config import RECIPES
 from equimod.train.main import main
 from equimod.train.report import read_events
 
@@ -117,24 +118,14 @@ def test_the_probe_learns_what_is_there_to_learn() -> None:
     assert accuracies[-1] == 100
 
 
-RECIPE = """\
-method: simclr
-dataset: cifar10
-policy: simclr_cifar10
-epochs: 2
-batch_size: 8
-optim: {warmup_epochs: 1}
-encoder: {arch: resnet10, width: 8}
-log: {every: 1}
-"""
+SMALL = ["--config", str(RECIPES / "simclr_cifar10_cpu.yaml"), "--log.every", "1"]
+SMALL += ["--epochs", "2", "--batch-size", "8", "--encoder.width", "8"]
 
 
-def _train(image_tree: Path, folder: Path, *options: str) -> Path:
-    folder.mkdir()
-    (folder / "recipe.yaml").write_text(RECIPE)
-    arguments = ["--config", str(folder / "recipe.yaml"), "--data", str(image_tree), "--val", str(image_tree)]
-    assert main([*arguments, "--output", str(folder / "run"), *options]) == 0
-    return folder / "run"
+def _train(image_tree: Path, run: Path, *options: str) -> Path:
+    data = ["--data", str(image_tree), "--val", str(image_tree)]
+    assert main([*SMALL, *data, "--output", str(run), *options]) == 0
+    return run
 
 
 def test_a_run_with_a_probe_logs_its_accuracy_and_ends_with_the_same_encoder(image_tree: Path, tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ batch_size: 32
 precision: fp32
 encoder: {{width: 8}}
 optim: {{lr: 0.05, warmup_epochs: 1}}
-log: {{every: 1, checkpoint_every: 1000}}
 backend: native
 system: {{device: cpu, workers: 1}}
 """

@@ -150,18 +150,8 @@ def test_a_killed_run_resumes_bit_for_bit(options: list[str], tmp_path: Path, ki
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "simclr"])
 def test_a_killed_run_of_every_method_resumes_bit_for_bit(method: str, image_tree: Path, tmp_path: Path) -> None:
     """BYOL's target, its running statistics and its momentum are part of that, and so is what stands beside."""
-    options = [
-        "--method",
-        method,
-        "--equimod",
-        "--essl",
-        "--rotation.hidden",
-        "16",
-        "--online-probe",
-        "--data",
-        str(image_tree),
-        *SMALL,
-    ]
+    beside = ["--equimod", "--essl", "--rotation.hidden", "16", "--online-probe"]
+    options = ["--method", method, *beside, "--data", str(image_tree), *SMALL]
     small = ["--byol.hidden", "16"] if method == "byol" else [f"--{method.replace('_', '-')}.hidden", "16"]
     options += [] if method == "none" else [*small, f"--{method.replace('_', '-')}.dim", "8"]
     alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]

@@ -2,15 +2,13 @@
 
 Every row is trained and evaluated with every seed, one after the other, in OUTPUT/ROW-seedSEED. The same command goes
 on where it was interrupted, in the middle of a training too. After each run OUTPUT/TABLE-SIZE.json holds what is there,
-with the resolved settings, and the table is printed with the paper's column beside ours. What stands behind `--` goes
-to every training: `-- --epochs 2` for a trial.
+with the resolved settings, and the table is printed with the paper's column beside ours.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,17 +20,11 @@ import tyro
 
 from equimod.pipelines.durable import durable_file
 from equimod.tools.command import run_command
+from equimod.train.provenance import provenance
+from equimod.train.summary import mean_and_deviation, summary
 
 Size = Literal["cpu", "paper"]
 _CHECKOUT = Path(__file__).parent.parent
-_CIFAR10_ROWS = {  # method, EquiMod: the paper's linear top-1
-    ("simclr", False): 90.96,
-    ("simclr", True): 92.79,
-    ("byol", False): 90.44,
-    ("byol", True): 91.57,
-    ("barlow_twins", False): 86.94,
-    ("barlow_twins", True): 88.87,
-}
 
 
 class SweepError(Exception):
@@ -44,7 +36,7 @@ class Row:
     name: str  # of the run's folder
     title: str
     paper: float | None  # linear top-1 in percent, CIFAR-10, 800 epochs
-    options: tuple[str, ...]  # of train/main.py, beside those of every row
+    options: tuple[str, ...] = ()  # of train/main.py, beside those of every row
     method: str = "simclr"
     equimod: bool = True
 
@@ -60,25 +52,9 @@ def _varied(title: str, option: str, values: Mapping[str, float], default: str) 
     rows = []
     for value, paper in values.items():
         words = value.split()
-        label = f"{value} (default)" if value == default else value
-        rows.append(Row("-".join(words) or "none", label or "none", paper, (option, *words)))
+        label = f"{value or 'none'}{' (default)' if value == default else ''}"
+        rows.append(Row("-".join(words) or "none", label, paper, (option, *words)))
     return Table(title, tuple(rows))
-
-
-def _table1() -> Table:
-    names = {"simclr": "SimCLR", "byol": "BYOL", "barlow_twins": "Barlow Twins"}
-    rows = [
-        Row(
-            f"{method}{'-equimod' if equimod else ''}",
-            f"{names[method]}{' + EquiMod' if equimod else ''}",
-            paper,
-            (),
-            method,
-            equimod,
-        )
-        for (method, equimod), paper in _CIFAR10_ROWS.items()
-    ]
-    return Table("Methods with and without EquiMod (paper, Table 1)", tuple(rows))
 
 
 _WEIGHTS = {"0": 90.96, "0.1": 92.07, "0.2": 92.31, "0.5": 92.37, "1": 92.79, "2": 92.33, "5": 92.81, "10": 92.66}
@@ -86,7 +62,17 @@ _TEMPERATURES = {"0.05": 92.13, "0.1": 92.13, "0.2": 92.79, "0.5": 92.31, "1": 9
 _BATCHES = {"64": 92.23, "128": 92.24, "256": 92.38, "512": 92.79, "1024": 92.23}
 
 TABLES = {
-    "table1": _table1(),
+    "table1": Table(
+        "Methods with and without EquiMod (paper, Table 1)",
+        (
+            Row("simclr", "SimCLR", 90.96, equimod=False),
+            Row("simclr-equimod", "SimCLR + EquiMod", 92.79),
+            Row("byol", "BYOL", 90.44, method="byol", equimod=False),
+            Row("byol-equimod", "BYOL + EquiMod", 91.57, method="byol"),
+            Row("barlow_twins", "Barlow Twins", 86.94, method="barlow_twins", equimod=False),
+            Row("barlow_twins-equimod", "Barlow Twins + EquiMod", 88.87, method="barlow_twins"),
+        ),
+    ),
     "table2a": _varied(
         "Layers of the equivariant projector (paper, Table 2a)",
         "--equivariance.projector",
@@ -121,7 +107,7 @@ TABLES = {
     "controls": Table(
         "Controls: what x in the batch does without its loss, and both forms of the loss",
         (
-            Row("two-views", "SimCLR, two views", 90.96, (), equimod=False),
+            Row("two-views", "SimCLR, two views", 90.96, equimod=False),
             Row("weight-0", "x in the batch, weight 0", None, ("--equivariance.weight", "0")),
             Row("paper", "EquiMod, Eq. 4", 92.79, ("--equivariance.negatives", "paper")),
             Row("official", "EquiMod, form of the authors' code", None, ("--equivariance.negatives", "official")),
@@ -153,6 +139,8 @@ class Arguments:
     """What starts train/main.py, such as "torchrun --nproc-per-node 8"."""
     list: bool = False
     """Print the commands and run nothing, for a cluster's queue."""
+    trainer: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """More options of train/main.py for every training, behind `--`, such as -- --epochs 2 for a trial."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +161,7 @@ class _Run:
         return all(option.removeprefix("--").replace("-", "_") in done for option in self.evaluators)
 
 
-def _runs(arguments: Arguments, more: Sequence[str]) -> list[_Run]:
+def _runs(arguments: Arguments) -> list[_Run]:
     output = arguments.output or Path("runs") / f"{arguments.table}-{arguments.size}"
     runs = []
     for seed in range(arguments.seeds):
@@ -188,7 +176,7 @@ def _runs(arguments: Arguments, more: Sequence[str]) -> list[_Run]:
                 *("--data", str(arguments.data), "--val", str(arguments.val)),
                 *("--output", str(folder), "--seed", str(seed), "--resume", "auto"),
                 *row.options,
-                *more,
+                *arguments.trainer,
             ]
             linear = "--linear-cached" if arguments.size == "cpu" else "--linear"
             evaluators = (linear, "--knn", *(("--equivariance",) if row.equimod else ()))
@@ -196,8 +184,8 @@ def _runs(arguments: Arguments, more: Sequence[str]) -> list[_Run]:
     return runs
 
 
-def _sweep(arguments: Arguments, more: Sequence[str]) -> None:
-    runs = _runs(arguments, more)
+def _sweep(arguments: Arguments) -> None:
+    runs = _runs(arguments)
     if arguments.list:
         for run in runs:
             print(f"{shlex.join(run.training)} && {shlex.join(run.evaluation)}")
@@ -209,7 +197,8 @@ def _sweep(arguments: Arguments, more: Sequence[str]) -> None:
             _call(run.training, run.folder)
         if not run.evaluated():
             _call(run.evaluation, run.folder)
-        _write(result, arguments, more, [run for run in runs if run.evaluated()])
+            _write(result, arguments, runs)
+    _write(result, arguments, runs)
     print(render(json.loads(result.read_bytes())))
 
 
@@ -226,18 +215,18 @@ def _call(command: Sequence[str], folder: Path) -> None:
         raise SweepError(f"{folder}: the command ended with {code}, its reason stands above: {shlex.join(command)}")
 
 
-def _write(result: Path, arguments: Arguments, more: Sequence[str], runs: Sequence[_Run]) -> None:
-    from equimod.train.provenance import provenance
-    from equimod.train.summary import summary
-
+def _write(result: Path, arguments: Arguments, runs: Sequence[_Run]) -> None:
+    """Write what the evaluated runs amount to, row by row."""
+    more = ["--", *arguments.trainer] if arguments.trainer else []
     command = [arguments.table, "--size", arguments.size, "--seeds", str(arguments.seeds)]
-    command += ["--data", str(arguments.data), "--val", str(arguments.val), *(["--", *more] if more else [])]
+    command += ["--data", str(arguments.data), "--val", str(arguments.val), *more]
+    evaluated = [run for run in runs if run.evaluated()]
     rows = [
         {
             "title": row.title,
             "paper": row.paper,
             "options": list(row.options),
-            "runs": [summary(run.folder) for run in runs if run.row == row],
+            "runs": [summary(run.folder) for run in evaluated if run.row == row],
         }
         for row in TABLES[arguments.table].rows
     ]
@@ -252,10 +241,10 @@ def _write(result: Path, arguments: Arguments, more: Sequence[str], runs: Sequen
 
 
 def render(result: dict[str, Any]) -> str:
-    """The rows that have runs: ours, with the standard deviation over the seeds, and the paper's column."""
+    """The rows: ours, with the standard deviation over the seeds, and the paper's column."""
     lines = [result["title"], f"{'':44}{'linear top-1, %':>18}{'kNN top-1, %':>16}{'paper, %':>10}{'seeds':>7}"]
     for row in result["rows"]:
-        scores = [_spread([run[key] for run in row["runs"]]) for key in (_score(row), "knn_top1")]
+        scores = [mean_and_deviation([run[key] for run in row["runs"]], 2) for key in (_score(row), "knn_top1")]
         paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
         lines.append(f"{row['title']:44}{scores[0]:>18}{scores[1]:>16}{paper:>10}{len(row['runs']):>7}")
     return "\n".join(lines)
@@ -265,22 +254,12 @@ def _score(row: dict[str, Any]) -> str:
     return "linear_top1" if any(run["linear_top1"] is not None for run in row["runs"]) else "linear_cached_top1"
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    deviation = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.2f}{deviation}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if argv is None else argv)
-    own, more = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    arguments = tyro.cli(Arguments, args=own, description=__doc__)
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     if arguments.seeds < 1:
         print(f"error: --seeds {arguments.seeds} is too small; give 1 or more", file=sys.stderr)
         return 2
-    return run_command(lambda: _sweep(arguments, more), SweepError, OSError, again="go on where it stopped")
+    return run_command(lambda: _sweep(arguments), SweepError, OSError, again="go on where it stopped")
 
 
 if __name__ == "__main__":

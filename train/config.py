@@ -200,7 +200,7 @@ def check(config: Config) -> None:
         "epochs": 1,
         "batch_size": 2,
         "encoder.width": 8,
-        **{f"{method}.dim": 1 for method in METHODS if method != "none"},
+        **{f"{method}.dim": 1 for method in METHODS if hasattr(getattr(config, method), "dim")},
         "byol.hidden": 1,
         "byol.momentum": 0,
         "barlow_twins.lambd": 0,
@@ -224,8 +224,9 @@ def check(config: Config) -> None:
             raise ConfigError(f"{key}={value} is too small; give {minimum} or more")
     if config.seed >= SEEDS:
         raise ConfigError(f"seed={config.seed} is too large; give less than {SEEDS}")
-    hidden = [f"{method}.hidden" for method in ("simclr", "barlow_twins", "simsiam", "vicreg")] + ["rotation.hidden"]
-    for key in (*hidden, "equivariance.projector", "equivariance.predictor_hidden", "equivariance.embedding"):
+    hidden = {f"{method}.hidden": getattr(getattr(config, method), "hidden", None) for method in METHODS}
+    heads = ("rotation.hidden", "equivariance.projector", "equivariance.predictor_hidden", "equivariance.embedding")
+    for key in (*(key for key, widths in hidden.items() if isinstance(widths, tuple)), *heads):
         widths = _get(config, key)
         if widths and min(widths) < 1:
             raise ConfigError(f"{key}={widths} holds a width below 1; give widths of 1 or more")

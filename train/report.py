@@ -8,13 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from equimod.pipelines.batch import Batch
 from equimod.pipelines.durable import durable_file
+
+if TYPE_CHECKING:  # torch takes seconds to import, and who only reads events should not wait
+    from equimod.pipelines.batch import Batch
 
 _SECONDS_BETWEEN_LINES = 5.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -50,6 +51,15 @@ def summary(folder: Path) -> dict[str, Any]:
         "data_wait": round(waited / seconds, 4) if seconds else None,  # share of these seconds
         "config": settings,
     }
+
+
+def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
+    """The mean over seeds with its standard deviation where there are several; a dash where one is missing, or all."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "–"
+    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
 def _training_seconds(events: Sequence[dict[str, Any]], batch_size: int) -> tuple[float, float]:
