@@ -26,7 +26,7 @@ from equimod.benchmarks.measure import Load
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.decode import decode
 from equimod.pipelines.order import Order
-from equimod.pipelines.policy import POLICIES, AugmentationPolicy
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.beton_writer import write_beton
@@ -159,6 +159,7 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
                 image = file.convert("RGB")
         views, boxes = [], []
         for crop in self._crops:
+            assert not isinstance(crop, CenterPolicy)
             y, x, height, width = RandomResizedCrop.get_params(image, list(crop.scale), list(crop.ratio))
             view = F.resized_crop(
                 image, y, x, height, width, [crop.size, crop.size], InterpolationMode(crop.interpolation)

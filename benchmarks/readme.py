@@ -24,6 +24,8 @@ _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CHECKOUT = Path(__file__).parent.parent
 
 _SPEED, _MEMORY = "images/s (lowest to highest round)", "peak memory, MiB"
+_OPERATORS = ("crop", "flip", "jitter", "gray", "blur", "solarize")
+_RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@5"}
 SCORES = {  # name in the result: title and digits
     "linear_top1": ("linear top-1, %", 2),
     "linear_cached_top1": ("linear top-1 on cached features, %", 2),
@@ -189,6 +191,32 @@ def sweep_table(result: dict[str, Any]) -> str:
     )
 
 
+def figures_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `tools/sweep.py figures`: what is known of each operator's parameters, over the seeds."""
+
+    def cells(row: dict[str, Any], names: Sequence[str], digits: int) -> list[str]:
+        found = [run["eval"] for run in row["runs"]]
+        return [mean_and_deviation([scores.get(name) for scores in found], digits) for name in names]
+
+    equimod = [row for row in result["rows"] if any(run["equimod"] for run in row["runs"])]
+    of_equimod = []
+    for form, digits in (("absolute", 3), ("relative", 2)):
+        names = [f"equivariance_{form}_{operator}" for operator in _OPERATORS]
+        of_equimod += [[f"{row['title']}, {form}", *cells(row, names, digits)] for row in equimod]
+    ranks = [[row["title"], *cells(row, list(_RANKS), 3)] for row in equimod]
+    readout = [f"readout_r2_{operator}" for operator in _OPERATORS]
+    recovered = [[row["title"], *cells(row, readout, 3)] for row in result["rows"] if row["runs"]]
+    seeds = max(len(row["runs"]) for row in result["rows"])
+    return (
+        _rows(("equivariance of an operator alone", *_OPERATORS), of_equimod)
+        + "\n"
+        + _rows(("R2 of a linear read-out from h", *_OPERATORS), recovered)
+        + "\n"
+        + _rows(("ranks of the true view among 16", *_RANKS.values()), ranks)
+        + f"\nMeans ± standard deviation over {seeds} seed(s), on the test images. {_origin(result)}\n"
+    )
+
+
 def parity_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `parity.py`."""
     backends = list(result["rows"][0]["backends"])
@@ -209,6 +237,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "augment": augment_table,
     "train": train_table,
     "table1-cpu": sweep_table,
+    "controls-cpu": sweep_table,
+    "figures-cpu": figures_table,
     "parity": parity_table,
 }
 

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from equimod.pipelines import philox
-from equimod.pipelines.policy import AugmentationPolicy, ColorJitter, RandomResizedCrop, ViewPolicy
+from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, ColorJitter, RandomResizedCrop, ViewPolicy
+from equimod.pipelines.resample import center_geometry
 
 _PERMUTATIONS = np.array(list(itertools.permutations(range(4))), dtype=np.int64)
 _IDENTITY_FACTORS = (1.0, 1.0, 1.0, 0.0)
@@ -81,8 +82,11 @@ def draw(
     )
     order = _PERMUTATIONS[(u[:, 27] * 24).astype(np.int64)]
     low, high = policy.blur.sigma if policy.blur else (0.0, 0.0)
+    crop = policy.crop
     values: dict[str, NDArray[Any]] = {
-        "crop": _boxes(policy.crop, size_, u[:, :20], u[:, 20:22]),
+        "crop": _identity_boxes(crop, size_)
+        if isinstance(crop, CenterPolicy)
+        else _boxes(crop, size_, u[:, :20], u[:, 20:22]),
         "flip": flip,
         "jitter": jitter,
         "gray": gray,
@@ -123,6 +127,17 @@ def _central_boxes(size: NDArray[np.int64], ratio0: float, ratio1: float) -> NDA
     w = np.where(ratio > ratio1, np.rint(height * ratio1), width).astype(np.int64)
     h = np.where(ratio < ratio0, np.rint(width / ratio0), height).astype(np.int64)
     return np.stack([(width - w) // 2, (height - h) // 2, w, h], axis=1)
+
+
+def _identity_boxes(x: CenterPolicy, size: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The boxes that x shows, to the next whole pixels: int64 (N,4) x, y, w, h."""
+    boxes = np.empty((len(size), 4), dtype=np.int64)
+    for row, (width, height) in enumerate(size.tolist()):
+        resized, corner = center_geometry(width, height, x)
+        for axis, (side, new, start) in enumerate(zip((width, height), resized, corner, strict=True)):
+            first = round(start * side / new)
+            boxes[row, [axis, axis + 2]] = first, max(1, round((start + x.size) * side / new) - first)
+    return boxes
 
 
 def _factors(jitter: ColorJitter | None, u: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -104,23 +104,6 @@ class Normalize:
 
 
 @dataclass(frozen=True)
-class ViewPolicy:
-    """What may happen to one view, in the order of application. ``None``: the operator is not part of the policy.
-
-    An operator that is part of the policy but drawn with probability 0 still has its place in the
-    encoding of the parameters, so that two views of one method share a layout (paper, A.1).
-    """
-
-    crop: RandomResizedCrop
-    normalize: Normalize
-    flip: HorizontalFlip | None = HorizontalFlip()
-    jitter: ColorJitter | None = None
-    gray: Grayscale | None = None
-    blur: GaussianBlur | None = None
-    solarize: Solarize | None = None
-
-
-@dataclass(frozen=True)
 class CenterPolicy:
     """The non-augmented image: ``Resize(resize)`` and ``CenterCrop(size)`` as torchvision places them, normalised.
 
@@ -137,6 +120,24 @@ class CenterPolicy:
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
             raise ValueError(f"CenterPolicy: size={self.size}, resize={self.resize}; give 1 <= size <= resize")
+
+
+@dataclass(frozen=True)
+class ViewPolicy:
+    """What may happen to one view, in the order of application. ``None``: the operator is not part of the policy.
+
+    An operator that is part of the policy but drawn with probability 0 still has its place in the
+    encoding of the parameters, so that two views of one method share a layout (paper, A.1). The crop of x, as
+    a ``CenterPolicy``, is the crop that changes nothing: the box that x shows, to the next whole pixels.
+    """
+
+    crop: RandomResizedCrop | CenterPolicy
+    normalize: Normalize
+    flip: HorizontalFlip | None = HorizontalFlip()
+    jitter: ColorJitter | None = None
+    gray: Grayscale | None = None
+    blur: GaussianBlur | None = None
+    solarize: Solarize | None = None
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,19 @@ def _policy(
     view = ViewPolicy(RandomResizedCrop(size, (min_scale, 1.0)), normalize, jitter=jitter, gray=Grayscale())
     views = tuple(replace(view, blur=b, solarize=s) for b, s in zip(blur, solarize, strict=True))
     return AugmentationPolicy(CenterPolicy(size, resize, normalize), views)
+
+
+def one_by_one(policy: AugmentationPolicy) -> dict[str, ViewPolicy]:
+    """A view for each operator that is part of `policy`: this one always applied, all others never (paper, Sec. 3.2.2).
+
+    Strengths are those of the first view. By name: crop, flip, jitter, gray, blur, solarize.
+    """
+    first = policy.views[0]
+    drawn = {name: getattr(first, name) for name in ("flip", "jitter", "gray", "blur", "solarize")}
+    known = {name: operator for name, operator in drawn.items() if operator is not None}
+    nothing = replace(first, crop=policy.x, **{name: replace(operator, p=0.0) for name, operator in known.items()})
+    alone = {name: replace(nothing, **{name: replace(operator, p=1.0)}) for name, operator in known.items()}
+    return {"crop": replace(nothing, crop=first.crop), **alone}
 
 
 _IMAGENET = Normalize(IMAGENET_MEAN, IMAGENET_STD)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,15 @@ from equimod.models.equimod import EquiMod
 from equimod.models.settings import EncoderSettings, EquiModSettings
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import Standardizer
-from equimod.pipelines.policy import POLICIES, AugmentationPolicy
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy, one_by_one
 from equimod.pipelines.records import open_records
+from equimod.pipelines.shapes import draw_dataset
 from equimod.train import equivariance
+from equimod.train.config import RECIPES, read_recipe
 from equimod.train.equivariance import LEAST_DISSIMILARITY, displacement
+from equimod.train.evaluators import EVALUATORS, open_subject
 from equimod.train.features import FrozenEncoder
+from equimod.train.main import main as train
 
 POLICY = POLICIES["simclr_cifar10"]
 
@@ -109,20 +112,54 @@ def test_values_equal_a_computation_by_hand_over_images_and_views(image_tree: Pa
     assert _measure(image_tree, equimod, encoder) == pytest.approx(expected, rel=1e-4)
 
 
-def test_one_operator_can_be_measured_alone(image_tree: Path) -> None:
+def _per_operator(tree: Path, equimod: EquiMod, encoder: Encoder) -> dict[str, float]:
+    frozen = FrozenEncoder(encoder, None)
+    return dict(equivariance.run_per_operator(frozen, equimod, open_records(tree), POLICY, seed=0))
+
+
+def test_every_operator_is_measured_alone(image_tree: Path) -> None:
     encoder, equimod = _model(image_tree)
-    view = POLICY.views[0]
-    assert view.jitter is not None
-    assert view.gray is not None
-    crop_only = replace(
-        view, flip=replace(view.flip, p=0), jitter=replace(view.jitter, p=0), gray=replace(view.gray, p=0)
-    )
-    alone = _measure(image_tree, equimod, encoder, AugmentationPolicy(POLICY.x, (crop_only,)))
-    assert alone.keys() == _measure(image_tree, equimod, encoder).keys()
-    assert alone != _measure(image_tree, equimod, encoder)
+    found = _per_operator(image_tree, equimod, encoder)
+    assert [name for name in found if "absolute" in name and "ci95" not in name] == [
+        f"equivariance_absolute_{operator}" for operator in ("crop", "flip", "jitter", "gray")
+    ]
+    for operator in ("flip", "gray"):  # without a strength: alone, they are the same view whatever its number
+        view = one_by_one(POLICY)[operator]
+        alone = _measure(image_tree, equimod, encoder, AugmentationPolicy(POLICY.x, (view,)))
+        for name in ("absolute", "absolute_ci95", "relative", "relative_ci95"):
+            form, _, interval = name.partition("_")
+            key = f"equivariance_{form}_{operator}{'_' if interval else ''}{interval}"
+            assert found[key] == pytest.approx(alone[f"equivariance_{name}"], rel=1e-5)
 
 
 def test_a_policy_with_other_operators_is_refused(image_tree: Path) -> None:
     encoder, equimod = _model(image_tree)
     with pytest.raises(ValueError, match=r"encodes 18 numbers, EquiMod was trained on 15; give the same operators"):
         _measure(image_tree, equimod, encoder, POLICIES["byol_cifar10"])
+
+
+def test_after_a_training_the_predictor_moves_views_and_the_identity_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_dataset(tmp_path / "train", samples=2000, seed=0)
+    draw_dataset(tmp_path / "val", samples=500, seed=0, split="test")
+    options = ["--config", str(RECIPES / "simclr_equimod_shapes.yaml"), "--output", str(tmp_path / "run")]
+    options += ["--data", str(tmp_path / "train"), "--val", str(tmp_path / "val"), "--system.device", "cpu"]
+    options += ["--epochs", "12", "--batch-size", "100", "--optim.lr", "1", "--encoder.width", "16"]
+    options += ["--simclr.hidden", "128", "--equivariance.projector", "128", "64", "--precision", "fp32"]
+    assert train(options) == 0
+    config = read_recipe(tmp_path / "run" / "config.yaml")
+    subject = open_subject(tmp_path / "run", config, None, seed=0, workers=None)
+
+    def measured() -> dict[str, float]:
+        found = dict(EVALUATORS["equivariance"].run(subject))
+        return found | dict(EVALUATORS["equivariance_per_operator"].run(subject))
+
+    found = measured()
+    for name in ("", "_jitter", "_gray"):
+        assert found[f"equivariance_absolute{name}"] > found[f"equivariance_absolute{name}_ci95"]
+        assert found[f"equivariance_relative{name}"] > 1
+    monkeypatch.setattr(subject.model.equimod, "predict", lambda y_x, t: y_x)
+    for name, value in measured().items():
+        expected = 0 if "ci95" in name or "absolute" in name else 1
+        assert value == pytest.approx(expected, abs=1e-9), name

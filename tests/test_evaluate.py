@@ -105,6 +105,20 @@ def test_the_paper_s_linear_evaluation_runs_when_asked_for(run: Path) -> None:
     assert found["evaluators"]["linear"].items() >= {"epochs": 90, "batch_size": 256, "lr": 0.2}.items()
 
 
+def test_what_takes_longer_runs_when_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = _evaluate(run, "--equivariance-per-operator", "--retrieval", "--readout")
+    assert set(found["evaluators"]) == {"equivariance_per_operator", "retrieval", "readout"}
+    assert found["evaluators"]["retrieval"]["views"] == 16
+    assert {"equivariance_relative_jitter", "retrieval_mrr", "readout_r2_crop"} <= found.keys()
+    assert not (run / "figures").exists()
+    _evaluate(run, "--figures")
+    assert (run / "figures" / "equivariance.png").is_file()
+    assert "equivariance.png" in capsys.readouterr().out
+    shutil.rmtree(run / "figures")
+    _evaluate(run, "--figures", "--checkpoint", str(run / "checkpoints" / "step-00000004"))
+    assert not (run / "figures" / "equivariance.png").exists()  # measured on another checkpoint
+
+
 def test_a_run_without_equimod_is_evaluated_without_equivariance(
     image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,8 +127,10 @@ def test_a_run_without_equimod_is_evaluated_without_equivariance(
     tree, run = str(image_tree), tmp_path / "run"
     assert train(["--config", f"{tmp_path / 'recipe.yaml'}", "--data", tree, "--val", tree, "--output", f"{run}"]) == 0
     assert set(_evaluate(run)["evaluators"]) == {"linear_cached", "knn"}
-    assert main([str(run), "--equivariance"]) == 2
-    assert "--equivariance needs EquiMod" in capsys.readouterr().err
+    for option in ("--equivariance", "--equivariance-per-operator", "--retrieval"):
+        assert main([str(run), option]) == 2
+        assert f"{option} needs EquiMod" in capsys.readouterr().err
+    assert set(_evaluate(run, "--readout")["evaluators"]) == {"linear_cached", "knn", "readout"}
 
 
 def _one_line(error: str) -> str:

@@ -9,6 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from equimod.pipelines.build import build_pipeline
@@ -73,6 +74,23 @@ def test_the_sheet_shows_the_first_samples_of_the_training(image_tree: Path, dra
         texts = [axes.texts[0].get_text() for axes in part.axes]
         assert records.classes[int(batch.label[sample])] in texts[0]
         assert texts[1:] == [figures.describe(view.params, sample, size) for view in batch.views]
+
+
+def test_bars_of_each_operator_stand_beside_the_line_of_invariance(tmp_path: Path, drawn: list[Figure]) -> None:
+    found = {"equivariance_absolute": 0.3, "equivariance_absolute_ci95": 0.1, "knn_top1": 50.0}
+    for form, value in (("absolute", 0.2), ("relative", 2.0)):
+        for k, operator in enumerate(("crop", "gray")):
+            found[f"equivariance_{form}_{operator}"] = value + k
+            found[f"equivariance_{form}_{operator}_ci95"] = 0.05
+    figures.draw_equivariance(found, tmp_path / "equivariance.png", "title")
+    for axes, heights, invariance in zip(drawn[0].axes, ([0.2, 1.2], [2.0, 3.0]), (0, 1), strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["crop", "gray"]
+        np.testing.assert_allclose([bar.get_height() for bar in axes.patches], heights)
+        (dashed,) = (line for line in axes.lines if line.get_linestyle() == "--")
+        assert set(dashed.get_ydata()) == {invariance}
+        (intervals,) = next(c for c in axes.containers if isinstance(c, ErrorbarContainer)).lines[2]
+        ends = [segment[:, 1].tolist() for segment in intervals.get_segments()]
+        np.testing.assert_allclose(ends, [[height - 0.05, height + 0.05] for height in heights])
 
 
 def _params(**drawn: object) -> AugmentationParams:

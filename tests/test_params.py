@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,17 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop as TorchvisionCrop
 
 from equimod.pipelines import philox
+from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import AugmentationParams, ParamLayout, Standardizer, draw
-from equimod.pipelines.policy import POLICIES, AugmentationPolicy, GaussianBlur, RandomResizedCrop
+from equimod.pipelines.policy import (
+    POLICIES,
+    AugmentationPolicy,
+    GaussianBlur,
+    HorizontalFlip,
+    RandomResizedCrop,
+    one_by_one,
+)
+from equimod.pipelines.records import open_records
 
 
 def _params(**values: object) -> AugmentationParams:
@@ -225,3 +235,46 @@ def test_draw_refuses_sizes_that_do_not_fit(size: np.ndarray, index: list[int]) 
 def test_standardizer_centres_what_never_varies() -> None:
     standardize = Standardizer([1.0, 5.0], [2.0, 0.0])
     assert standardize(torch.tensor([[3.0, 5.0]])).tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize("policy", ["simclr_cifar10", "byol_imagenet"])
+def test_one_operator_at_a_time_is_always_drawn_and_no_other_ever(policy: str) -> None:
+    n, size = 50, [[500, 375]] * 50
+    views = one_by_one(POLICIES[policy])
+    assert list(views) == ["crop", *ParamLayout.of(POLICIES[policy].views[0]).flags]
+    shown = {}
+    for operator, view in views.items():
+        params = draw(view, size, range(n), seed=0, epoch=0, view=0)
+        shown[operator] = len(params.crop.unique(dim=0))
+        for flag in ("flip", "jitter", "gray", "blur", "solarize"):
+            assert getattr(params, flag).all() == getattr(params, flag).any() == (flag == operator)
+        assert ParamLayout.of(view) == ParamLayout.of(POLICIES[policy].views[0])
+    assert shown.pop("crop") == n
+    assert set(shown.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("policy", "size", "box"),
+    [
+        ("simclr_cifar10", (32, 32), [0, 0, 32, 32]),
+        ("simclr_cifar10", (40, 32), [4, 0, 32, 32]),
+        ("simclr_imagenet", (256, 256), [16, 16, 224, 224]),
+        ("simclr_imagenet", (500, 375), [85, 23, 328, 329]),
+        ("simclr_imagenet", (1, 3), [0, 1, 1, 1]),
+    ],
+)
+def test_the_crop_of_x_is_the_box_that_x_shows(policy: str, size: tuple[int, int], box: list[int]) -> None:
+    view = one_by_one(POLICIES[policy])["flip"]
+    assert draw(view, [size], [0], seed=0, epoch=0, view=0).crop.tolist() == [box]
+
+
+def test_a_view_with_the_crop_of_x_and_no_operator_is_x(imagenet_sample: Path) -> None:
+    records = open_records(imagenet_sample)
+    policy = POLICIES["simclr_imagenet"]
+    nothing = replace(one_by_one(policy)["flip"], flip=HorizontalFlip(p=0.0))
+    batch = next(build_pipeline(records, AugmentationPolicy(policy.x, (nothing,)), batch_size=32, seed=0).epoch(0))
+    assert batch.x is not None
+    # A box of whole pixels is off by half a pixel of the original at most, which is less than one of x.
+    difference = (batch.views[0].image - batch.x).abs().mean((1, 2, 3))
+    shifted = (batch.x[..., 1:] - batch.x[..., :-1]).abs().mean((1, 2, 3))
+    assert (difference / shifted).max() < 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from equimod.benchmarks.readme import ReadmeError, main, render, sweep_table
+from equimod.benchmarks.readme import ReadmeError, figures_table, main, render, sweep_table
 
 CHECKOUT = Path(__file__).parent.parent
 README = "# Title\n<!-- table: loader -->\nold\n<!-- end -->\ntext\n<!-- table: table1-cpu -->\n<!-- end -->\nend\n"
@@ -111,6 +111,28 @@ def test_sweep_table_has_a_row_with_its_mean_beside_the_papers_score() -> None:
     assert equimod[:2] == ["SimCLR + EquiMod", "71.00 ± 1.41"]
     assert equimod[2:] == ["60.00 ± 0.00", "1.500 ± 0.000", "0.750 ± 0.000", "10.0 ± 0.0", "2", "–"]
     assert "resnet18 width 16, 20 epochs of 50,000 images; " in sweep_table(SWEEP)
+
+
+def test_figures_table_gives_the_operators_that_were_measured() -> None:
+    known = {"equivariance_absolute_crop": 0.1, "equivariance_relative_crop": 1.5, "readout_r2_crop": 0.4}
+    more = {"readout_r2_crop": 0.6, "equivariance_absolute_crop": 0.2, "equivariance_relative_crop": 2.5}
+    rows = [
+        {"title": "SimCLR", "runs": [{**_run(False, 0, 68), "eval": {"readout_r2_crop": 0.25}}]},
+        {
+            "title": "SimCLR + EquiMod",
+            "runs": [
+                {**_run(True, 0, 70), "eval": {**known, "retrieval_mrr": 0.75}},
+                {**_run(True, 1, 70), "eval": {**more, "retrieval_mrr": 0.75}},
+            ],
+        },
+    ]
+    table = figures_table({**SWEEP, "rows": rows}).splitlines()
+    assert "| SimCLR + EquiMod, absolute | 0.150 ± 0.071 | – | – | – | – | – |" in table
+    assert "| SimCLR + EquiMod, relative | 2.00 ± 0.71 | – | – | – | – | – |" in table
+    assert "| SimCLR | 0.250 | – | – | – | – | – |" in table
+    assert "| SimCLR + EquiMod | 0.500 ± 0.141 | – | – | – | – | – |" in table
+    assert "| SimCLR + EquiMod | 0.750 ± 0.000 | – | – |" in table
+    assert not [line for line in table if line.startswith("| SimCLR, ")]
 
 
 def test_the_newest_result_counts_whatever_the_name_of_its_file(results: Path) -> None:

@@ -56,6 +56,7 @@ def test_a_summary_holds_settings_scores_and_duration_of_a_run(run_folder: Path)
         "knn_top1": None,
         "absolute": 1.5,
         "relative": 0.5,
+        "eval": {"linear_top1": 71.5, "equivariance_absolute": 1.5, "equivariance_relative": 0.5},
         "seconds": 1000 / 500 + 2000 / 400,
         "data_wait": 0.12,  # (2 * 0.07 + 5 * 0.14) / 7
     }

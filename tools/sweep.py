@@ -45,6 +45,8 @@ class Row:
 class Table:
     title: str
     rows: tuple[Row, ...]
+    evaluators: tuple[str, ...] = ()  # options of train/evaluate.py, beside those of every table
+    of_equimod: tuple[str, ...] = ()  # the same, for rows with EquiMod
 
 
 def _varied(title: str, option: str, values: Mapping[str, float], default: str) -> Table:
@@ -61,17 +63,22 @@ _WEIGHTS = {"0": 90.96, "0.1": 92.07, "0.2": 92.31, "0.5": 92.37, "1": 92.79, "2
 _TEMPERATURES = {"0.05": 92.13, "0.1": 92.13, "0.2": 92.79, "0.5": 92.31, "1": 92.14}
 _BATCHES = {"64": 92.23, "128": 92.24, "256": 92.38, "512": 92.79, "1024": 92.23}
 
+_METHODS = (
+    Row("simclr", "SimCLR", 90.96, equimod=False),
+    Row("simclr-equimod", "SimCLR + EquiMod", 92.79),
+    Row("byol", "BYOL", 90.44, method="byol", equimod=False),
+    Row("byol-equimod", "BYOL + EquiMod", 91.57, method="byol"),
+    Row("barlow_twins", "Barlow Twins", 86.94, method="barlow_twins", equimod=False),
+    Row("barlow_twins-equimod", "Barlow Twins + EquiMod", 88.87, method="barlow_twins"),
+)
+
 TABLES = {
-    "table1": Table(
-        "Methods with and without EquiMod (paper, Table 1)",
-        (
-            Row("simclr", "SimCLR", 90.96, equimod=False),
-            Row("simclr-equimod", "SimCLR + EquiMod", 92.79),
-            Row("byol", "BYOL", 90.44, method="byol", equimod=False),
-            Row("byol-equimod", "BYOL + EquiMod", 91.57, method="byol"),
-            Row("barlow_twins", "Barlow Twins", 86.94, method="barlow_twins", equimod=False),
-            Row("barlow_twins-equimod", "Barlow Twins + EquiMod", 88.87, method="barlow_twins"),
-        ),
+    "table1": Table("Methods with and without EquiMod (paper, Table 1)", _METHODS),
+    "figures": Table(
+        "Equivariance of each operator (paper, Fig. 3 and 4), and what else tells how much the parameters are known",
+        _METHODS,
+        evaluators=("--readout", "--figures"),
+        of_equimod=("--equivariance-per-operator", "--retrieval"),
     ),
     "table2a": _varied(
         "Layers of the equivariant projector (paper, Table 2a)",
@@ -120,7 +127,7 @@ TABLES = {
 @dataclass(frozen=True)
 class Arguments:
     table: Annotated[
-        Literal["table1", "table2a", "table2b", "table2c", "table3a", "table3b", "table3c", "controls"],
+        Literal["table1", "table2a", "table2b", "table2c", "table3a", "table3b", "table3c", "figures", "controls"],
         tyro.conf.Positional,
     ]
     """Table of the paper, all on CIFAR-10."""
@@ -158,14 +165,16 @@ class _Run:
         """Whether every score is there; an interrupted evaluation leaves some."""
         path = self.folder / "eval.json"
         done = json.loads(path.read_bytes())["evaluators"] if path.is_file() else {}
-        return all(option.removeprefix("--").replace("-", "_") in done for option in self.evaluators)
+        scores = (option for option in self.evaluators if option != "--figures")
+        return all(option.removeprefix("--").replace("-", "_") in done for option in scores)
 
 
 def _runs(arguments: Arguments) -> list[_Run]:
     output = arguments.output or Path("runs") / f"{arguments.table}-{arguments.size}"
+    table = TABLES[arguments.table]
     runs = []
     for seed in range(arguments.seeds):
-        for row in TABLES[arguments.table].rows:
+        for row in table.rows:
             folder = output / f"{row.name}-seed{seed}"
             suffix = "_cpu" if arguments.size == "cpu" else ""
             recipe = f"{row.method}{'_equimod' if row.equimod else ''}_cifar10{suffix}.yaml"
@@ -179,7 +188,8 @@ def _runs(arguments: Arguments) -> list[_Run]:
                 *arguments.trainer,
             ]
             linear = "--linear-cached" if arguments.size == "cpu" else "--linear"
-            evaluators = (linear, "--knn", *(("--equivariance",) if row.equimod else ()))
+            of_equimod = ("--equivariance", *table.of_equimod) if row.equimod else ()
+            evaluators = (linear, "--knn", *of_equimod, *table.evaluators)
             runs.append(_Run(row, folder, training, evaluators))
     return runs
 

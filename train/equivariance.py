@@ -11,12 +11,14 @@ from torch import Tensor
 from equimod.models.equimod import EquiMod
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import ParamLayout
-from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.policy import AugmentationPolicy, one_by_one
 from equimod.pipelines.records.protocol import Records
 from equimod.train.features import BATCH_SIZE, FrozenEncoder, track
 
 LEAST_DISSIMILARITY = 1e-6
 """Dissimilarities of Eq. 6 count as at least this much, so that the ratio stays finite for a perfect prediction."""
+
+FORMS = ("absolute", "relative")  # Eq. 5, Eq. 6
 
 _NORMAL_95 = 1.96
 
@@ -34,9 +36,44 @@ def run(
 
     Invariance, y_hat = y_x, would give 0 and 1. Also the median of Eq. 6: a few almost perfect predictions outweigh
     all others in its mean. The interval takes images, not views, as independent; it needs two images or more.
-    `policy` must hold the operators of the training, so that the encodings fit, but may draw them differently: with
-    probability 0 for all but one operator, it measures that one alone. ValueError where the encodings do not fit.
+    ValueError where `policy` encodes other parameters than EquiMod was trained on.
     """
+    absolute, relative = _displacements(encoder, equimod, records, policy, seed, workers)
+    yield from _mean_and_interval("equivariance_absolute", absolute.mean(1))
+    yield from _mean_and_interval("equivariance_relative", relative.mean(1))
+    yield "equivariance_relative_median", relative.quantile(0.5).item()
+
+
+def run_per_operator(
+    encoder: FrozenEncoder,
+    equimod: EquiMod,
+    records: Records,
+    policy: AugmentationPolicy,
+    *,
+    seed: int,
+    workers: int | None = None,
+) -> Iterator[tuple[str, float]]:
+    """The same means for each operator of `policy` alone, with half a 95 % interval each (paper, Fig. 3 and 4).
+
+    Named such as equivariance_absolute_crop and equivariance_absolute_crop_ci95. The one that is measured is always
+    applied, the others never, and the crop shows what x shows where it is not the one.
+    """
+    views = one_by_one(policy)
+    alone = AugmentationPolicy(policy.x, tuple(views.values()))
+    for form, values in zip(FORMS, _displacements(encoder, equimod, records, alone, seed, workers), strict=True):
+        for column, operator in enumerate(views):
+            yield from _mean_and_interval(f"equivariance_{form}_{operator}", values[:, column])
+
+
+def _displacements(
+    encoder: FrozenEncoder,
+    equimod: EquiMod,
+    records: Records,
+    policy: AugmentationPolicy,
+    seed: int,
+    workers: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 5 and Eq. 6, float64 (N, views) each."""
     trained, given = len(equimod.standardizer.mean), len(ParamLayout.shared(policy))
     if given != trained:
         raise ValueError(f"policy encodes {given} numbers, EquiMod was trained on {trained}; give the same operators")
@@ -50,10 +87,8 @@ def run(
         h_x = encoder(batch.x)
         of_views = [_measure(equimod, h_x, encoder(view.image), view.encoding) for view in batch.views]
         pairs.append(torch.stack(of_views, dim=1).cpu())
-    absolute, relative = torch.cat(pairs).unbind(-1)  # each (N, views)
-    yield from _mean_and_interval("equivariance_absolute", absolute)
-    yield from _mean_and_interval("equivariance_relative", relative)
-    yield "equivariance_relative_median", relative.quantile(0.5).item()
+    absolute, relative = torch.cat(pairs).unbind(-1)
+    return absolute, relative
 
 
 def displacement(y_x: Tensor, y_v: Tensor, y_hat: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,6 +114,6 @@ def _measure(equimod: EquiMod, h_x: Tensor, h_v: Tensor, encoding: Tensor) -> Te
 
 
 def _mean_and_interval(name: str, values: Tensor) -> Iterator[tuple[str, float]]:
-    per_image = values.mean(1)
-    yield name, per_image.mean().item()
-    yield f"{name}_ci95", _NORMAL_95 * (per_image.std() / len(per_image) ** 0.5).item()
+    """Mean over independent values (N,), and half its 95 % interval."""
+    yield name, values.mean().item()
+    yield f"{name}_ci95", _NORMAL_95 * (values.std() / len(values) ** 0.5).item()

@@ -14,6 +14,10 @@ from equimod.pipelines.durable import remedy
 from equimod.train.config import SEEDS, Config, ConfigError, check, read_recipe
 from equimod.train.usage import fail, wrong_usage_once
 
+_BY_DEFAULT = ("linear_cached", "knn", "equivariance", "figures")
+_OF_EQUIMOD = ("equivariance", "equivariance_per_operator", "retrieval")
+_QUICKEST_FIRST = ("linear_cached", "knn", *_OF_EQUIMOD, "readout", "figures", "linear")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -33,8 +37,14 @@ class Options:
     """Weighted k-nearest-neighbour classification."""
     equivariance: bool = False
     """Absolute and relative equivariance (Eq. 5 and 6); for runs with EquiMod."""
+    equivariance_per_operator: bool = False
+    """The same for each operator alone (Fig. 3 and 4); for runs with EquiMod."""
+    retrieval: bool = False
+    """How well the predictor tells 16 views of an image apart, MRR, H@1 and H@5; for runs with EquiMod."""
+    readout: bool = False
+    """How much of a view's parameters a linear map recovers from the representations of image and view, R2."""
     figures: bool = False
-    """Loss curves, and a sheet of images and views with their parameters."""
+    """Loss curves, a sheet of images and views with their parameters, and the equivariance per operator, if known."""
     train: Path | None = None
     """Records of labelled training images; none: those of the run."""
     val: Path | None = None
@@ -42,17 +52,18 @@ class Options:
     checkpoint: Path | None = None
     """Folder of a checkpoint; none: the newest of the run."""
     seed: int = 0
-    """Seed of the classifier's order and crops, and of the views that equivariance is measured on."""
+    """Seed of the classifier's order and crops, and of the views that everything else is measured on."""
     workers: int | None = None
     """Loader threads; none: one a core."""
 
     def chosen(self, config: Config) -> list[str]:
         """The evaluators for a run of this configuration, quickest first. Raises ConfigError."""
-        names = ("linear_cached", "knn", "equivariance", "figures", "linear")
-        chosen = [name for name in names if getattr(self, name)]
-        if "equivariance" in chosen and not config.equimod:
-            raise ConfigError(f"--equivariance needs EquiMod, and {self.run_dir} was trained without; leave it out")
-        return chosen or [name for name in names[:4] if name != "equivariance" or config.equimod]
+        chosen = [name for name in _QUICKEST_FIRST if getattr(self, name)]
+        for name in _OF_EQUIMOD if not config.equimod else ():
+            if name in chosen:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} needs EquiMod, and {self.run_dir} was trained without; leave it out")
+        return chosen or [name for name in _BY_DEFAULT if config.equimod or name not in _OF_EQUIMOD]
 
 
 def parse(argv: Sequence[str]) -> tuple[Options, Config]:

@@ -18,7 +18,7 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
-from equimod.train import checkpoint, equivariance, figures, knn, linear_probe
+from equimod.train import checkpoint, equivariance, figures, knn, linear_probe, readout, retrieval
 from equimod.train.config import Config, ConfigError
 from equimod.train.data import check_classes
 from equimod.train.features import Features, FrozenEncoder, extract
@@ -81,18 +81,30 @@ def _knn(s: Subject) -> Values:
     return knn.run(s.train_features, s.val_features)
 
 
-def _equivariance(s: Subject) -> Values:
-    if s.model.equimod is None:
-        raise ValueError("equivariance is measured with EquiMod's predictor, and this model has none")
-    policy = POLICIES[s.config.policy]
-    return equivariance.run(s.encoder, s.model.equimod, s.val, policy, seed=s.seed, workers=s.workers)
+def _of_predictor(run: Callable[..., Values]) -> Callable[[Subject], Values]:
+    """An evaluator of EquiMod's predictor on views of the validation images."""
+
+    def of_subject(s: Subject) -> Values:
+        if s.model.equimod is None:
+            raise ValueError("this is measured with EquiMod's predictor, and this model has none")
+        policy = POLICIES[s.config.policy]
+        return run(s.encoder, s.model.equimod, s.val, policy, seed=s.seed, workers=s.workers)
+
+    return of_subject
+
+
+def _readout(s: Subject) -> Values:
+    return readout.run(s.encoder, s.train, s.val, POLICIES[s.config.policy], seed=s.seed, workers=s.workers)
 
 
 EVALUATORS = {
     "linear": Evaluator(_linear, asdict(linear_probe.ProbeSettings())),
     "linear_cached": Evaluator(_linear_cached, asdict(linear_probe.ProbeSettings())),
     "knn": Evaluator(_knn, asdict(knn.KnnSettings())),
-    "equivariance": Evaluator(_equivariance),
+    "equivariance": Evaluator(_of_predictor(equivariance.run)),
+    "equivariance_per_operator": Evaluator(_of_predictor(equivariance.run_per_operator)),
+    "retrieval": Evaluator(_of_predictor(retrieval.run), {"views": retrieval.VIEWS}),
+    "readout": Evaluator(_readout, {"ridge": readout.RIDGE}),
 }
 
 
@@ -138,17 +150,22 @@ def evaluate(subject: Subject, names: Sequence[str]) -> None:
         }
         _keep(subject, name, values, used)
         for key, value in values.items():
-            print(f"{key:<32}{value:>10.3f}{' %' if '_top' in key else ''}", flush=True)
+            print(f"{key:<40}{value:>10.3f}{' %' if '_top' in key else ''}", flush=True)
 
 
 def draw_figures(subject: Subject) -> None:
-    """Draw loss.png and views.png into the run's figures/."""
+    """Draw loss.png, views.png and, once it is measured, equivariance.png into the run's figures/."""
     config, folder = subject.config, subject.folder / "figures"
     figures.draw_losses(subject.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.dataset}")
     figures.draw_views(
         subject.train, POLICIES[config.policy], folder / "views.png", seed=config.seed, window=config.shuffle_window
     )
-    print(f"figures: {folder / 'loss.png'}, {folder / 'views.png'}", flush=True)
+    drawn = [folder / "loss.png", folder / "views.png"]
+    found = _held(subject.folder / "eval.json")
+    if found.get("weights") == subject.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
+        drawn.append(folder / "equivariance.png")
+        figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.dataset}")
+    print(f"figures: {', '.join(map(str, drawn))}", flush=True)
 
 
 def _keep(subject: Subject, name: str, values: dict[str, float], used: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -63,6 +63,25 @@ def draw_views(
     for sample, part in zip(range(samples), parts, strict=False):
         part.subplots_adjust(left=0.02, right=0.98, top=0.93, bottom=0, wspace=0.05)
         _draw_sample(part.subplots(1, columns, squeeze=False)[0].tolist(), batch, sample, records, policy)
+    _save(figure, path)
+
+
+def draw_equivariance(found: Mapping[str, float], path: Path, title: str) -> None:
+    """Draw absolute and relative equivariance of each operator with 95 % intervals, as PNG, durably (paper, Fig. 3, 4).
+
+    `found`: what `equivariance.run_per_operator` found. The dashed lines are invariance.
+    """
+    prefix, suffix = "equivariance_absolute_", "_ci95"
+    operators = [k.removeprefix(prefix) for k in found if k.startswith(prefix) and f"{k}{suffix}" in found]
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure.suptitle(title)
+    for axes, form, invariance in zip(figure.subplots(1, 2), ("absolute", "relative"), (0, 1), strict=True):
+        names = [f"equivariance_{form}_{operator}" for operator in operators]
+        height, interval = [found[name] for name in names], [found[f"{name}{suffix}"] for name in names]
+        axes.bar(operators, height, yerr=interval, color="tab:blue", width=0.6, capsize=3)
+        axes.axhline(invariance, color="black", ls="--", lw=1)
+        axes.set(ylabel=f"{form} equivariance")
+        axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
 

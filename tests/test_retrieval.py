@@ -1,0 +1,78 @@
+"""Ranks of the true view among those of its image, where they are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from equimod.models.encoder import Encoder
+from equimod.models.equimod import EquiMod
+from equimod.models.settings import EncoderSettings, EquiModSettings
+from equimod.pipelines.params import Standardizer
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.records import open_records
+from equimod.train import retrieval
+from equimod.train.features import FrozenEncoder
+
+POLICY = POLICIES["byol_cifar10"]
+CHANCE = {
+    "retrieval_mrr": sum(1 / k for k in range(1, 17)) / 16,
+    "retrieval_hit1": 1 / 16,
+    "retrieval_hit5": 5 / 16,
+}
+
+
+def _at(*degrees: float) -> Tensor:
+    """Vectors in the plane at these angles, one an image: (1,2) each, stacked to (K,1,2)."""
+    angle = torch.deg2rad(torch.tensor(degrees))
+    return torch.stack([angle.cos(), angle.sin()], dim=1)[:, None]
+
+
+def test_ranks_of_hand_made_embeddings() -> None:
+    views, predictions = _at(0, 40, 100), _at(10, 80, 5)
+    assert retrieval.ranks(views, predictions).tolist() == [[1, 2, 3]]
+    assert retrieval.ranks(5 * views, predictions).tolist() == [[1, 2, 3]]  # lengths do not matter
+    other = _at(0, 90, 180)
+    both = retrieval.ranks(torch.cat([views, other], dim=1), torch.cat([predictions, other], dim=1))
+    assert both.tolist() == [[1, 2, 3], [1, 1, 1]]
+
+
+def test_embeddings_that_are_all_the_same_have_the_last_rank() -> None:
+    assert retrieval.ranks(_at(20, 20, 20), _at(20, 20, 20)).tolist() == [[3, 3, 3]]
+
+
+@pytest.fixture
+def model(image_tree: Path) -> tuple[Encoder, EquiMod]:
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderSettings(arch="resnet10", width=8))
+    standardizer = Standardizer.fit(POLICY, open_records(image_tree).size, draws=1000)
+    return encoder, EquiMod(encoder.feature_dim, standardizer, EquiModSettings(projector=(16, 8), embedding=(4,)))
+
+
+def _run(tree: Path, encoder: Encoder, equimod: EquiMod) -> dict[str, float]:
+    return dict(retrieval.run(FrozenEncoder(encoder, None), equimod, open_records(tree), POLICY, seed=0))
+
+
+def test_a_predictor_that_does_nothing_has_the_values_of_chance(
+    image_tree: Path, model: tuple[Encoder, EquiMod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, equimod = model
+    monkeypatch.setattr(equimod, "predict", lambda y_x, t: y_x)
+    assert _run(image_tree, encoder, equimod) == pytest.approx(CHANCE)
+
+
+def test_a_perfect_predictor_has_only_first_ranks(
+    image_tree: Path, model: tuple[Encoder, EquiMod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, equimod = model
+    embed = equimod.embed
+
+    def perfect(h_x: Tensor, h_v: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y_x, y_v, _ = embed(h_x, h_v, t)
+        return y_x, y_v, y_v
+
+    monkeypatch.setattr(equimod, "embed", perfect)
+    assert set(_run(image_tree, encoder, equimod).values()) == {1.0}
