@@ -61,7 +61,9 @@ def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_pat
     (tmp_path / "recipe.yaml").write_text(SETTINGS.format(recipe=recipes / f"{method}_shapes.yaml"))
     small = ["--equivariance.projector", "64", "32"] if "--equimod" in beside else []
     small += ["--rotation.hidden", "64"] if "--essl" in beside else []
-    small += {"byol": ["--byol.hidden", "64"], "none": []}.get(method, [f"--{method.replace('_', '-')}.hidden", "64"])
+    small += {"byol": ["--byol.hidden", "64", "--byol.momentum", "0.5"], "none": []}.get(
+        method, [f"--{method.replace('_', '-')}.hidden", "64"]
+    )
     config = parse(["--config", str(tmp_path / "recipe.yaml"), *beside, *small])
     records, here = open_records(images), World(0, 0, 1, torch.device("cpu"))
     pipeline = training_pipeline(config, records, here)
