@@ -26,11 +26,16 @@ class BYOL(Method):
         self.target_projector = deepcopy(self.projector).requires_grad_(False)
         self.momentum = settings.momentum
 
-    def forward(self, views: tuple[Tensor, Tensor], h: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
         q_i, q_j = self.predictor(self.projector(torch.cat(h))).chunk(2)
         with torch.no_grad():
-            t_i, t_j = self.target_projector(self.target_encoder(torch.cat(views))).chunk(2)
+            t_i, t_j = self.target_projector(torch.cat(seen)).chunk(2)
         return byol_loss(q_i, q_j, t_i, t_j)
+
+    @torch.no_grad()
+    def look(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """The target encoder's representations of both views, (N,F) each."""
+        return self.target_encoder(torch.cat(views)).chunk(2)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def before_step(self, encoder: Encoder, progress: float) -> None:

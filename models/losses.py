@@ -9,14 +9,18 @@ float32 or better, whatever autocast says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from equimod.models.gather import gather, rank, sum_over_ranks, world_size
+
+BLOCK = 1024
+"""Columns that a contrastive loss compares its rows with at a time."""
 
 
 def nt_xent(z_i: Tensor, z_j: Tensor, temperature: float) -> Tensor:
@@ -150,12 +154,50 @@ def _repulsion(z: Tensor, temperature: float, *, sibling: bool) -> Tensor:
     """
     columns = gather(z)
     own = rank() * len(z) + torch.arange(len(z), device=z.device)
-    excluded = own[:, None] if sibling else torch.stack([own, _siblings(own)], dim=1)
-    if excluded.shape[1] == len(columns):
+    excluded = (own,) if sibling else (own, _siblings(own))
+    if len(excluded) == len(columns):
         raise ValueError("Eq. 4 has no negatives in a global batch of 1 sample: use a batch size of 2 or more")
     with _no_autocast(z.device.type):
-        similarities = (z / temperature) @ columns.T
-    return similarities.scatter_(1, excluded, -torch.inf).logsumexp(1)
+        return log_sum_exp(z / temperature, columns, excluded)
+
+
+def log_sum_exp(rows: Tensor, columns: Tensor, excluded: tuple[Tensor, ...]) -> Tensor:
+    """log sum_k exp(rows_i · columns_k) over all k but the `excluded`, one of each tensor (R,) for every row: (R,).
+
+    `rows` (R,D), `columns` (C,D). Products are made in blocks of BLOCK columns and made again for the gradient, so the
+    memory is O(R · BLOCK) and not O(R · C).
+    """
+    return _LogSumExp.apply(rows, columns, *excluded)  # type: ignore[no-any-return]
+
+
+class _LogSumExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, *excluded: Tensor) -> Tensor:
+        total = rows.new_full((len(rows),), -torch.inf)
+        for start in range(0, len(columns), BLOCK):
+            total = torch.logaddexp(total, _products(rows, columns, start, excluded).logsumexp(1))
+        ctx.save_for_backward(rows, columns, total, *excluded)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, columns, total, *excluded = ctx.saved_tensors
+        of_rows, of_columns = torch.zeros_like(rows), torch.empty_like(columns)
+        for start in range(0, len(columns), BLOCK):
+            softmax = _products(rows, columns, start, excluded).sub_(total[:, None]).exp_().mul_(gradient[:, None])
+            of_rows.addmm_(softmax, columns[start : start + BLOCK])
+            torch.mm(softmax.T, rows, out=of_columns[start : start + BLOCK])
+        return of_rows, of_columns, *(None for _ in excluded)
+
+
+def _products(rows: Tensor, columns: Tensor, start: int, excluded: Sequence[Tensor]) -> Tensor:
+    """rows_i · columns_k for the block of columns from `start` on, -inf where k is excluded for i."""
+    products = rows @ columns[start : start + BLOCK].T
+    for column in excluded:
+        here = (column - start).clamp(0, products.shape[1] - 1)[:, None]
+        inside = (column[:, None] - start) == here
+        products.scatter_(1, here, products.gather(1, here).masked_fill(inside, -torch.inf))
+    return products
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:

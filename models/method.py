@@ -17,11 +17,18 @@ class Method(nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, views: tuple[Tensor, Tensor], h: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
         """The invariance loss, a scalar, of two views of each image.
 
-        `views`: images (N,3,S,S), for methods that show them to a second network; `h`: their representations (N,F).
+        `h`: their representations (N,F); `seen`: what `look` returned for them.
         """
+
+    def look(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """What a method takes from the images themselves, (N,3,S,S) each: tensors (N,...) that carry no gradient.
+
+        For a second network such as BYOL's target. Images may come in several parts.
+        """
+        return ()
 
     def before_step(self, encoder: Encoder, progress: float) -> None:
         """Called before every training step with the trained encoder; `progress` runs from 0 to 1 over the training."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,6 +34,15 @@ METHODS: dict[str, Callable[[Encoder, Any], Method]] = {
 """Constructor of every method, from the encoder and the settings of that method."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """What stands for the samples of a batch that are not in memory as images (`train.accumulate`)."""
+
+    h: tuple[Tensor, ...]  # (M,F) each, as `SSL.encode` returns them, no gradient
+    seen: tuple[Tensor, ...]  # (M,...) each, as `Method.look` returns them
+    rotation: Tensor  # scalar: their part of the mean of E-SSL's loss
+
+
 class SSL(nn.Module):
     """L = L_invariance + lambda · L_EquiMod (paper, Sec. 2.2) + weight · L_rotation (E-SSL); what is None has no part.
 
@@ -55,44 +65,72 @@ class SSL(nn.Module):
         self.probe = probe
 
     def forward(
-        self, x: Tensor | None, views: tuple[Tensor, Tensor], encodings: tuple[Tensor, Tensor], label: Tensor
+        self,
+        x: Tensor | None,
+        views: tuple[Tensor, Tensor],
+        encodings: tuple[Tensor, Tensor],
+        label: Tensor,
+        held: Held | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch, scalars: "loss" to go backward from, and detached what it is made of, before weighting:
         "invariance", "equivariance" (EquiMod), "rotation" (E-SSL). With a probe also its "probe_top1" in percent.
 
         `x`: images (N,3,S,S), needed by EquiMod only and left alone without it; `views`: two augmented (N,3,S,S);
         `encodings`: the views' encoded parameters (N,P), not standardised; `label` (N,), read by the probe alone.
-        ValueError for EquiMod without x.
+        Where `held` stands for the first samples of the batch, images are those of the others. ValueError for EquiMod
+        without x.
         """
+        h, seen = self.encode(x, views), self.method.look(views)
+        if held is not None:
+            h, seen = (tuple(map(torch.cat, zip(*parts, strict=True))) for parts in ((held.h, h), (held.seen, seen)))
+        losses = self.compare(h, seen, encodings, label)
+        if self.essl is not None:
+            rotation = self.rotation(views) * (len(views[0]) / len(label))
+            if held is not None:
+                rotation = rotation + held.rotation
+            losses["loss"] = losses["loss"] + self.essl.settings.weight * rotation
+            losses["rotation"] = rotation.detach()
+        return losses
+
+    def encode(self, x: Tensor | None, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Representations (N,F) of x, where EquiMod is there, and of the views: one batch to the encoder, as in the
+        official code. ValueError for EquiMod without x."""
         if self.equimod is None:
-            h = self._represent(*views)
+            images: tuple[Tensor, ...] = views
         elif x is None:
             raise ValueError("EquiMod needs the non-augmented images x: build the pipeline with with_x=True")
         else:
-            h_x, *h = self._represent(x, *views)
-        h_i, h_j = h
-        loss = self.method(views, (h_i, h_j))
+            images = (x, *views)
+        return self._encode(torch.cat(images)).chunk(len(images))
+
+    def compare(
+        self, h: tuple[Tensor, ...], seen: tuple[Tensor, ...], encodings: tuple[Tensor, Tensor], label: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses that are made of representations: all of `forward` but the rotations.
+
+        `h`: as `encode` returns them, `seen`: as `Method.look` does, of the whole batch.
+        """
+        *h_x, h_i, h_j = h
+        loss = self.method((h_i, h_j), seen)
         report = {"invariance": loss.detach()}
         if self.equimod is not None:
-            equivariance = self.equimod(h_x, (h_i, h_j), encodings)
+            equivariance = self.equimod(*h_x, (h_i, h_j), encodings)
             loss = loss + self.equimod.settings.weight * equivariance
             report["equivariance"] = equivariance.detach()
-        if self.essl is not None:
-            rotation = self.essl(self._encode, views[0])
-            loss = loss + self.essl.settings.weight * rotation
-            report["rotation"] = rotation.detach()
         if self.probe is not None:
             of_probe, report["probe_top1"] = self.probe((h_i, h_j), label)
             loss = loss + (of_probe - of_probe.detach())
         return {"loss": loss, **report}
 
+    def rotation(self, views: tuple[Tensor, Tensor]) -> Tensor:
+        """E-SSL's loss, a mean over the samples, of the first of the views."""
+        assert self.essl is not None
+        loss: Tensor = self.essl(self._encode, views[0])
+        return loss
+
     def before_step(self, progress: float) -> None:
         """To be called before every training step; `progress` runs from 0 to 1 over the training."""
         self.method.before_step(self.encoder, progress)
-
-    def _represent(self, *images: Tensor) -> list[Tensor]:
-        """Representations of several batches of images, through the encoder as one batch (as the official code)."""
-        return list(self._encode(torch.cat(images)).chunk(len(images)))
 
     def _encode(self, images: Tensor) -> Tensor:
         """Representations (N,F) of images (N,3,S,S), brought to the layout of the weights."""

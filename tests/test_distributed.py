@@ -7,10 +7,12 @@ use plain batch norm and no gathering: that is what the ranks must add up to.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +20,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_models import ENCODER, SETTINGS
 from torch import Tensor, nn
 
 from equimod.models.gather import gather
 from equimod.models.losses import barlow_twins_loss, byol_loss, equimod_loss, nt_xent, vicreg_loss
 from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, SimCLRSettings
 from equimod.models.ssl import build_ssl
+from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import Standardizer
+from equimod.pipelines.records import open_records
+from equimod.pipelines.shapes import draw_dataset
+from equimod.train.accumulate import Backward
+from equimod.train.config import parse
 from equimod.train.distributed import (
     World,
     any_rank,
@@ -35,6 +43,8 @@ from equimod.train.distributed import (
     sync_batchnorm,
     world,
 )
+from equimod.train.loop import train_step
+from equimod.train.run import training_parts, training_pipeline
 
 N, P = 8, 5  # samples of the global batch, encoded parameters
 ALONE = World(0, 0, 1, torch.device("cpu"))
@@ -138,7 +148,73 @@ def _check_ssl(here: World) -> Results:
     return results
 
 
-CHECKS = (_check_losses, _check_batchnorm, _check_half_precision_batchnorm, _check_ssl)
+def _check_accumulation(here: World) -> Results:
+    """Two parts a rank, with frozen statistics in the encoder, against the whole batch at once."""
+    results: Results = {}
+    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), here) for k in range(3))
+    encodings = (_share(_draw(3, N, P), here), _share(_draw(4, N, P), here))
+    params = None  # not read by the step
+    views = tuple(View(image, params, t) for image, t in zip((v_i, v_j), encodings, strict=True))  # type: ignore[arg-type]
+    batch = Batch(x, views, _share(torch.arange(N) % 3, here), torch.arange(0))
+    for method in ("simclr", "byol"):
+        torch.manual_seed(0)
+        standardizer = Standardizer(torch.zeros(P), torch.ones(P))
+        model = build_ssl(method, ENCODER, SETTINGS[method], EQUIMOD, standardizer, ESSLSettings(hidden=(16,)), 3)
+        model.double().encoder.eval()
+        if method == "byol":
+            model.method.target_encoder.eval()
+        parallel = data_parallel(sync_batchnorm(model, here), here)
+        off = torch.amp.GradScaler("cpu", enabled=False)
+        backward = Backward(model, parallel, 1 if here.size == 1 else 2, off, None)
+        for _ in range(2):  # DDP regroups gradients after the first step
+            model.zero_grad()
+            losses = backward(batch)
+        results |= {f"{method}.{name}": value for name, value in mean_over_ranks(losses, here).items()}
+        results |= {f"{method}.grad.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return results
+
+
+TRAINING = ["--method", "simclr", "--equimod", "--dataset", "shapes", "--precision", "fp32", "--backend", "native"]
+TRAINING += ["--epochs", "2", "--batch-size", "8", "--optim.lr", "0.2", "--encoder.width", "8", "--simclr.hidden", "16"]
+TRAINING += ["--equivariance.projector", "12", "6", "--system.device", "cpu", "--system.workers", "1"]
+
+
+def _check_training(here: World) -> Results:
+    """Ten steps of the trainer on drawn images: the same samples, parameters and losses on any number of ranks."""
+    results: Results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        draw_dataset(Path(folder) / "images", samples=40, seed=0)
+        config = parse([*TRAINING, "--data", f"{folder}/images"])
+        records = open_records(Path(folder) / "images")
+        pipeline = training_pipeline(config, records, here)
+        torch.set_default_dtype(torch.float64)
+        try:
+            parts = training_parts(config, records, len(pipeline), here)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for step, batch in enumerate(itertools.chain(pipeline.epoch(0), pipeline.epoch(1))):
+            assert batch.x is not None
+            views = tuple(
+                replace(view, image=view.image.double(), encoding=view.encoding.double()) for view in batch.views
+            )
+            batch = replace(batch, x=batch.x.double(), views=views)
+            parts.model.before_step(step / 10)
+            losses = mean_over_ranks(train_step(parts, batch, parts.learning_rate(step)), here)
+            results[f"step {step}.loss"] = losses["loss"]
+            results[f"step {step}.index/rows"] = batch.index
+            results[f"step {step}.encoding/rows"] = batch.views[1].encoding
+    assert len(results) == 30
+    return results
+
+
+CHECKS = (
+    _check_losses,
+    _check_batchnorm,
+    _check_half_precision_batchnorm,
+    _check_ssl,
+    _check_accumulation,
+    _check_training,
+)
 
 
 def _agreements(here: World) -> dict[str, object]:
@@ -188,7 +264,9 @@ def test_ranks_compute_what_one_process_computes_with_the_whole_batch(
         parts = [share[name] for share in shares]
         got = [torch.cat(parts)] if name.endswith("/rows") else parts
         for t in got:
-            scale = max(float(value.abs().max()), 1e-4)  # a bias before a batch norm has gradient 0, but for rounding
+            scale = max(
+                float(value.double().abs().max()), 1e-4
+            )  # a bias before a batch norm has gradient 0, but for rounding
             torch.testing.assert_close(
                 t, value, rtol=tolerance, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
             )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, one_hot
 
+from equimod.models import losses
 from equimod.models.losses import equimod_loss, nt_xent
 
 TEMPERATURE = 0.3
@@ -47,6 +48,12 @@ def _eq_4_by_loops(y_i: Tensor, y_j: Tensor, yhat_i: Tensor, yhat_j: Tensor) -> 
         denominator = sum(_exp_similarity(y[i], y[k]) for k in range(2 * n) if k not in (i, j))
         total -= math.log(_exp_similarity(y[i], y_hat[i]) / denominator)
     return total / (2 * n)
+
+
+@pytest.fixture(params=[1, 3, 4, losses.BLOCK], autouse=True)
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns are compared in blocks: results must not hang by their size."""
+    monkeypatch.setattr(losses, "BLOCK", request.param)
 
 
 def test_nt_xent_equals_its_definition() -> None:

@@ -8,31 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_models import ENCODER, SETTINGS
 from torch import Tensor, nn
 
 from equimod.models.byol import BYOL
 from equimod.models.encoder import Encoder
 from equimod.models.losses import barlow_twins_loss, byol_loss, simsiam_loss, vicreg_loss
-from equimod.models.settings import (
-    BarlowTwinsSettings,
-    BYOLSettings,
-    EncoderSettings,
-    NoneSettings,
-    SimCLRSettings,
-    SimSiamSettings,
-    VICRegSettings,
-)
 from equimod.models.ssl import METHODS, build_ssl
-
-ENCODER = EncoderSettings("resnet10", width=8)
-SETTINGS: dict[str, Any] = {
-    "simclr": SimCLRSettings((16,), 8),
-    "byol": BYOLSettings(16, 8, 0.9),
-    "barlow_twins": BarlowTwinsSettings((16,), 8),
-    "simsiam": SimSiamSettings((16,), 8, 4),
-    "vicreg": VICRegSettings((16,), 8),
-    "none": NoneSettings(),
-}
 
 
 def _random(*shape: int, seed: int = 0) -> Tensor:
@@ -147,5 +129,5 @@ def test_byols_views_go_to_the_target_crosswise() -> None:
     h_i, h_j = encoder(torch.cat([v_i, v_j])).chunk(2)
     q_i, q_j = byol.predictor(byol.projector(torch.cat([h_i, h_j]))).chunk(2)
     t_i, t_j = byol.target_projector(byol.target_encoder(torch.cat([v_i, v_j]))).chunk(2)
-    torch.testing.assert_close(byol((v_i, v_j), (h_i, h_j)), byol_loss(q_i, q_j, t_i, t_j))
+    torch.testing.assert_close(byol((h_i, h_j), byol.look((v_i, v_j))), byol_loss(q_i, q_j, t_i, t_j))
     assert float(byol_loss(q_i, q_j, t_i, t_j)) != pytest.approx(float(byol_loss(q_i, q_j, t_j, t_i)), rel=1e-3)

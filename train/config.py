@@ -91,6 +91,10 @@ class _RunSettings:
     """Passes over the data."""
     batch_size: int = 512
     """Images a step over all ranks together."""
+    accumulate: int = 1
+    """Parts of a rank's images that go through the encoder one after the other, for batches that do not fit at once.
+    Not the usual sum of the gradients of small batches: losses compare the whole batch, and the gradient is that of
+    the whole batch. Batch norms of the encoder see one part at a time; the encoder runs forward twice."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Precision of the forward pass; weights stay float32."""
     seed: int = 0
@@ -199,6 +203,7 @@ def check(config: Config) -> None:
     at_least = {
         "epochs": 1,
         "batch_size": 2,
+        "accumulate": 1,
         "encoder.width": 8,
         **{f"{method}.dim": 1 for method in METHODS if hasattr(getattr(config, method), "dim")},
         "byol.hidden": 1,

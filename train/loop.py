@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equimod.models.ssl import SSL
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
 from equimod.pipelines.order import Cursor
+from equimod.train.accumulate import Backward
 from equimod.train.distributed import World, any_rank, mean_over_ranks
 from equimod.train.report import Reporter
 
@@ -25,13 +26,11 @@ class NonFiniteLoss(Exception):
 
 @dataclass(frozen=True)
 class Parts:
-    """What is trained and how. `parallel` is `model` or its data-parallel form."""
+    """What is trained and how."""
 
     model: SSL
-    parallel: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    autocast: torch.dtype | None
+    backward: Backward
     learning_rate: Callable[[int], float]  # of a step, counted over the whole run
 
 
@@ -86,13 +85,10 @@ def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
     """Forward, backward and optimizer on one batch. Returns the losses of this rank, detached, on the device."""
     for group in parts.optimizer.param_groups:
         group["lr"] = lr
-    i, j = batch.views
-    with torch.autocast(i.image.device.type, dtype=parts.autocast, enabled=parts.autocast is not None):
-        losses = parts.parallel(batch.x, (i.image, j.image), (i.encoding, j.encoding), batch.label)
     parts.optimizer.zero_grad(set_to_none=True)
-    parts.scaler.scale(losses["loss"]).backward()
-    parts.scaler.step(parts.optimizer)
-    parts.scaler.update()
+    losses = parts.backward(batch)
+    parts.backward.scaler.step(parts.optimizer)
+    parts.backward.scaler.update()
     return {name: loss.detach() for name, loss in losses.items()}
 
 

@@ -21,6 +21,7 @@ from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records.protocol import Records
 from equimod.train import checkpoint
+from equimod.train.accumulate import Backward
 from equimod.train.config import Config, ConfigError, read_recipe
 from equimod.train.data import prepare
 from equimod.train.distributed import World, barrier, data_parallel, same_on_all_ranks, sync_batchnorm, world
@@ -54,7 +55,7 @@ def run(config: Config) -> int:
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
             start = checkpoint.restore(
-                resume_from, parts.model, parts.optimizer, parts.scaler, records=records.fingerprint()
+                resume_from, parts.model, parts.optimizer, parts.backward.scaler, records=records.fingerprint()
             )
         if here.rank == 0:
             stack.enter_context(claim(config, resume_from))
@@ -118,6 +119,11 @@ def training_parts(config: Config, records: Records, steps: int, here: World) ->
         peak=config.optim.lr,
     )
     learning_rate(0)
+    share = config.batch_size // here.size
+    if share % config.accumulate:
+        raise ValueError(
+            f"accumulate={config.accumulate} does not divide the {share} images of a rank; give a divisor of {share}"
+        )
     model = build_model(config, records).to(here.device).to(memory_format=torch.channels_last)
     parallel = data_parallel(sync_batchnorm(model, here), here)
     optimizer = LARS(
@@ -128,7 +134,8 @@ def training_parts(config: Config, records: Records, steps: int, here: World) ->
         trust_coefficient=config.optim.trust_coefficient,
     )
     scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
-    return Parts(model, parallel, optimizer, scaler, AUTOCAST[config.precision], learning_rate)
+    backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision])
+    return Parts(model, optimizer, backward, learning_rate)
 
 
 def _train(
@@ -146,7 +153,7 @@ def _train(
 
     def save(cursor: Cursor, global_step: int) -> str:
         if here.rank == 0:
-            model, optimizer, scaler = parts.model, parts.optimizer, parts.scaler
+            model, optimizer, scaler = parts.model, parts.optimizer, parts.backward.scaler
             checkpoint.save(folder / CHECKPOINTS, cursor, global_step, model, optimizer, scaler, config, fingerprint)
         barrier(here)
         return str(checkpoint.step_folder(folder / CHECKPOINTS, global_step))

@@ -1,0 +1,153 @@
+"""A batch in parts: the gradient of the whole batch, with a part of its images in the encoder at a time."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from small_models import ENCODER, SETTINGS
+from torch import Tensor
+
+from equimod.models.settings import EquiModSettings, ESSLSettings
+from equimod.models.ssl import METHODS, SSL, build_ssl
+from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.params import Standardizer
+from equimod.train.accumulate import Backward
+from equimod.train.main import main
+
+N, P, PARTS = 8, 5, 4
+
+
+def _batch(n: int = N) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(n, *shape, generator=generator, dtype=torch.float64)
+
+    params = None  # not read by the step
+    views = tuple(View(draw(3, 16, 16), params, draw(P)) for _ in range(2))  # type: ignore[arg-type]
+    return Batch(draw(3, 16, 16), views, torch.arange(n) % 3, torch.arange(n))
+
+
+def _model(method: str, equimod: bool = True, essl: bool = False, probe: bool = False) -> SSL:
+    torch.manual_seed(0)
+    model = build_ssl(
+        method,
+        ENCODER,
+        SETTINGS[method],
+        EquiModSettings(0.7, projector=(12, 6), embedding=(7,)) if equimod else None,
+        Standardizer(torch.zeros(P), torch.ones(P)),
+        ESSLSettings(weight=0.3, hidden=(16,)) if essl else None,
+        3 if probe else None,
+    ).double()
+    for p in model.parameters():  # off the zeros of residual branches and of the probe, which would hide gradients
+        p.data += 0.1 * torch.randn_like(p)
+    return model
+
+
+def _backward(model: SSL, parts: int, scale: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The losses, and the gradients by name."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
+    losses = Backward(model, model, parts, scaler, None)(_batch())
+    return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def _assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-10) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        atol = tolerance * max(float(value.detach().abs().max()), 1e-3)
+        torch.testing.assert_close(found[name], value, rtol=tolerance, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+BESIDE = ("", "equimod", "essl", "probe", "equimod essl probe")
+
+
+@pytest.mark.parametrize(
+    ("method", "beside"),
+    [
+        (method, beside)
+        for method in METHODS
+        for beside in BESIDE
+        if (method, beside) not in {("none", ""), ("none", "probe")}
+    ],
+)
+def test_with_frozen_statistics_the_gradient_is_that_of_the_whole_batch(method: str, beside: str) -> None:
+    model = _model(method, *(name in beside for name in ("equimod", "essl", "probe")))
+    model.encoder.eval()
+    if method == "byol":
+        model.method.target_encoder.eval()
+    whole, parts = model, deepcopy(model)
+    expected, found = _backward(whole, 1), _backward(parts, PARTS)
+    assert max(float(g.abs().max()) for g in expected[1].values()) > 1e-3
+    _assert_close(found[0], expected[0])
+    _assert_close(found[1], expected[1])
+    _assert_close(dict(parts.named_buffers()), dict(whole.named_buffers()))  # of the heads: updated once
+
+
+@pytest.mark.parametrize("method", ["simclr", "byol"])
+def test_batch_norms_of_the_encoder_see_a_part_at_a_time_and_take_in_each_once(method: str) -> None:
+    reference = _model(method)
+    accumulated = deepcopy(reference)
+    batch, (i, j) = _batch(), _batch().views
+    assert batch.x is not None
+    images = list(zip(*(t.chunk(PARTS) for t in (batch.x, i.image, j.image)), strict=True))
+    h = [reference.encode(x, (v_i, v_j)) for x, v_i, v_j in images]
+    seen = [reference.method.look((v_i, v_j)) for _, v_i, v_j in images]
+    whole_h, whole_seen = (tuple(map(torch.cat, zip(*parts, strict=True))) for parts in (h, seen))
+    losses = reference.compare(whole_h, whole_seen, (i.encoding, j.encoding), batch.label)
+    losses["loss"].backward()
+    expected = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
+    found = _backward(accumulated, PARTS)
+    _assert_close(found[0], losses)
+    _assert_close(found[1], expected)
+    buffers = {name: b for name, b in accumulated.named_buffers() if "target" not in name}
+    _assert_close(buffers, {name: b for name, b in reference.named_buffers() if "target" not in name})
+
+
+def test_the_sum_over_small_batches_would_be_another_gradient() -> None:
+    model = _model("simclr", equimod=False)
+    model.encoder.eval()
+    expected = _backward(deepcopy(model), 1)[1]
+    i, j = _batch().views
+    for v_i, v_j in zip(i.image.chunk(PARTS), j.image.chunk(PARTS), strict=True):
+        (model(None, (v_i, v_j), (), None)["loss"] / PARTS).backward()
+    name = "encoder.conv1.weight"
+    ordinary = dict(model.named_parameters())[name].grad
+    assert ordinary is not None
+    assert (ordinary - expected[name]).norm() > 0.1 * expected[name].norm()
+
+
+def test_a_gradient_scaler_scales_every_part() -> None:
+    model = _model("simclr", essl=True)
+    _, expected = _backward(deepcopy(model), PARTS)
+    _, scaled = _backward(model, PARTS, scale=1024.0)
+    _assert_close({name: g / 1024 for name, g in scaled.items()}, expected)
+
+
+def test_the_encoder_never_sees_more_than_a_part() -> None:
+    model, seen = _model("simclr"), []
+    model.encoder.register_forward_hook(lambda module, inputs, output: seen.append((len(inputs[0]), output.grad_fn)))
+    _backward(model, PARTS)
+    assert [images for images, _ in seen] == [3 * N // PARTS] * 2 * PARTS
+    assert sum(graph is not None for _, graph in seen) == PARTS
+
+
+def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused(
+    image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        "--method",
+        "simclr",
+        "--dataset",
+        "cifar10",
+        "--data",
+        str(image_tree),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert main([*options, "--batch-size", "8", "--epochs", "11", "--accumulate", "3"]) == 2
+    assert "accumulate=3 does not divide the 8 images of a rank; give a divisor of 8" in capsys.readouterr().err
+    assert main([*options, "--accumulate", "0"]) == 2
+    assert "accumulate=0 is too small" in capsys.readouterr().err
