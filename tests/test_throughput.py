@@ -11,11 +11,12 @@ import torch
 from needs import needs
 from PIL import Image
 
-from equimod.benchmarks import throughput
+from equimod.benchmarks import benchmark
 from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, crops
+from equimod.benchmarks.benchmark import summarise
 from equimod.benchmarks.loaders import LOADERS, LoaderSettings, _Round
 from equimod.benchmarks.measure import Round
-from equimod.benchmarks.throughput import Loader, main, summarise
+from equimod.benchmarks.throughput import Loader, main
 from equimod.pipelines.records import open_records
 
 MIB = 2**20
@@ -148,7 +149,7 @@ def test_error_of_a_dataloader_worker_gives_one_line(
             "Caught OSError in DataLoader worker process 0.\nTraceback:\n  ...\nOSError: image is truncated\n"
         )
 
-    monkeypatch.setattr(throughput, "interleave", broken)
+    monkeypatch.setattr(benchmark, "interleave", broken)
     assert main(["loader", f"--records={image_tree}"]) == 1
     assert capsys.readouterr().err == "error: OSError: image is truncated\n"
 

@@ -175,6 +175,34 @@ def test_three_ranks_one_killed_resume_bit_for_bit(options: list[str], tmp_path:
     assert _losses(tmp_path / "alone") == _losses(tmp_path / "killed")
 
 
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 4)])
+def test_a_checkpoint_resumes_on_another_number_of_ranks_at_the_same_sample(
+    options: list[str], tmp_path: Path, before: int, after: int
+) -> None:
+    # At a learning rate that does not make the last bits of a sum grow into differences within 12 steps.
+    options = [*options, "--precision", "fp32", "--log.checkpoint-every", "5", "--optim.lr", "0.01"]
+    alone, moved = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "moved")]
+    assert _faulty([*options, *alone], -1, "SIGKILL") == [(0, "")]
+    stopped = _faulty([*options, *moved], 6, "SIGKILL", ranks=before)
+    assert stopped[0][0] == -9
+    resumed = _faulty([*options, *moved, "--resume", "auto"], -1, "SIGKILL", ranks=after)
+    assert [code for code, _ in resumed] == [0] * after
+    steps, losses = zip(*_losses(tmp_path / "moved"), strict=True)
+    expected_steps, expected = zip(*_losses(tmp_path / "alone"), strict=True)
+    assert steps == expected_steps
+    assert losses == pytest.approx(expected, rel=1e-3)  # float32 sums in another order, over some steps
+    assert losses[6:] != losses[5:-1]
+
+
+def test_a_killed_run_in_parts_resumes_bit_for_bit(options: list[str], tmp_path: Path) -> None:
+    options = [*options, "--accumulate", "2"]
+    alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
+    assert _faulty([*options, *alone], -1, "SIGKILL") == [(0, "")]
+    assert _faulty([*options, *killed], 5, "SIGKILL")[0][0] == -9
+    assert _faulty([*options, *killed, "--resume", "auto"], -1, "SIGKILL") == [(0, "")]
+    assert _same_end(tmp_path / "alone", tmp_path / "killed")
+
+
 def test_a_full_disk_is_one_line_with_the_remedy_and_keeps_the_last_checkpoint(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,171 @@
+"""What a global batch of 4096 costs one rank: python benchmarks/large_batch.py accumulate|loss OPTIONS.
+
+Times are medians over interleaved rounds, ratios medians of the ratios within a round. Memory is the largest resident
+memory of the contender's own process, with Python and torch in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+import tyro
+
+from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run
+from equimod.benchmarks.measure import Load
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    batch: int
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accumulate(Benchmark):
+    """The trainer's own step with the batch in several numbers of parts.
+
+    Example: python benchmarks/large_batch.py accumulate -- --method simclr --equimod --batch-size 4096
+    """
+
+    name: ClassVar[str] = "accumulate"
+
+    trainer: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Options of train/main.py, after `--`."""
+    parts: tuple[int, ...] = (1, 16)
+    """Values of --accumulate to compare; the first is what the others are held against."""
+    rounds: int = 2
+    """Turns that each contender takes, a step each, after one to warm up."""
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        from equimod.train.config import ConfigError, parse
+
+        super().check()
+        try:
+            for parts in self.parts:
+                parse(self._options(parts))
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
+
+    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+        """See Benchmark."""
+        from equimod.benchmarks.trainers import TrainSettings
+        from equimod.train.config import parse
+
+        config = parse(self.trainer)
+        more = {"method": config.method, "equimod": config.equimod, "batch_size": config.batch_size}
+        contenders: dict[str, Callable[[Any], Load]] = {_parts(n): partial(_accumulated, n) for n in self.parts}
+        return contenders, TrainSettings(self.trainer, batches=1), more
+
+    def pairs(self, names: Sequence[str]) -> list[Pair]:
+        """Every number of parts against the first."""
+        return [(name, names[0]) for name in names[1:]]
+
+    def _options(self, parts: int) -> tuple[str, ...]:
+        return (*self.trainer, "--accumulate", str(parts))
+
+
+def _parts(n: int) -> str:
+    return f"{n} part{'s' if n > 1 else ''}"
+
+
+def _accumulated(parts: int, settings: Any) -> Load:
+    from equimod.benchmarks.trainers import step
+
+    return step(replace(settings, arguments=(*settings.arguments, "--accumulate", str(parts))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(Benchmark):
+    """NT-Xent of one rank, forward and backward: its own rows against all columns in blocks, and the full matrix.
+
+    The columns that other ranks would send are drawn. An image a second is one of the global batch.
+    """
+
+    name: ClassVar[str] = "loss"
+
+    batch: int = 4096
+    """Images of the global batch."""
+    dim: int = 128
+    """Dimension of the embeddings."""
+    ranks: tuple[int, ...] = (1, 8, 32)
+    """Numbers of ranks that share the batch."""
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        super().check()
+        self.at_least_one("batch", "dim")
+        for ranks in self.ranks:
+            if ranks < 1 or self.batch % ranks:
+                raise UsageError(f"ranks={ranks} does not divide batch={self.batch}; give divisors")
+
+    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+        """See Benchmark."""
+        shares = {f"share of {n} rank{'s' if n > 1 else ''}": partial(_share, n) for n in self.ranks}
+        return {"full matrix": _full, "embeddings alone": _nothing, **shares}, LossSettings(self.batch, self.dim), {}
+
+    def pairs(self, names: Sequence[str]) -> list[Pair]:
+        """Every share against the full matrix."""
+        return [(name, "full matrix") for name in names if name.startswith("share")]
+
+
+def _loss(settings: LossSettings, loss: Callable[[Any], Any]) -> Load:
+    """Forward and backward of `loss`, of unit vectors (2 · batch, dim)."""
+    import torch
+    import torch.nn.functional as F
+
+    generator = torch.Generator().manual_seed(0)
+    z = F.normalize(torch.randn(2 * settings.batch, settings.dim, generator=generator), dim=1).requires_grad_()
+
+    def load(epoch: int) -> Iterator[int]:
+        z.grad = None
+        loss(z).backward()
+        yield settings.batch
+
+    return load
+
+
+def _full(settings: LossSettings) -> Load:
+    import torch
+    import torch.nn.functional as F
+
+    def loss(z: Any) -> Any:
+        similarities = (z @ z.T / 0.2).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
+        return F.cross_entropy(similarities, torch.arange(len(z)).roll(settings.batch))
+
+    return _loss(settings, loss)
+
+
+def _nothing(settings: LossSettings) -> Load:
+    return _loss(settings, lambda z: z.sum())
+
+
+def _share(ranks: int, settings: LossSettings) -> Load:
+    import torch
+
+    from equimod.models.losses import log_sum_exp
+
+    own = torch.arange(2 * settings.batch // ranks)
+
+    def loss(z: Any) -> Any:
+        rows = z[: len(own)] / 0.2
+        sibling = z[: len(own)].roll(len(own) // 2, 0)
+        return (log_sum_exp(rows, z, (own,)) - (rows * sibling).sum(1)).mean()
+
+    return _loss(settings, loss)
+
+
+COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name: command for command in (Accumulate, Loss)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    return run(COMMANDS, "large_batch.py", __doc__, list(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
