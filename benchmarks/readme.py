@@ -166,6 +166,22 @@ def train_table(result: dict[str, Any]) -> str:
     )
 
 
+def cost_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `large_batch.py`."""
+    rows = []
+    against = next(iter(result["ratios"])).partition("/")[2]
+    for name, measured in result["contenders"].items():
+        times = result["ratios"].get(f"{name}/{against}")
+        cost = f"{1 / times['median']:.3f}" if times else "1" if name == against else "–"
+        rows.append([name, cost, f"{measured['peak_bytes'] / 2**20:,.0f}"])
+    batch = result["settings"].get("batch") or result["settings"]["batch_size"]
+    return (
+        _rows(("what", f"time against {against}", _MEMORY), rows)
+        + f"\nGlobal batch of {batch:,}, {len(result['rounds'])} interleaved rounds. Memory is that of the whole process, "
+        f"Python and torch included. {_origin(result)}\n"
+    )
+
+
 def sweep_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `tools/sweep.py`: means over the seeds, beside the paper's column.
 
@@ -236,6 +252,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_table,
     "augment": augment_table,
     "train": train_table,
+    "accumulate": cost_table,
+    "loss": cost_table,
     "table1-cpu": sweep_table,
     "controls-cpu": sweep_table,
     "figures-cpu": figures_table,
