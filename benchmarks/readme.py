@@ -177,8 +177,8 @@ def cost_table(result: dict[str, Any]) -> str:
     batch = result["settings"].get("batch") or result["settings"]["batch_size"]
     return (
         _rows(("what", f"time against {against}", _MEMORY), rows)
-        + f"\nGlobal batch of {batch:,}, {len(result['rounds'])} interleaved rounds. Memory is that of the whole process, "
-        f"Python and torch included. {_origin(result)}\n"
+        + f"\nGlobal batch of {batch:,}, {len(result['rounds'])} interleaved rounds. Memory is that of the whole "
+        f"process, Python and torch included. {_origin(result)}\n"
     )
 
 
