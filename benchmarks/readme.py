@@ -182,6 +182,28 @@ def cost_table(result: dict[str, Any]) -> str:
     )
 
 
+def rehearse_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `rehearse.py`."""
+    rows = []
+    for row in result["rows"]:
+        sums = row["bytes"].get("allreduce", 0) - row["parameter_bytes"]
+        rows.append(
+            [
+                row["method"] + (" + EquiMod" if row["equimod"] else ""),
+                f"{row['tflop']:.2f}",
+                f"{row['parameter_bytes'] / 1e6:.1f}",
+                f"{row['bytes'].get('allgather', 0) / 1e6:.2f}",
+                f"{sums / 1e6:.2f}",
+            ]
+        )
+    settings = result["settings"]
+    return (
+        _rows(("method", "TFLOP a rank", "gradients, MB", "gathered, MB", "other sums, MB"), rows)
+        + f"\nResNet-50, 224 pixels, global batch of {settings['batch_size']:,}, a rank of {settings['ranks']}; bytes "
+        f"are those that the rank hands over, float32. {_origin(result)}\n"
+    )
+
+
 def sweep_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `tools/sweep.py`: means over the seeds, beside the paper's column.
 
@@ -254,6 +276,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train": train_table,
     "accumulate": cost_table,
     "loss": cost_table,
+    "rehearse": rehearse_table,
     "table1-cpu": sweep_table,
     "controls-cpu": sweep_table,
     "figures-cpu": figures_table,

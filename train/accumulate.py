@@ -8,7 +8,7 @@ then the gradient of the loss on them; then every part once more, with a graph, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +69,8 @@ class Backward:
             torch.autograd.backward(outputs, send_back)
         return Held(_joined(h[:-1]), _joined(seen[:-1]), rotation)
 
-    def _autocast(self, like: Tensor) -> torch.autocast:
-        return torch.autocast(like.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+    def _autocast(self, like: Tensor) -> AbstractContextManager[object]:
+        return torch.autocast(like.device.type, dtype=self.autocast) if self.autocast else nullcontext()
 
 
 def _split(batch: Batch, parts: int) -> list[Images]:

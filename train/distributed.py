@@ -128,8 +128,9 @@ def data_parallel(module: nn.Module, world: World) -> nn.Module:
         module,
         device_ids=device_ids,
         gradient_as_bucket_view=True,
+        init_sync=world.device.type != "meta",  # where there are no values to send
     )
-    if device_ids is None:
+    if world.device.type == "cpu":
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
         parallel.register_comm_hook(world, lambda world, bucket: _average_one_by_one(world, bucket))
     # Set afterwards: the constructor's argument of this name would leave out sending them once, and is deprecated.
@@ -153,9 +154,10 @@ def _average_one_by_one(world: World, bucket: dist.GradBucket) -> torch.futures.
 def sync_batchnorm(module: M, world: World) -> M:
     """`module` with every batch norm below it computing over the batches of all ranks; alone, as it is.
 
-    Changes `module` in place and keeps its state-dict keys. Call before `data_parallel`.
+    Changes `module` in place and keeps its state-dict keys. Call before `data_parallel`. On "meta", where a step is
+    counted and not computed, they stay as they are.
     """
-    if world.size == 1:
+    if world.size == 1 or world.device.type == "meta":
         return module
     if world.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]

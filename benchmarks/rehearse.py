@@ -1,0 +1,205 @@
+"""Rehearse a step at the paper's size without a GPU: `python benchmarks/rehearse.py`, for all methods.
+
+The trainer's own step runs as rank 0 of many on torch's "meta" device, where tensors have shapes and no values, with a
+process group that only pretends. A wait for the device (`.item()`, a branch on a tensor, a copy to the host) and a
+tensor left on another device raise there. Counted are floating point operations and the bytes that a rank hands to
+collectives. Not rehearsed: autocast, and batch norm over the ranks, of which torch has no meta form.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.params import ParamLayout
+from equimod.pipelines.policy import POLICIES
+from equimod.train.config import METHODS, Config, ConfigError, check, default_recipe, read_recipe
+from equimod.train.distributed import World
+from equimod.train.loop import Parts, train_step
+from equimod.train.provenance import provenance
+from equimod.train.run import training_parts
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Rehearse every method, with EquiMod and without."""
+
+    ranks: int = 32
+    """Ranks that share the batch."""
+    batch_size: int = 4096
+    """Images of the global batch."""
+    accumulate: int = 1
+    """Parts that a rank's images go through the encoder in."""
+    output: Path | None = None
+    """JSON file for the result."""
+
+
+@dataclass(frozen=True)
+class _Photos:
+    """As much of ImageNet's records as a model is built from."""
+
+    size: NDArray[np.int32]
+    classes: list[str]
+
+
+class _Collectives(TorchDispatchMode):
+    """Bytes that are handed to collectives, by kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "c10d":
+            given = args[1] if "allgather" in func.__name__ else args[0]
+            self.bytes[func.__name__.partition(".")[0].strip("_")] += sum(
+                t.nbytes for t in torch.utils._pytree.tree_leaves(given) if isinstance(t, torch.Tensor)
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def pretended_world(ranks: int) -> Iterator[World]:
+    """Rank 0 of `ranks`, of which there is no other; inside, collectives return at once."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield World(0, 0, ranks, META)
+    finally:
+        dist.destroy_process_group()
+
+
+def paper_config(method: str, equimod: bool, batch_size: int, accumulate: int) -> Config:
+    """The recipe for ImageNet, or for a method without one SimCLR's augmentation and encoder."""
+    path = default_recipe(method, "imagenet", equimod) or default_recipe("simclr", "imagenet", equimod)
+    assert path is not None
+    size = {"batch_size": batch_size, "accumulate": accumulate, "precision": "fp32"}
+    config = replace(read_recipe(path), method=method, equimod=equimod, data=Path("imagenet"), **size)  # type: ignore[arg-type]
+    check(config)
+    return config
+
+
+def rehearse(config: Config, here: World) -> dict[str, Any]:
+    """Take two steps, the first of which is counted. Raises what torch raises where the device would be waited for."""
+    began = time.perf_counter()
+    photos = _Photos(np.array([[500, 375]], dtype=np.int32), ["class"] * 1000)
+    parts = training_parts(config, photos, 312, here)  # type: ignore[arg-type]
+    if here.size > 1:
+        # A lambda, since DDP compares annotations by identity and finds strings in this file.
+        parts.backward.parallel.register_comm_hook(None, lambda _, bucket: _averaged(bucket))  # type: ignore[operator]
+    batch = _batch(config, config.batch_size // here.size)
+    with FlopCounterMode(display=False) as flops, _Collectives() as collectives:
+        _step(parts, batch)
+    # Once more, with momenta that are there; without DDP, which regroups gradients now and reads values for it.
+    _step(replace(parts, backward=replace(parts.backward, parallel=parts.model)), batch)
+    return {
+        "method": config.method,
+        "equimod": config.equimod,
+        "images_a_rank": len(batch),
+        "tflop": flops.get_total_flops() / 1e12,
+        "bytes": dict(collectives.bytes),
+        "parameter_bytes": sum(p.nbytes for p in parts.model.parameters() if p.requires_grad),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _averaged(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    # The pretended group's own future has no value, which DDP's default hook asks for.
+    dist.all_reduce(bucket.buffer())
+    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
+
+
+def _step(parts: Parts, batch: Batch) -> None:
+    parts.model.before_step(0.5)
+    train_step(parts, batch, 1.0)
+
+
+def _batch(config: Config, n: int) -> Batch:
+    policy = POLICIES[config.policy]
+    encoded = len(ParamLayout.shared(policy))
+
+    def images() -> torch.Tensor:
+        return torch.empty(n, 3, policy.size, policy.size, device=META)
+
+    params: Any = None  # which a step does not read
+    views = tuple(View(images(), params, torch.empty(n, encoded, device=META)) for _ in policy.views)
+    label = torch.empty(n, dtype=torch.int64, device=META)
+    return Batch(images() if config.equimod else None, views, label, torch.arange(n))
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table("method", "TFLOP a rank", "gradients, MB", "gathered, MB", "other sums, MB", "seconds")
+    for row in rows:
+        table.add_row(
+            row["method"] + (" + EquiMod" if row["equimod"] else ""),
+            f"{row['tflop']:.2f}",
+            f"{row['parameter_bytes'] / 1e6:.1f}",
+            f"{row['bytes'].get('allgather', 0) / 1e6:.2f}",
+            f"{(row['bytes'].get('allreduce', 0) - row['parameter_bytes']) / 1e6:.2f}",
+            f"{row['seconds']:.1f}",
+        )
+    Console().print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = tyro.cli(Arguments, args=given, prog="rehearse.py", description=__doc__)
+    if arguments.ranks < 2 or arguments.batch_size % arguments.ranks:
+        print(
+            f"error: ranks={arguments.ranks} must be 2 or more and divide batch_size={arguments.batch_size}",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        with pretended_world(arguments.ranks) as here:
+            rows = [
+                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.accumulate), here)
+                for method in METHODS
+                for equimod in (False, True)
+                if equimod or method != "none"
+            ]
+        _show(rows)
+        if arguments.output:
+            result = {
+                **provenance("benchmarks/rehearse.py", given),
+                "benchmark": "rehearse",
+                "settings": {"ranks": arguments.ranks, "batch_size": arguments.batch_size},
+                "rows": rows,
+            }
+            with durable_file(arguments.output) as file:
+                file.write(json.dumps(result, indent=1).encode() + b"\n")
+    except (ConfigError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
