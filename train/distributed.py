@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import torch
@@ -106,14 +107,18 @@ def mean_over_ranks(values: dict[str, Tensor], world: World) -> dict[str, Tensor
 
 
 def same_on_all_ranks(value: str, what: str, world: World) -> None:
-    """ValueError, on every rank, if `value` is not the same everywhere; `what` names it in the message."""
+    """ValueError, on every rank, if `value` is not the same everywhere.
+
+    `what` names it in the message, which gives the first line that differs.
+    """
     if world.size == 1:
         return
     values: list[Any] = [None] * world.size
     dist.all_gather_object(values, value)
     for rank, other in enumerate(values):
-        if other != values[0]:
-            raise ValueError(f"{what} differs between the ranks: {values[0]!r} on rank 0, {other!r} on rank {rank}")
+        for first, second in zip_longest(values[0].splitlines(), other.splitlines(), fillvalue=""):
+            if first != second:
+                raise ValueError(f"{what} differs between the ranks: {first!r} on rank 0, {second!r} on rank {rank}")
 
 
 def data_parallel(module: nn.Module, world: World) -> nn.Module:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 
+from equimod import models, pipelines
+from equimod import train as train_package
 from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.backends.choose import choose
@@ -43,12 +46,14 @@ def run(config: Config) -> int:
     with _sigterm() as stop_asked, ExitStack() as stack:
         with _usage():
             here = stack.enter_context(world(config.system.device))
+            same_on_all_ranks(code_digest(), "the code of equimod", here)
             resume_from = checkpoint_to_resume(config)
             same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", here)
             same_on_all_ranks(str(resume_from), "the checkpoint to resume from", here)
         config, records = prepare(config, here)
         config, why = with_backend(config, records, resume_from, here)
         with _usage():
+            same_on_all_ranks(records.fingerprint(), "the content of the training records", here)
             same_on_all_ranks(config.backend, "the backend", here)
             pipeline = training_pipeline(config, records, here)
             parts = training_parts(config, records, len(pipeline), here)
@@ -61,6 +66,13 @@ def run(config: Config) -> int:
             stack.enter_context(claim(config, resume_from))
         barrier(here)
         return _train(config, records, pipeline, parts, start, resume_from, here, why, stop_asked.is_set)
+
+
+def code_digest() -> str:
+    """A line for each file of code that has a say in a run: its path and a digest of its content."""
+    files = sorted(path for part in (pipelines, models, train_package) for path in Path(part.__path__[0]).rglob("*.py"))
+    names = [f"{path.parent.name}/{path.name}" for path in files]
+    return "\n".join(f"{n} {sha256(path.read_bytes()).hexdigest()[:12]}" for n, path in zip(names, files, strict=True))
 
 
 def build_model(config: Config, records: Records) -> SSL:
