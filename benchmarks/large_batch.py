@@ -10,12 +10,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
-
-import tyro
+from typing import Any, ClassVar
 
 from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run
 from equimod.benchmarks.measure import Load
+from equimod.benchmarks.throughput import Step
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class LossSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accumulate(Benchmark):
+class Accumulate(Step):
     """The trainer's own step with the batch in several numbers of parts.
 
     Example: python benchmarks/large_batch.py accumulate -- --method simclr --equimod --batch-size 4096
@@ -33,50 +32,37 @@ class Accumulate(Benchmark):
 
     name: ClassVar[str] = "accumulate"
 
-    trainer: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Options of train/main.py, after `--`."""
     parts: tuple[int, ...] = (1, 16)
     """Values of --accumulate to compare; the first is what the others are held against."""
+    batches: int = 1
+    """Steps a round."""
     rounds: int = 2
-    """Turns that each contender takes, a step each, after one to warm up."""
+    """Turns that each contender takes, after one to warm up."""
 
     def check(self) -> None:
         """Raises UsageError."""
-        from equimod.train.config import ConfigError, parse
-
         super().check()
-        try:
-            for parts in self.parts:
-                parse(self._options(parts))
-        except ConfigError as error:
-            raise UsageError(str(error)) from error
+        for parts in self.parts:
+            replace(self, trainer=_in_parts(self.trainer, parts), parts=()).check()
 
     def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
         """See Benchmark."""
-        from equimod.benchmarks.trainers import TrainSettings
-        from equimod.train.config import parse
-
-        config = parse(self.trainer)
-        more = {"method": config.method, "equimod": config.equimod, "batch_size": config.batch_size}
-        contenders: dict[str, Callable[[Any], Load]] = {_parts(n): partial(_accumulated, n) for n in self.parts}
-        return contenders, TrainSettings(self.trainer, batches=1), more
+        _, settings, more = super().plan()
+        return {f"{n} part{'s' if n > 1 else ''}": partial(_accumulated, n) for n in self.parts}, settings, more
 
     def pairs(self, names: Sequence[str]) -> list[Pair]:
         """Every number of parts against the first."""
         return [(name, names[0]) for name in names[1:]]
 
-    def _options(self, parts: int) -> tuple[str, ...]:
-        return (*self.trainer, "--accumulate", str(parts))
 
-
-def _parts(n: int) -> str:
-    return f"{n} part{'s' if n > 1 else ''}"
+def _in_parts(trainer: tuple[str, ...], parts: int) -> tuple[str, ...]:
+    return (*trainer, "--accumulate", str(parts))
 
 
 def _accumulated(parts: int, settings: Any) -> Load:
     from equimod.benchmarks.trainers import step
 
-    return step(replace(settings, arguments=(*settings.arguments, "--accumulate", str(parts))))
+    return step(replace(settings, arguments=_in_parts(settings.arguments, parts)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,7 @@ class SSL(nn.Module):
         """
         h, seen = self.encode(x, views), self.method.look(views)
         if held is not None:
-            h, seen = (tuple(map(torch.cat, zip(*parts, strict=True))) for parts in ((held.h, h), (held.seen, seen)))
+            h, seen = joined([held.h, h]), joined([held.seen, seen])
         losses = self.compare(h, seen, encodings, label)
         if self.essl is not None:
             rotation = self.rotation(views) * (len(views[0]) / len(label))
@@ -138,6 +138,11 @@ class SSL(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         h: Tensor = self.encoder(images)
         return h
+
+
+def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Tensors of several parts of a batch, in the same order in each part, as those of the whole."""
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 def build_ssl(

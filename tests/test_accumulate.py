@@ -137,16 +137,8 @@ def test_the_encoder_never_sees_more_than_a_part() -> None:
 def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused(
     image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [
-        "--method",
-        "simclr",
-        "--dataset",
-        "cifar10",
-        "--data",
-        str(image_tree),
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    options = ["--method", "simclr", "--dataset", "cifar10"]
+    options += ["--data", str(image_tree), "--output", str(tmp_path / "run")]
     assert main([*options, "--batch-size", "8", "--epochs", "11", "--accumulate", "3"]) == 2
     assert "accumulate=3 does not divide the 8 images of a rank; give a divisor of 8" in capsys.readouterr().err
     assert main([*options, "--accumulate", "0"]) == 2

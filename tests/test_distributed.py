@@ -264,9 +264,8 @@ def test_ranks_compute_what_one_process_computes_with_the_whole_batch(
         parts = [share[name] for share in shares]
         got = [torch.cat(parts)] if name.endswith("/rows") else parts
         for t in got:
-            scale = max(
-                float(value.double().abs().max()), 1e-4
-            )  # a bias before a batch norm has gradient 0, but for rounding
+            # At least something: a bias before a batch norm has gradient 0, but for rounding.
+            scale = max(float(value.double().abs().max()), 1e-4)
             torch.testing.assert_close(
                 t, value, rtol=tolerance, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
             )

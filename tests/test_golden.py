@@ -17,7 +17,7 @@ import torch
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
-from equimod.train.config import METHODS, parse
+from equimod.train.config import METHODS, RECIPES, parse
 from equimod.train.distributed import World
 from equimod.train.loop import train_step
 from equimod.train.run import training_parts, training_pipeline
@@ -57,8 +57,7 @@ def _double(batch: Batch) -> Batch:
 @pytest.mark.parametrize("run", RUNS)
 def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_path: Path) -> None:
     method, *beside = run.split()
-    recipes = Path(__file__).parent.parent / "train" / "recipes"
-    (tmp_path / "recipe.yaml").write_text(SETTINGS.format(recipe=recipes / f"{method}_shapes.yaml"))
+    (tmp_path / "recipe.yaml").write_text(SETTINGS.format(recipe=RECIPES / f"{method}_shapes.yaml"))
     small = ["--equivariance.projector", "64", "32"] if "--equimod" in beside else []
     small += ["--rotation.hidden", "64"] if "--essl" in beside else []
     small += {"byol": ["--byol.hidden", "64", "--byol.momentum", "0.5"], "none": []}.get(

@@ -50,3 +50,10 @@ def test_no_tensor_of_the_size_of_the_whole_matrix_is_made() -> None:
         log_sum_exp(z, z.detach(), (torch.arange(n),)).sum().backward()
     largest = max(event.cpu_memory_usage for event in profile.events())
     assert 4 * n * 1000 < largest < 4 * n * n / 2
+
+
+def test_parts_that_do_not_divide_the_batch_are_one_line(image_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = ["--method=simclr", "--dataset=cifar10", f"--data={image_tree}", "--batch-size=8", "--encoder.width=8"]
+    assert main(["accumulate", "--rounds=1", "--parts", "3", "--", *trainer, "--system.device=cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: accumulate=3 does not divide the 8 images of a rank; give a divisor of 8\n"

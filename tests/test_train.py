@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from safetensors.torch import load_file
 
 from equimod.models.encoder import Encoder
@@ -94,26 +94,8 @@ def _same_end(a: Path, b: Path) -> bool:
 
 def _faulty(options: list[str], step: int, fault: str, *, rank: int = 0, ranks: int = 1) -> list[tuple[int, str]]:
     """Run the ranks with a fault. Returns (exit code, stderr) of each."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(HERE / "faulty_train.py"), str(step), fault, str(rank), *options]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | environment | {"RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(ranks)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(ranks)
-    ]
-    try:
-        return [(process.wait(timeout=120), process.communicate()[1]) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    return run_ranks([command] * ranks)
 
 
 def test_a_run_leaves_everything_the_design_names(options: list[str], tmp_path: Path, image_tree: Path) -> None:

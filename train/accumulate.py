@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from equimod.models.ssl import SSL, Held
+from equimod.models.ssl import SSL, Held, joined
 from equimod.pipelines.batch import Batch
 
 Images = tuple[Tensor | None, tuple[Tensor, Tensor]]  # x and the views of some samples
@@ -54,7 +54,7 @@ class Backward:
                 seen = [self.model.method.look(views) for _, views in (*earlier, last)]
             leaves = [tuple(t.detach().requires_grad_() for t in part) for part in h]
             with self._autocast(label):
-                loss = self.model.compare(_joined(leaves), _joined(seen), encodings, label)["loss"]
+                loss = self.model.compare(joined(leaves), joined(seen), encodings, label)["loss"]
             wanted = [t for part in leaves[:-1] for t in part]
             gradients = iter(torch.autograd.grad(self.scaler.scale(loss), wanted))
         rotation = label.new_zeros((), dtype=torch.float32)
@@ -67,7 +67,7 @@ class Backward:
                     rotation = rotation + outputs[-1].detach()
                     send_back.append(self.scaler.scale(outputs[-1].new_tensor(self.model.essl.settings.weight)))
             torch.autograd.backward(outputs, send_back)
-        return Held(_joined(h[:-1]), _joined(seen[:-1]), rotation)
+        return Held(joined(h[:-1]), joined(seen[:-1]), rotation)
 
     def _autocast(self, like: Tensor) -> AbstractContextManager[object]:
         return torch.autocast(like.device.type, dtype=self.autocast) if self.autocast else nullcontext()
@@ -77,10 +77,6 @@ def _split(batch: Batch, parts: int) -> list[Images]:
     x = [None] * parts if batch.x is None else batch.x.chunk(parts)
     i, j = (view.image.chunk(parts) for view in batch.views)
     return list(zip(x, zip(i, j, strict=True), strict=True))
-
-
-def _joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 @contextmanager

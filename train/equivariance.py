@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equimod.models.equimod import EquiMod
-from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import AugmentationPolicy, one_by_one
 from equimod.pipelines.records.protocol import Records
-from equimod.train.features import BATCH_SIZE, FrozenEncoder, track
+from equimod.train.features import FrozenEncoder, represent
 
 LEAST_DISSIMILARITY = 1e-6
 """Dissimilarities of Eq. 6 count as at least this much, so that the ratio stays finite for a perfect prediction."""
@@ -39,8 +38,8 @@ def run(
     ValueError where `policy` encodes other parameters than EquiMod was trained on.
     """
     absolute, relative = _displacements(encoder, equimod, records, policy, seed, workers)
-    yield from _mean_and_interval("equivariance_absolute", absolute.mean(1))
-    yield from _mean_and_interval("equivariance_relative", relative.mean(1))
+    for form, values in zip(FORMS, (absolute, relative), strict=True):
+        yield from _mean_and_interval(f"equivariance_{form}", values.mean(1))
     yield "equivariance_relative_median", relative.quantile(0.5).item()
 
 
@@ -78,14 +77,9 @@ def _displacements(
     if given != trained:
         raise ValueError(f"policy encodes {given} numbers, EquiMod was trained on {trained}; give the same operators")
     equimod.eval()
-    pipeline = build_pipeline(
-        records, policy, batch_size=BATCH_SIZE, seed=seed, device=encoder.device, workers=workers, shuffle=False
-    )
     pairs = []
-    for batch in track(pipeline.epoch(0), len(pipeline), "equivariance"):
-        assert batch.x is not None
-        h_x = encoder(batch.x)
-        of_views = [_measure(equimod, h_x, encoder(view.image), view.encoding) for view in batch.views]
+    for batch, h_x, h in represent(encoder, records, policy, "equivariance", seed=seed, workers=workers):
+        of_views = [_measure(equimod, h_x, h_v, v.encoding) for h_v, v in zip(h, batch.views, strict=True)]
         pairs.append(torch.stack(of_views, dim=1).cpu())
     absolute, relative = torch.cat(pairs).unbind(-1)
     return absolute, relative

@@ -14,6 +14,7 @@ from rich.progress import track as rich_track
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
+from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records.protocol import Records
@@ -56,6 +57,28 @@ class Features:
         return len(self.h)
 
 
+def represent(
+    encoder: FrozenEncoder,
+    records: Records,
+    policy: AugmentationPolicy,
+    what: str,
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[tuple[Batch, Tensor, list[Tensor]]]:
+    """All of `records` in their order: batches with the representations (N,F) of x and of each view.
+
+    Views are drawn from `seed`; `what` names the progress.
+    """
+    pipeline = build_pipeline(
+        records, policy, batch_size=batch_size, seed=seed, device=encoder.device, workers=workers, shuffle=False
+    )
+    for batch in track(pipeline.epoch(0), len(pipeline), what):
+        assert batch.x is not None
+        yield batch, encoder(batch.x), [encoder(view.image) for view in batch.views]
+
+
 def extract(
     encoder: FrozenEncoder,
     records: Records,
@@ -69,21 +92,11 @@ def extract(
     `classes`: those of the training set, which number the labels: a data set that lacks some numbers its own
     differently. All stay in memory at once, 10.5 GB for ImageNet and ResNet-50.
     """
-    pipeline = build_pipeline(
-        records,
-        AugmentationPolicy(policy, views=()),
-        batch_size=BATCH_SIZE,
-        seed=0,
-        device=encoder.device,
-        workers=workers,
-        shuffle=False,
-    )
     h = torch.empty(len(records), encoder.feature_dim, device=encoder.device)
     start = 0
-    for batch in track(pipeline.epoch(0), len(pipeline), "features"):
-        assert batch.x is not None
-        h[start : start + len(batch)] = encoder(batch.x)
-        start += len(batch)
+    for _, h_x, _ in represent(encoder, records, AugmentationPolicy(policy, views=()), "features", workers=workers):
+        h[start : start + len(h_x)] = h_x
+        start += len(h_x)
     position = torch.tensor([list(classes).index(name) for name in records.classes])
     return Features(h, position[torch.from_numpy(records.label)].to(encoder.device), tuple(classes))
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.train.features import BATCH_SIZE, FrozenEncoder, track
+from equimod.train.features import FrozenEncoder, represent
 
 RIDGE = 1e-3
 """Penalty on the squared weights, of features and parameters that are standardised, beside the mean squared error."""
@@ -90,19 +89,14 @@ def _moments(
     encoder: FrozenEncoder, records: Records, policy: AugmentationPolicy, seed: int, workers: int | None
 ) -> Tensor:
     """See `fit`: over every view of every image."""
-    pipeline = build_pipeline(
-        records, policy, batch_size=BATCH_SIZE, seed=seed, device=encoder.device, workers=workers, shuffle=False
-    )
     columns = 1 + 2 * encoder.feature_dim + len(_OPERATORS)
     total = torch.zeros(columns, columns, dtype=torch.float64, device=encoder.device)
     start = 0
-    for batch in track(pipeline.epoch(0), len(pipeline), "read-out"):
-        assert batch.x is not None
+    for batch, h_x, h in represent(encoder, records, policy, "read-out", seed=seed, workers=workers):
         size = torch.from_numpy(records.size[start : start + len(batch)])
         start += len(batch)
-        h_x = encoder(batch.x)
-        for view in batch.views:
-            parts = (torch.ones(len(batch), 1, device=h_x.device), h_x, encoder(view.image))
+        for view, h_v in zip(batch.views, h, strict=True):
+            parts = (torch.ones(len(batch), 1, device=h_x.device), h_x, h_v)
             row = torch.cat([*parts, targets(view.params, size).to(h_x.device)], dim=1)  # float64, as the last part
             total += row.T @ row
     return total / (len(records) * len(policy.views))

@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from equimod.models.equimod import EquiMod
-from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.train.features import FrozenEncoder, track
+from equimod.train.features import FrozenEncoder, represent
 
 VIEWS = 16
 _BATCH_SIZE = 32  # images, each with all its views
@@ -34,22 +33,14 @@ def run(
     its embedding among those of all of them, by cosine similarity to the prediction from x and its parameters. A
     predictor that does nothing has 0.211, 0.063 and 0.313.
     """
-    views = tuple(islice(cycle(policy.views), VIEWS))
-    pipeline = build_pipeline(
-        records,
-        AugmentationPolicy(policy.x, views),
-        batch_size=_BATCH_SIZE,
-        seed=seed,
-        device=encoder.device,
-        workers=workers,
-        shuffle=False,
-    )
+    drawn = AugmentationPolicy(policy.x, tuple(islice(cycle(policy.views), VIEWS)))
     equimod.eval()
-    found = []
-    for batch in track(pipeline.epoch(0), len(pipeline), "retrieval"):
-        assert batch.x is not None
-        h_x = encoder(batch.x)
-        found.append(_ranks(equimod, h_x, [(encoder(view.image), view.encoding) for view in batch.views]).cpu())
+    found = [
+        _ranks(equimod, h_x, h, [view.encoding for view in batch.views]).cpu()
+        for batch, h_x, h in represent(
+            encoder, records, drawn, "retrieval", seed=seed, workers=workers, batch_size=_BATCH_SIZE
+        )
+    ]
     rank = torch.cat(found).double()
     yield "retrieval_mrr", (1 / rank).mean().item()
     for k in (1, 5):
@@ -68,7 +59,7 @@ def ranks(y: Tensor, y_hat: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _ranks(equimod: EquiMod, h_x: Tensor, views: list[tuple[Tensor, Tensor]]) -> Tensor:
-    embedded = [equimod.embed(h_x, h_v, encoding)[1:] for h_v, encoding in views]
+def _ranks(equimod: EquiMod, h_x: Tensor, h: list[Tensor], encodings: list[Tensor]) -> Tensor:
+    embedded = [equimod.embed(h_x, h_v, t)[1:] for h_v, t in zip(h, encodings, strict=True)]
     y, y_hat = (torch.stack(of_views) for of_views in zip(*embedded, strict=True))
     return ranks(y, y_hat)

@@ -53,19 +53,20 @@ def run(config: Config) -> int:
         config, records = prepare(config, here)
         config, why = with_backend(config, records, resume_from, here)
         with _usage():
-            same_on_all_ranks(records.fingerprint(), "the content of the training records", here)
+            fingerprint = records.fingerprint()
+            same_on_all_ranks(fingerprint, "the content of the training records", here)
             same_on_all_ranks(config.backend, "the backend", here)
             pipeline = training_pipeline(config, records, here)
             parts = training_parts(config, records, len(pipeline), here)
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
             start = checkpoint.restore(
-                resume_from, parts.model, parts.optimizer, parts.backward.scaler, records=records.fingerprint()
+                resume_from, parts.model, parts.optimizer, parts.backward.scaler, records=fingerprint
             )
         if here.rank == 0:
             stack.enter_context(claim(config, resume_from))
         barrier(here)
-        return _train(config, records, pipeline, parts, start, resume_from, here, why, stop_asked.is_set)
+        return _train(config, records, fingerprint, pipeline, parts, start, resume_from, here, why, stop_asked.is_set)
 
 
 def code_digest() -> str:
@@ -153,6 +154,7 @@ def training_parts(config: Config, records: Records, steps: int, here: World) ->
 def _train(
     config: Config,
     records: Records,
+    fingerprint: str,
     pipeline: Pipeline,
     parts: Parts,
     start: Cursor,
@@ -161,7 +163,7 @@ def _train(
     why_backend: str,
     stop_asked: Callable[[], bool],
 ) -> int:
-    folder, steps, fingerprint = config.run_folder(), len(pipeline), records.fingerprint()
+    folder, steps = config.run_folder(), len(pipeline)
 
     def save(cursor: Cursor, global_step: int) -> str:
         if here.rank == 0:

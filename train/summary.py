@@ -47,9 +47,8 @@ def summary(folder: Path) -> dict[str, Any]:
         "images": next(iter(scores["evaluators"].values()))["train_images"],
         "seed": config.seed,
         **{name: scores.get(key) for name, key in SCORES.items()},
-        "eval": {
-            name: value for name, value in scores.items() if isinstance(value, float)
-        },  # all, under their own names
+        # All of them, under their own names.
+        "eval": {name: value for name, value in scores.items() if isinstance(value, float)},
         "seconds": round(seconds, 1),
         "data_wait": round(waited / seconds, 4) if seconds else None,  # share of these seconds
         "config": settings,
