@@ -22,7 +22,7 @@ setup(
     python_requires=">=3.11",
     packages=[f"equimod.{name}" for name in PACKAGES],
     package_dir={f"equimod.{folder}": folder for folder in FOLDERS},
-    package_data={"equimod.train": ["recipes/*.yaml"]},
+    package_data={"equimod.train": ["recipes/*.yaml", "launch/*.sbatch"]},
     install_requires=[
         "torch>=2.9",
         "torchvision>=0.24",

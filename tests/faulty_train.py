@@ -1,5 +1,6 @@
 """train/main.py with a fault: `python faulty_train.py STEP SIGNAL RANK OPTIONS...` sends SIGNAL, twice, to the process
-of RANK when STEP steps are done, or makes the loss of the next step NaN where SIGNAL is `nan`."""
+of RANK when STEP steps are done, or makes the loss of the next step NaN where SIGNAL is `nan`. A process that torchrun
+started again has no fault."""
 
 from __future__ import annotations
 
@@ -33,5 +34,6 @@ def _install(step: int, fault: str, rank: str) -> None:
 
 
 if __name__ == "__main__":
-    _install(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        _install(int(sys.argv[1]), sys.argv[2], sys.argv[3])
     sys.exit(main(sys.argv[4:]))

@@ -40,6 +40,7 @@ def test_the_wheel_holds_every_module_and_recipe(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     wanted += (ROOT / "train" / "recipes").glob("*.yaml")
+    wanted += (ROOT / "train" / "launch").glob("*.sbatch")
     assert not [path for path in wanted if f"equimod/{path.relative_to(ROOT).as_posix()}" not in held]
 
 

@@ -47,13 +47,15 @@ class World:
 def world(device: str = "auto") -> Iterator[World]:
     """The world torchrun describes in the environment, or this process alone; the process group is up inside.
 
-    `device`: "cpu", "cuda", or "auto" for cuda where there is a GPU. ValueError where a rank has no GPU to itself.
+    `device`: "cpu", "cuda", or "auto" for cuda where there is a GPU. ValueError where a rank has no GPU to itself, and
+    where torchrun would restart lost ranks in vain.
     """
     rank, local_rank, size = (int(os.environ.get(name, alone)) for name, alone in _TORCHRUN.items())
     here = World(rank, local_rank, size, _device(device, local_rank))
     if size == 1:
         yield here
         return
+    _refuse_restarts_that_hang()
     backend = "gloo"
     if here.device.type == "cuda":
         torch.cuda.set_device(here.device)
@@ -68,6 +70,20 @@ def world(device: str = "auto") -> Iterator[World]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _refuse_restarts_that_hang() -> None:
+    """ValueError where torchrun restarts lost ranks, but gives them the store that the first ones met in.
+
+    torch 2.14 does so by default. What the first ranks wrote is still there, so the new ones try to reach those and
+    wait until the timeout, in about every second restart.
+    """
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            f"--max-restarts {restarts} of torchrun works only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its "
+            "environment: without it restarted ranks may wait for the lost ones"
+        )
 
 
 def _device(device: str, local_rank: int) -> torch.device:
