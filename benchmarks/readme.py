@@ -204,6 +204,23 @@ def rehearse_table(result: dict[str, Any]) -> str:
     )
 
 
+def gpu_memory_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `gpu_memory.py`."""
+    cells = {
+        (row["recipe"], row["ranks"]): f"{row['peak_bytes'] / 2**30:.1f} ({row['card_gib'] or 'none'})"
+        for row in result["rows"]
+    }
+    parts = {row["ranks"]: row["accumulate"] for row in result["rows"] if row["recipe"].endswith("imagenet")}
+    header = [f"{n} GPU{'s' * (n > 1)}{f', `--accumulate {k}`' * (k > 1)}" for n, k in parts.items()]
+    rows = {recipe: [f"`{recipe}.yaml`", *(cells.get((recipe, n), "–") for n in parts)] for recipe, _ in cells}
+    return (
+        _rows(("recipe", *header), list(rows.values()))
+        + "\nGiB at the peak of a step, and in brackets the smallest of the usual cards that holds it with a tenth and "
+        "1.5 GiB left for CUDA and the allocator. A recipe for CIFAR-10 runs on one GPU without `--accumulate`. "
+        f"{_origin(result)}\n"
+    )
+
+
 def sweep_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `tools/sweep.py`: means over the seeds, beside the paper's column.
 
@@ -277,6 +294,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "accumulate": cost_table,
     "loss": cost_table,
     "rehearse": rehearse_table,
+    "gpu_memory": gpu_memory_table,
     "table1-cpu": sweep_table,
     "controls-cpu": sweep_table,
     "figures-cpu": figures_table,

@@ -4,6 +4,7 @@ The trainer's own step runs as rank 0 of many on torch's "meta" device, where te
 process group that only pretends. A wait for the device (`.item()`, a branch on a tensor, a copy to the host) and a
 tensor left on another device raise there. Counted are floating point operations and the bytes that a rank hands to
 collectives. Not rehearsed: autocast, and batch norm over the ranks, of which torch has no meta form.
+Memory is counted by gpu_memory.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,11 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class _Photos:
+class Photos:
     """As much of ImageNet's records as a model is built from."""
 
-    size: NDArray[np.int32]
-    classes: list[str]
+    size: NDArray[np.int32] = field(default_factory=lambda: np.array([[500, 375]], dtype=np.int32))
+    classes: list[str] = field(default_factory=lambda: ["class"] * 1000)
 
 
 class _Collectives(TorchDispatchMode):
@@ -103,16 +104,15 @@ def paper_config(method: str, equimod: bool, batch_size: int, accumulate: int) -
 def rehearse(config: Config, here: World) -> dict[str, Any]:
     """Take two steps, the first of which is counted. Raises what torch raises where the device would be waited for."""
     began = time.perf_counter()
-    photos = _Photos(np.array([[500, 375]], dtype=np.int32), ["class"] * 1000)
-    parts = training_parts(config, photos, 312, here)  # type: ignore[arg-type]
+    parts = training_parts(config, Photos(), 312, here)  # type: ignore[arg-type]
     if here.size > 1:
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
         parts.backward.parallel.register_comm_hook(None, lambda _, bucket: _averaged(bucket))  # type: ignore[operator]
-    batch = _batch(config, config.batch_size // here.size)
+    batch = batch_without_values(config, config.batch_size // here.size, META)
     with FlopCounterMode(display=False) as flops, _Collectives() as collectives:
-        _step(parts, batch)
+        step(parts, batch)
     # Once more, with momenta that are there; without DDP, which regroups gradients now and reads values for it.
-    _step(replace(parts, backward=replace(parts.backward, parallel=parts.model)), batch)
+    step(replace(parts, backward=replace(parts.backward, parallel=parts.model)), batch)
     return {
         "method": config.method,
         "equimod": config.equimod,
@@ -132,21 +132,23 @@ def _averaged(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     return done
 
 
-def _step(parts: Parts, batch: Batch) -> None:
+def step(parts: Parts, batch: Batch) -> None:
+    """The trainer's step in the middle of a run."""
     parts.model.before_step(0.5)
     train_step(parts, batch, 1.0)
 
 
-def _batch(config: Config, n: int) -> Batch:
+def batch_without_values(config: Config, n: int, device: torch.device) -> Batch:
+    """A batch of `n` samples with all that a step reads, for a device or a mode that keeps no values."""
     policy = POLICIES[config.policy]
     encoded = len(ParamLayout.shared(policy))
 
     def images() -> torch.Tensor:
-        return torch.empty(n, 3, policy.size, policy.size, device=META)
+        return torch.empty(n, 3, policy.size, policy.size, device=device)
 
     params: Any = None  # which a step does not read
-    views = tuple(View(images(), params, torch.empty(n, encoded, device=META)) for _ in policy.views)
-    label = torch.empty(n, dtype=torch.int64, device=META)
+    views = tuple(View(images(), params, torch.empty(n, encoded, device=device)) for _ in policy.views)
+    label = torch.empty(n, dtype=torch.int64, device=device)
     return Batch(images() if config.equimod else None, views, label, torch.arange(n))
 
 

@@ -1,0 +1,167 @@
+"""Which GPU holds each recipe, without a GPU: `python benchmarks/gpu_memory.py`.
+
+The trainer's own step runs on tensors without values (FakeTensorMode) while the memory of all that is alive is summed:
+parameters, momenta, gradients, activations, images, and the batch that is loaded meanwhile. What CUDA, NCCL, cuDNN and
+the allocator take above that is reckoned, not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from equimod.benchmarks.rehearse import Photos, batch_without_values, step
+from equimod.pipelines.durable import durable_file
+from equimod.train.config import RECIPES, Config, read_recipe
+from equimod.train.distributed import World
+from equimod.train.provenance import provenance
+from equimod.train.run import training_parts
+
+CPU = torch.device("cpu")
+CARDS = (12, 16, 24, 32, 40, 48, 80, 141)  # GiB, of GPUs in use
+PART = 128  # images that go through the encoder at once: the paper's share of one of 32 GPUs
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Which GPU holds each recipe for ImageNet on 32, 8 and 1 of them, and each for CIFAR-10 on one."""
+
+    output: Path | None = None
+    """JSON file for the result."""
+
+
+class LiveMemory(TorchDispatchMode):
+    """Bytes of the tensors that are alive, of those made inside and those given to `add`, and the most there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = WeakIdKeyDictionary()
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count these as long as they live."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if storage not in self._known:
+                self._known[storage] = None
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, count: int) -> None:
+        self.now -= count
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.add(t for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
+def peak_bytes(config: Config, ranks: int) -> int:
+    """The most bytes that a step of one of `ranks` ranks has in tensors on its device.
+
+    Embeddings gathered from the other ranks are left out: megabytes.
+    """
+    config = replace(config, batch_size=config.batch_size // ranks)
+    parts = training_parts(config, Photos(), 312, World(0, 0, 1, CPU))  # type: ignore[arg-type]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        few = batch_without_values(config, 2, CPU)
+        step(replace(parts, backward=replace(parts.backward, parts=1)), few)  # so that there are momenta
+        batch = batch_without_values(config, config.batch_size, CPU)
+        images = [t for t in (batch.x, *(view.image for view in batch.views)) if t is not None]
+        loaded = [torch.empty_like(t, dtype=torch.uint8) for t in images]
+        buckets = [torch.empty_like(p) for p in parts.model.parameters() if p.requires_grad and ranks > 1]  # of DDP
+        memory = LiveMemory()
+        memory.add([*parts.model.parameters(), *parts.model.buffers(), *images, *loaded, *buckets])
+        memory.add(tree_leaves([list(state.values()) for state in parts.optimizer.state.values()]))
+        with memory:
+            step(parts, batch)
+    return memory.peak
+
+
+def card(peak: int) -> int | None:
+    """The smallest of CARDS that holds a peak of bytes; a tenth and 1.5 GiB are left to CUDA and the allocator."""
+    return next((size for size in CARDS if peak * 1.1 + 1.5 * 2**30 <= size * 2**30), None)
+
+
+def plans(name: str, config: Config) -> list[tuple[Config, int]]:
+    """The recipe with its accumulation, and ranks, for each of the machines that it is looked at on."""
+    if not name.endswith("imagenet"):
+        return [(config, 1)]
+    return [(replace(config, accumulate=config.batch_size // ranks // PART), ranks) for ranks in (32, 8, 1)]
+
+
+def _recipes() -> list[tuple[str, Config]]:
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem.endswith(("imagenet", "cifar10")))
+    recipes = [(name, read_recipe(RECIPES / f"{name}.yaml")) for name in names]
+    # EquiMod alone, for which --equimod has to be given beside the recipe.
+    return [(name, replace(recipe, equimod=recipe.equimod or recipe.method == "none")) for name, recipe in recipes]
+
+
+def _show(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table("recipe", "GPUs", "images a GPU", "--accumulate", "peak, GiB", "fits, GiB", "seconds")
+    for row in rows:
+        table.add_row(
+            row["recipe"],
+            str(row["ranks"]),
+            str(row["images_a_rank"]),
+            str(row["accumulate"]),
+            f"{row['peak_bytes'] / 2**30:.1f}",
+            str(row["card_gib"]),
+            f"{row['seconds']:.1f}",
+        )
+    Console().print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = tyro.cli(Arguments, args=given, prog="gpu_memory.py", description=__doc__)
+    rows = []
+    for name, recipe in _recipes():
+        for config, ranks in plans(name, recipe):
+            began = time.perf_counter()
+            peak = peak_bytes(config, ranks)
+            rows.append(
+                {
+                    "recipe": name,
+                    "precision": config.precision,
+                    "ranks": ranks,
+                    "images_a_rank": config.batch_size // ranks,
+                    "accumulate": config.accumulate,
+                    "peak_bytes": peak,
+                    "card_gib": card(peak),
+                    "seconds": time.perf_counter() - began,
+                }
+            )
+            print(f"{name} on {ranks} GPUs: {peak / 2**30:.1f} GiB", file=sys.stderr)
+    _show(rows)
+    if arguments.output:
+        result = {**provenance("benchmarks/gpu_memory.py", given), "benchmark": "gpu_memory", "rows": rows}
+        try:
+            with durable_file(arguments.output) as file:
+                file.write(json.dumps(result, indent=1).encode() + b"\n")
+        except OSError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
