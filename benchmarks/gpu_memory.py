@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -115,7 +115,7 @@ def _recipes() -> list[tuple[str, Config]]:
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table("recipe", "GPUs", "images a GPU", "--accumulate", "peak, GiB", "fits, GiB", "seconds")
+    table = Table(Column("recipe", no_wrap=True), "GPUs", "images a GPU", "--accumulate", "peak, GiB", "fits, GiB")
     for row in rows:
         table.add_row(
             row["recipe"],
@@ -124,7 +124,6 @@ def _show(rows: Sequence[dict[str, Any]]) -> None:
             str(row["accumulate"]),
             f"{row['peak_bytes'] / 2**30:.1f}",
             str(row["card_gib"]),
-            f"{row['seconds']:.1f}",
         )
     Console().print(table)
 
