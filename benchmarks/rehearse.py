@@ -26,6 +26,7 @@ import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -65,20 +66,47 @@ class Photos:
     classes: list[str] = field(default_factory=lambda: ["class"] * 1000)
 
 
-class _Collectives(TorchDispatchMode):
-    """Bytes that are handed to collectives, by kind."""
+class Collectives(TorchDispatchMode):
+    """Bytes that are handed to collectives inside, and how often, by kind ("allreduce", "allgather")."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bytes: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
             given = args[1] if "allgather" in func.__name__ else args[0]
-            self.bytes[func.__name__.partition(".")[0].strip("_")] += sum(
+            kind = func.__name__.partition(".")[0].strip("_")
+            self.calls[kind] += 1
+            self.bytes[kind] += sum(
                 t.nbytes for t in torch.utils._pytree.tree_leaves(given) if isinstance(t, torch.Tensor)
             )
         return func(*args, **(kwargs or {}))
+
+
+class Norms:
+    """How often the batch norms of a model compute statistics, and over how many channels in all.
+
+    Over several ranks each of them gathers mean and variance, and sums two gradients where there is a backward pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.calls = self.channels = self.backward_calls = self.backward_channels = 0
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.register_forward_hook(self._count)
+
+    def _count(self, norm: nn.modules.batchnorm._BatchNorm, _: object, output: torch.Tensor) -> None:
+        if norm.training:
+            self.calls += 1
+            self.channels += norm.num_features
+            if output.requires_grad:
+                output.register_hook(lambda _: self._count_backward(norm.num_features))
+
+    def _count_backward(self, channels: int) -> None:
+        self.backward_calls += 1
+        self.backward_channels += channels
 
 
 @contextmanager
@@ -105,12 +133,15 @@ def rehearse(config: Config, here: World) -> dict[str, Any]:
     """Take two steps, the first of which is counted. Raises what torch raises where the device would be waited for."""
     began = time.perf_counter()
     parts = training_parts(config, Photos(), 312, here)  # type: ignore[arg-type]
+    buckets: list[int] = []
     if here.size > 1:
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        parts.backward.parallel.register_comm_hook(None, lambda _, bucket: _averaged(bucket))  # type: ignore[operator]
+        parts.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))  # type: ignore[operator]
     batch = batch_without_values(config, config.batch_size // here.size, META)
-    with FlopCounterMode(display=False) as flops, _Collectives() as collectives:
+    norms = Norms(parts.model)
+    with FlopCounterMode(display=False) as flops, Collectives() as collectives:
         step(parts, batch)
+    batchnorm = vars(norms).copy()
     # Once more, with momenta that are there; without DDP, which regroups gradients now and reads values for it.
     step(replace(parts, backward=replace(parts.backward, parallel=parts.model)), batch)
     return {
@@ -119,12 +150,16 @@ def rehearse(config: Config, here: World) -> dict[str, Any]:
         "images_a_rank": len(batch),
         "tflop": flops.get_total_flops() / 1e12,
         "bytes": dict(collectives.bytes),
+        "calls": dict(collectives.calls),
+        "buckets": len(buckets),
+        "batchnorm": batchnorm,
         "parameter_bytes": sum(p.nbytes for p in parts.model.parameters() if p.requires_grad),
         "seconds": time.perf_counter() - began,
     }
 
 
-def _averaged(bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _averaged(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    sent.append(bucket.buffer().nbytes)
     # The pretended group's own future has no value, which DDP's default hook asks for.
     dist.all_reduce(bucket.buffer())
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
