@@ -221,6 +221,32 @@ def gpu_memory_table(result: dict[str, Any]) -> str:
     )
 
 
+def scaling_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `scaling.py`."""
+    rows = [
+        [
+            f"{row['ranks']:,}",
+            f"{row['images_a_rank']:,}",
+            f"{1e3 * row['step_s']:,.0f}",
+            f"{1e3 * row['gradients_s']:.1f}",
+            f"{1e3 * row['statistics_s']:.1f}",
+            f"{1e3 * row['embeddings_s']:.2f}",
+            f"{row['efficiency']:.2f}",
+            f"{row['hours_100_epochs']:.1f}",
+            f"{row['cores_a_node']:.1f}",
+            f"{row['read_mb_s_a_node']:,.0f}",
+        ]
+        for row in result["rows"]
+    ]
+    header = ["GPUs", "images each", "step, ms", "gradients", "batch norm", "embeddings", "efficiency"]
+    header += ["hours for 100 epochs", "cores a node", "MB/s a node"]
+    return (
+        _rows(header, rows)
+        + f"\nNothing here is measured on a GPU. Columns three to six are milliseconds; gradients: what does not hide "
+        f"behind the backward pass. {_origin(result)}\n"
+    )
+
+
 def sweep_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `tools/sweep.py`: means over the seeds, beside the paper's column.
 
@@ -295,6 +321,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "loss": cost_table,
     "rehearse": rehearse_table,
     "gpu_memory": gpu_memory_table,
+    "scaling": scaling_table,
     "table1-cpu": sweep_table,
     "controls-cpu": sweep_table,
     "figures-cpu": figures_table,

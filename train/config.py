@@ -55,6 +55,10 @@ class SystemSettings:
     """Where to train; auto takes a GPU where there is one."""
     workers: int | None = None
     """Loader threads of each rank; none: its share of the machine's cores."""
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    """Mode of torch.compile for the encoder; the last two use CUDA graphs. Not run on a GPU yet."""
+    batchnorm: Literal["torch", "apex"] = "torch"
+    """The encoder's batch norm over several GPUs; apex: its cudnn_gbn, within one node. Not run on a GPU yet."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +197,13 @@ def check(config: Config) -> None:
         )
     if config.dataset == "imagenet" and config.data is None:
         raise ConfigError("data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS")
+    if config.system.compile in ("reduce-overhead", "max-autotune") and (config.accumulate > 1 or config.essl):
+        raise ConfigError(
+            f"system.compile={config.system.compile} keeps one output of the encoder at a time, and --accumulate and "
+            "--essl need several; give --system.compile default"
+        )
+    if config.system.batchnorm == "apex" and config.precision != "fp16":
+        raise ConfigError(f"system.batchnorm=apex computes in fp16, not {config.precision}; give --precision fp16")
     if config.resume != "never" and config.overwrite:
         raise ConfigError(f"resume={config.resume} and overwrite=True contradict each other; give one of them")
     if config.optim.warmup_epochs >= config.epochs:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import zip_longest
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -172,21 +172,57 @@ def _average_one_by_one(world: World, bucket: dist.GradBucket) -> torch.futures.
     return torch.futures.collect_all(futures).then(lambda _: bucket.buffer())
 
 
-def sync_batchnorm(module: M, world: World) -> M:
+def sync_batchnorm(module: M, world: World, kernel: Literal["torch", "apex"] = "torch") -> M:
     """`module` with every batch norm below it computing over the batches of all ranks; alone, as it is.
 
     Changes `module` in place and keeps its state-dict keys. Call before `data_parallel`. On "meta", where a step is
-    counted and not computed, they stay as they are.
+    counted and not computed, they stay as they are. `kernel` "apex" takes apex's for images; ValueError where it is not
+    installed or cannot reach all ranks.
     """
     if world.size == 1 or world.device.type == "meta":
         return module
-    if world.device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-any-return]
-    for parent in list(module.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                setattr(parent, name, GlooSyncBatchNorm(child))
+    if kernel == "apex":
+        _apex_batchnorm(module, world)
+    for parent, name, norm in _batchnorms(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        on_gpu = world.device.type == "cuda"
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(norm) if on_gpu else GlooSyncBatchNorm(norm))
     return module
+
+
+def _batchnorms(module: nn.Module, kinds: tuple[type[_BatchNorm], ...]) -> list[tuple[nn.Module, str, Any]]:
+    """Every batch norm of these kinds, with the module that holds it and its name there."""
+    return [
+        (parent, name, child)
+        for parent in module.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, kinds)
+    ]
+
+
+def _apex_batchnorm(module: nn.Module, world: World) -> None:
+    """Replace the batch norms of images by apex's, which speak over the memory of one node. Not run on a GPU yet."""
+    if world.device.type != "cuda":
+        raise ValueError(
+            f"system.batchnorm=apex runs on GPUs, not on {world.device.type}; give --system.batchnorm torch"
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    if here != world.size:
+        raise ValueError(
+            f"system.batchnorm=apex reaches the {here} ranks of a node, not all {world.size}; "
+            "give --system.batchnorm torch"
+        )
+    try:
+        from apex.contrib.cudnn_gbn import GroupBatchNorm2d
+    except ImportError as error:
+        raise ValueError(
+            "system.batchnorm=apex needs apex with cudnn_gbn, which is compiled from source: "
+            "git clone --recursive https://github.com/NVIDIA/apex && cd apex && "
+            "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 APEX_CUDNN_GBN=1 APEX_PEER_MEMORY=1 pip install --no-build-isolation ."
+        ) from error
+    for parent, name, norm in _batchnorms(module, (nn.BatchNorm2d,)):
+        grouped = GroupBatchNorm2d(norm.num_features, world.size, norm.eps, norm.momentum)
+        grouped._parameters, grouped._buffers = norm._parameters, norm._buffers
+        setattr(parent, name, grouped.train(norm.training))
 
 
 class GlooSyncBatchNorm(_BatchNorm):

@@ -15,6 +15,7 @@ import torch
 
 from equimod import models, pipelines
 from equimod import train as train_package
+from equimod.models.encoder import Encoder
 from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.backends.choose import choose
@@ -138,7 +139,9 @@ def training_parts(config: Config, records: Records, steps: int, here: World) ->
             f"accumulate={config.accumulate} does not divide the {share} images of a rank; give a divisor of {share}"
         )
     model = build_model(config, records).to(here.device).to(memory_format=torch.channels_last)
-    parallel = data_parallel(sync_batchnorm(model, here), here)
+    parallel = data_parallel(sync_batchnorm(model, here, config.system.batchnorm), here)
+    if config.system.compile != "no":
+        _compile_encoders(model, config.system.compile)
     optimizer = LARS(
         lars_groups(model),
         lr=config.optim.lr,
@@ -149,6 +152,22 @@ def training_parts(config: Config, records: Records, steps: int, here: World) ->
     scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
     backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision])
     return Parts(model, optimizer, backward, learning_rate)
+
+
+def _compile_encoders(model: SSL, mode: str) -> None:
+    """Have torch compile the encoder, and a method's second one, at their first call. ValueError without a compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # only now: it takes a second to import
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ValueError(
+            f"system.compile={mode} needs a C++ compiler: apt-get install g++, or give --system.compile no"
+        ) from error
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            module.compile(mode=mode)
 
 
 def _train(
