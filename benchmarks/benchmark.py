@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from abc import ABC, abstractmethod
@@ -17,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from equimod.benchmarks.measure import Load, Round, Spread, interleave, ratio
-from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.protocol import RecordsError
 
 Pair = tuple[str, str]
@@ -141,12 +139,9 @@ def run(commands: Mapping[str, Callable[..., Benchmark]], script: str, about: st
         show(result)
         if command.output:
             from equimod.benchmarks.picture import draw
-            from equimod.train.provenance import provenance
+            from equimod.benchmarks.result import keep
 
-            result = {**provenance(f"benchmarks/{script}", argv), **result}
-            with durable_file(command.output) as file:
-                file.write(json.dumps(result, indent=1).encode() + b"\n")
-            draw(result, command.output.with_suffix(".png"))
+            draw(keep(result, script, argv, command.output), command.output.with_suffix(".png"))
     except UsageError as error:
         return _fail(error, 2)
     except (RecordsError, OSError, BrokenProcessPool) as error:

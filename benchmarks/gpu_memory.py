@@ -7,7 +7,6 @@ the allocator take above that is reckoned, not counted.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import weakref
@@ -27,10 +26,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
-from equimod.pipelines.durable import durable_file
+from equimod.benchmarks.result import keep
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import World
-from equimod.train.provenance import provenance
 from equimod.train.run import training_parts
 
 CPU = torch.device("cpu")
@@ -152,10 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name} on {ranks} GPUs: {peak / 2**30:.1f} GiB", file=sys.stderr)
     _show(rows)
     if arguments.output:
-        result = {**provenance("benchmarks/gpu_memory.py", given), "benchmark": "gpu_memory", "rows": rows}
         try:
-            with durable_file(arguments.output) as file:
-                file.write(json.dumps(result, indent=1).encode() + b"\n")
+            keep({"benchmark": "gpu_memory", "rows": rows}, "gpu_memory.py", given, arguments.output)
         except OSError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

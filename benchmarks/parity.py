@@ -7,7 +7,6 @@ them into the README.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,10 +19,10 @@ import tyro
 from torch import Tensor
 
 from equimod.benchmarks.reference import cut, replay
+from equimod.benchmarks.result import keep
 from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.durable import durable_file
 from equimod.pipelines.policy import (
     POLICIES,
     AugmentationPolicy,
@@ -39,7 +38,6 @@ from equimod.pipelines.policy import (
 )
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.train.provenance import provenance
 
 NO_CHANGE = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 OPERATORS: dict[str, dict[str, Any]] = {
@@ -144,14 +142,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         records = open_records(arguments.records)
         images = min(arguments.images or len(records), len(records))
         result = {
-            **provenance("benchmarks/parity.py", given),
             "benchmark": "parity",
             "settings": {"records": str(arguments.records), "images": images},
             "rows": compare(records, arguments.backends.split(","), images),
         }
         if arguments.output:
-            with durable_file(arguments.output) as file:
-                file.write(json.dumps(result, indent=1).encode() + b"\n")
+            keep(result, "parity.py", given, arguments.output)
     except (BackendUnavailableError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

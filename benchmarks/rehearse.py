@@ -9,7 +9,6 @@ Memory is counted by gpu_memory.py.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -31,14 +30,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from equimod.benchmarks.result import keep
 from equimod.pipelines.batch import Batch, View
-from equimod.pipelines.durable import durable_file
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import POLICIES
 from equimod.train.config import METHODS, Config, ConfigError, check, default_recipe, read_recipe
 from equimod.train.distributed import World
 from equimod.train.loop import Parts, train_step
-from equimod.train.provenance import provenance
 from equimod.train.run import training_parts
 
 META = torch.device("meta")
@@ -221,14 +219,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
         _show(rows)
         if arguments.output:
-            result = {
-                **provenance("benchmarks/rehearse.py", given),
-                "benchmark": "rehearse",
-                "settings": {"ranks": arguments.ranks, "batch_size": arguments.batch_size},
-                "rows": rows,
-            }
-            with durable_file(arguments.output) as file:
-                file.write(json.dumps(result, indent=1).encode() + b"\n")
+            settings = {"ranks": arguments.ranks, "batch_size": arguments.batch_size}
+            result = {"benchmark": "rehearse", "settings": settings, "rows": rows}
+            keep(result, "rehearse.py", given, arguments.output)
     except (ConfigError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

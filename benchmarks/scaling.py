@@ -8,7 +8,6 @@ all-reduce takes the faster of NCCL's ring and tree, an all-gather the ring. Gra
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -21,9 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from equimod.benchmarks.rehearse import paper_config, pretended_world, rehearse
-from equimod.pipelines.durable import durable_file
+from equimod.benchmarks.result import keep
 from equimod.train.config import ConfigError
-from equimod.train.provenance import provenance
 
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at once
 IMAGES = 1_281_167  # of ImageNet's training set
@@ -183,14 +181,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _show(rows)
         if arguments.output:
             settings = {**asdict(arguments), "output": str(arguments.output)}
-            result = {
-                **provenance("benchmarks/scaling.py", given),
-                "benchmark": "scaling",
-                "settings": settings,
-                "rows": rows,
-            }
-            with durable_file(arguments.output) as file:
-                file.write(json.dumps(result, indent=1).encode() + b"\n")
+            result = {"benchmark": "scaling", "settings": settings, "rows": rows}
+            keep(result, "scaling.py", given, arguments.output)
     except (ConfigError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
