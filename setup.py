@@ -6,10 +6,20 @@ site-packages: ``package_dir`` maps each of them under the namespace package ``e
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 FOLDERS = ("pipelines", "models", "train", "tools", "benchmarks")
 PACKAGES = [name for folder in FOLDERS for name in find_packages(include=[folder, f"{folder}.*"])]
+
+# Resizes for the native backend. Optional: without a compiler torch does it, at less than half the speed.
+RESAMPLE = Extension(
+    "equimod.pipelines._resample",
+    sources=["pipelines/native/resample.c", "pipelines/native/resample_x86.c"],
+    depends=["pipelines/native/resample.h"],
+    extra_compile_args=["-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+    libraries=["m"],
+    optional=True,
+)
 
 setup(
     name="equimod",
@@ -21,6 +31,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[f"equimod.{name}" for name in PACKAGES],
+    ext_modules=[RESAMPLE],
     package_dir={f"equimod.{folder}": folder for folder in FOLDERS},
     package_data={"equimod.train": ["recipes/*.yaml", "launch/*.sbatch"]},
     install_requires=[

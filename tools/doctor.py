@@ -64,6 +64,14 @@ def _torch() -> str:
     return f"{torch.__version__}, built for CUDA {torch.version.cuda}" if torch.version.cuda else torch.__version__
 
 
+def _resizing() -> str:
+    from equimod.pipelines.resample import KERNEL, NO_KERNEL
+
+    if KERNEL is None:
+        raise RuntimeError(NO_KERNEL.partition(":")[0])
+    return f"compiled, with {KERNEL.instruction_sets[-1]}"
+
+
 def _gpu() -> str:
     import torch
 
@@ -112,21 +120,22 @@ def loading_ms() -> float:
 
     from equimod.pipelines.decode import decode
     from equimod.pipelines.policy import POLICIES
-    from equimod.pipelines.resample import center, crop_resize
+    from equimod.pipelines.resample import center_cuts, crop_cuts, resample
 
     noise = np.random.default_rng(0).integers(0, 256, (47, 63, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
     policy, images = POLICIES["simclr_imagenet"], 0
+    boxes = np.array([[60, 40, 330, 250]])
+    crops = [crop_cuts(boxes, view.crop.size, view.crop.interpolation) for view in policy.views]
+    cuts = np.concatenate([center_cuts(np.array([[500, 375]], dtype=np.int32), policy.x), *crops])
+    targets = [np.empty((policy.size, policy.size, 3), dtype=np.uint8) for _ in cuts]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         start, cpu = time.monotonic(), time.process_time()
         while images < 8 or time.monotonic() - start < MEASURED_SECONDS:
-            pixels = decode(buffer.getvalue())
-            center(pixels, policy.x)
-            for view in policy.views:
-                crop_resize(pixels, (60, 40, 330, 250), view.crop.size, view.crop.interpolation)
+            resample(decode(buffer.getvalue()), cuts, targets)
             images += 1
         return 1e3 * (time.process_time() - cpu) / images
     finally:
@@ -149,6 +158,7 @@ def findings(model_rate: float) -> list[Finding]:
         Finding("python", platform.python_version()),
         _check("torch", "pip install torch torchvision", _torch, needed=True),
         _check("decoder", reinstall, lambda: f"simplejpeg {_version('simplejpeg')}", needed=True),
+        _check("resizing", "apt-get install g++, then pip install equimod once more", _resizing),
         _check("cores", reinstall, cores, needed=True),
         _check("gpu", "install a driver and a torch built for it, if there is one", _gpu),
         _check("nccl", "install a torch built for CUDA", _nccl),

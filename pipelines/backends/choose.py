@@ -10,6 +10,7 @@ import torch
 
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.resample import KERNEL, NO_KERNEL
 
 BackendName = Literal["native", "dali", "ffcv"]
 PACKAGES: dict[BackendName, str] = {"native": "torch", "dali": "nvidia.dali", "ffcv": "ffcv"}
@@ -41,7 +42,8 @@ def choose(records: Records, device: torch.device) -> Choice:
         isinstance(records, BetonRecords) and installed("ffcv")
     )
     if device.type != "cuda":
-        return Choice("native", f"the fastest on the CPU{ffcv}")
+        slow = f"; {NO_KERNEL}" * (KERNEL is None)
+        return Choice("native", f"the fastest on the CPU{slow}{ffcv}")
     if records.raw:
         return Choice("native", f"the records hold pixels, so there is nothing to decode on the GPU{ffcv}")
     if not installed("dali"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,14 +16,14 @@ from equimod.pipelines.backends import Images, Request
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import center, crop_resize
+from equimod.pipelines.resample import center_cuts, crop_cuts, resample
 
 _BATCHES_AHEAD = 2
 _TASKS_A_WORKER = 4  # of a batch: few enough to cost nothing, enough for workers to end a batch together
 
 
 class NativeBackend:
-    """Decodes and resamples in `workers` threads; libjpeg-turbo and torch's resampling release the GIL."""
+    """Decodes and resamples in `workers` threads; libjpeg-turbo and the resampling release the GIL."""
 
     def __init__(
         self,
@@ -61,18 +62,28 @@ class NativeBackend:
             return torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
 
         images = Images(empty() if self._with_x else None, tuple(empty() for _ in request.crops))
+        cuts = [
+            crop_cuts(boxes.numpy(), policy.crop.size, policy.crop.interpolation)
+            for policy, boxes in zip(self._policy.views, request.crops, strict=True)
+        ]
+        if self._with_x:
+            cuts.insert(0, center_cuts(self._records.stored[request.position], self._policy.x))
+        targets = [t.permute(0, 2, 3, 1).numpy() for t in (images.x, *images.views) if t is not None]
         rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._workers))
-        return images, [pool.submit(self._fill, images, request, share) for share in rows]
+        fill = partial(self._fill, request.position, np.stack(cuts, axis=1), targets)
+        return images, [pool.submit(fill, share.tolist()) for share in rows]
 
-    def _fill(self, images: Images, request: Request, rows: NDArray[np.int64]) -> None:
+    def _fill(
+        self,
+        position: NDArray[np.int64],
+        cuts: NDArray[np.void],
+        targets: list[NDArray[np.uint8]],
+        rows: list[int],
+    ) -> None:
+        """Fill these rows of `targets` (N,S,S,3) with `cuts` (N, one a target) of the samples at `position` (N,)."""
         for row in rows:
-            position = int(request.position[row])
-            pixels = decode_sample(self._records, position)
-            if images.x is not None:
-                images.x[row] = center(pixels, self._policy.x)
-            for view, policy, crop in zip(images.views, self._policy.views, request.crops, strict=True):
-                x, y, width, height = crop[row].tolist()
-                view[row] = crop_resize(pixels, (x, y, width, height), policy.crop.size, policy.crop.interpolation)
+            pixels = decode_sample(self._records, int(position[row]))
+            resample(pixels, cuts[row], [target[row] for target in targets])
 
 
 def _finished(images: Images, tasks: list[Future[None]]) -> Images:

@@ -1,0 +1,61 @@
+"""The compiled kernel of resample.py (native/*.c), where installation found a compiler.
+
+A plain shared library, called through ctypes, which releases the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+INSTRUCTION_SETS = {"plain": 1, "avx2": 2, "avx512": 4}
+"""Bit of each in what the kernel says that it has here."""
+
+_FIELDS = ("x", "y", "width", "height", "full_width", "full_height", "left", "top", "size", "cubic")
+CUT = np.dtype([("out", np.uintp), *((name, np.int32) for name in _FIELDS)], align=True)
+"""What to cut out of an image: `struct Cut` of native/resample.c.
+
+The box x, y, width, height is resized to full_width x full_height, of which the square of `size` at left, top is kept.
+`out` is filled in by `Kernel`.
+"""
+
+
+class Kernel:
+    """The library, with the best of the instruction sets that this processor has, or the one that is named.
+
+    ValueError for one that is not here.
+    """
+
+    def __init__(self, library: ctypes.CDLL, instruction_set: str | None = None) -> None:
+        here = int(library.equimod_instruction_sets())
+        self.instruction_sets = tuple(name for name, bit in INSTRUCTION_SETS.items() if here & bit)
+        self._bit = INSTRUCTION_SETS[instruction_set or self.instruction_sets[-1]]
+        if not here & self._bit:
+            raise ValueError(f"instruction_set={instruction_set!r} is not here; choose {self.instruction_sets}")
+        self._resample = library.equimod_resample
+        self._resample.restype = ctypes.c_int64
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._resample.argtypes = [pointer, number, number, number, pointer, number, ctypes.c_int32]
+
+    def resample(self, image: NDArray[np.uint8], cuts: NDArray[np.void], targets: list[NDArray[np.uint8]]) -> None:
+        """See `resample.resample`, which has checked shapes."""
+        height, width, _ = image.shape
+        cuts = cuts.copy()
+        cuts["out"] = [target.ctypes.data for target in targets]
+        failed = self._resample(
+            image.ctypes.data, width, height, image.strides[0], cuts.ctypes.data, len(cuts), self._bit
+        )
+        if failed > 0:
+            raise ValueError(f"cut {cuts[failed - 1]} does not lie in an image of {width}x{height} pixels")
+        if failed:
+            raise MemoryError(f"no memory to resize an image of {width}x{height} pixels")
+
+
+def library() -> ctypes.CDLL | None:
+    """The library; None where it was not compiled."""
+    path = Path(__file__).with_name("_resample" + EXTENSION_SUFFIXES[0])
+    return ctypes.CDLL(str(path)) if path.exists() else None
