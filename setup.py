@@ -11,7 +11,7 @@ from setuptools import Extension, find_packages, setup
 FOLDERS = ("pipelines", "models", "train", "tools", "benchmarks")
 PACKAGES = [name for folder in FOLDERS for name in find_packages(include=[folder, f"{folder}.*"])]
 
-# Resizes for the native backend. Optional: without a compiler torch does it, at less than half the speed.
+# Resizes for the native backend. Optional: without a compiler torch does it, more slowly.
 RESAMPLE = Extension(
     "equimod.pipelines._resample",
     sources=["pipelines/native/resample.c", "pipelines/native/resample_x86.c"],

@@ -219,7 +219,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             ]
         _show(rows)
         if arguments.output:
-            settings = {"ranks": arguments.ranks, "batch_size": arguments.batch_size}
+            names = ("ranks", "batch_size", "accumulate")
+            settings = {name: getattr(arguments, name) for name in names}
             result = {"benchmark": "rehearse", "settings": settings, "rows": rows}
             keep(result, "rehearse.py", given, arguments.output)
     except (ConfigError, ValueError) as error:

@@ -19,6 +19,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from equimod.benchmarks.gpu_memory import PART
 from equimod.benchmarks.rehearse import paper_config, pretended_world, rehearse
 from equimod.benchmarks.result import keep
 from equimod.train.config import ConfigError
@@ -39,7 +40,7 @@ class Device:
     """Share of the peak that a step reaches."""
     least_ms: float = 15
     """A step with hardly any images: the time that launching its kernels takes."""
-    part: int = 128
+    part: int = PART
     """Images that fit at once; more go through in parts (--accumulate), forward twice."""
 
 

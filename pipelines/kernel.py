@@ -1,4 +1,4 @@
-"""The compiled kernel of resample.py (native/*.c), where installation found a compiler.
+"""The compiled kernel of resample.py (native/*.c), where installation found a compiler and the processor has AVX2.
 
 A plain shared library, called through ctypes, which releases the GIL.
 """
@@ -33,9 +33,9 @@ class Kernel:
     def __init__(self, library: ctypes.CDLL, instruction_set: str | None = None) -> None:
         here = int(library.equimod_instruction_sets())
         self.instruction_sets = tuple(name for name, bit in INSTRUCTION_SETS.items() if here & bit)
-        self._bit = INSTRUCTION_SETS[instruction_set or self.instruction_sets[-1]]
-        if not here & self._bit:
+        if instruction_set not in (None, *self.instruction_sets):
             raise ValueError(f"instruction_set={instruction_set!r} is not here; choose {self.instruction_sets}")
+        self._bit = INSTRUCTION_SETS[instruction_set or self.instruction_sets[-1]]
         self._resample = library.equimod_resample
         self._resample.restype = ctypes.c_int64
         pointer, number = ctypes.c_void_p, ctypes.c_int64
@@ -59,3 +59,10 @@ def library() -> ctypes.CDLL | None:
     """The library; None where it was not compiled."""
     path = Path(__file__).with_name("_resample" + EXTENSION_SUFFIXES[0])
     return ctypes.CDLL(str(path)) if path.exists() else None
+
+
+def load() -> Kernel | None:
+    """The kernel; None where it was not compiled, or has only the plain form here, which is slower than torch."""
+    compiled = library()
+    kernel = Kernel(compiled) if compiled else None
+    return kernel if kernel and kernel.instruction_sets != ("plain",) else None

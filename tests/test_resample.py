@@ -7,10 +7,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from needs import needs_compiler
 from numpy.typing import NDArray
 
 from equimod.pipelines import kernel, resample
@@ -20,16 +22,17 @@ from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.resample import center_cuts, crop_cuts
 
+needs_compiler(module=True)
+
 NATIVE = Path(__file__).parent.parent / "pipelines" / "native"
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
 def compiled(request: pytest.FixtureRequest) -> Kernel:
     """The kernel with each of the instruction sets that are here; those that are not have nothing to test."""
-    assert resample.KERNEL is not None, "no kernel: install g++, then pip install -e ."
-    here = resample.KERNEL.instruction_sets
     library = kernel.library()
-    assert library is not None
+    assert library is not None, "no kernel: install g++, then pip install -e ."
+    here = Kernel(library).instruction_sets
     return Kernel(library, request.param if request.param in here else "plain")
 
 
@@ -125,20 +128,36 @@ def test_other_shapes_are_refused() -> None:
         resample.resample(image, cuts, [target, target])
 
 
-def test_an_instruction_set_that_is_not_here_is_refused() -> None:
-    class Plain:
-        def equimod_instruction_sets(self) -> int:
-            return 1
+class _Plain:
+    """The library on a processor without AVX2."""
 
-    with pytest.raises(ValueError, match="instruction_set='avx2' is not here; choose"):
-        Kernel(Plain(), "avx2")  # type: ignore[arg-type]
+    equimod_resample = SimpleNamespace()
+
+    def equimod_instruction_sets(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("name", ["avx2", "sse"])
+def test_an_instruction_set_that_is_not_here_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"instruction_set='{name}' is not here; choose"):
+        Kernel(_Plain(), name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("library", [None, _Plain()], ids=["not compiled", "plain"])
+def test_torch_resizes_where_it_is_faster(library: _Plain | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "library", lambda: library)
+    assert kernel.load() is None
 
 
 def test_without_a_kernel_a_run_says_so(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records, cpu = open_records(image_tree), torch.device("cpu")
-    assert "install g++" not in choose(records, cpu).reason
+    monkeypatch.setattr("equimod.pipelines.backends.choose.KERNEL", kernel.library())
+    assert "g++" not in choose(records, cpu).reason
     monkeypatch.setattr("equimod.pipelines.backends.choose.KERNEL", None)
-    assert "resizing with torch, at less than half the speed: install g++" in choose(records, cpu).reason
+    assert choose(records, cpu).reason == (
+        "the fastest on the CPU; resizing with torch; on processors with AVX2 a kernel is faster, "
+        "which installation compiles with g++"
+    )
 
 
 FUZZ = """

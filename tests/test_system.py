@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from needs import needs_compiler
 from torch import nn
 
 from equimod.benchmarks.rehearse import Photos, batch_without_values
@@ -46,6 +47,7 @@ def _first_losses(config: Config) -> list[float]:
 
 
 def test_a_compiled_encoder_computes_what_the_other_does(config: Config) -> None:
+    needs_compiler()
     compiled = replace(config, system=SystemSettings(compile="default"))
     torch._dynamo.reset()
     found = _first_losses(compiled)
@@ -54,6 +56,7 @@ def test_a_compiled_encoder_computes_what_the_other_does(config: Config) -> None
 
 
 def test_a_compiled_model_keeps_its_names(config: Config) -> None:
+    needs_compiler()
     names = [
         list(training_parts(c, Photos(), 312, ALONE).model.state_dict())  # type: ignore[arg-type]
         for c in (config, replace(config, system=SystemSettings(compile="reduce-overhead")))

@@ -68,7 +68,7 @@ def _resizing() -> str:
     from equimod.pipelines.resample import KERNEL, NO_KERNEL
 
     if KERNEL is None:
-        raise RuntimeError(NO_KERNEL.partition(":")[0])
+        raise RuntimeError(NO_KERNEL)
     return f"compiled, with {KERNEL.instruction_sets[-1]}"
 
 

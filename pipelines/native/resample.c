@@ -13,7 +13,7 @@
 #define EXPORT __attribute__((visibility("default")))
 #define MAX_SIDE (1 << 24)
 
-/* What to cut out of an image. Matches CUT in resample.py. */
+/* What to cut out of an image. Matches CUT in kernel.py. */
 typedef struct {
     uint8_t *out;                    /* size * size * 3 bytes */
     int32_t x, y, width, height;     /* the box, in pixels of the image */
@@ -107,9 +107,9 @@ static int make_axis(Axis *axis, int32_t length, int32_t full, int32_t first, in
     int32_t taps = 2 * (int32_t)ceil(support) + 1;
     int64_t cells = (int64_t)taps * full;
     double *weight = malloc((cells + full) * sizeof *weight);
-    int32_t *low = malloc(2 * full * sizeof *low), *width = low + full;
+    int32_t *low = malloc(full * sizeof *low), *width = malloc(full * sizeof *width);
     *axis = (Axis){.n = n, .length = length, .low = malloc(n * sizeof *axis->low)};
-    int failed = !weight || !low || !axis->low;
+    int failed = !weight || !low || !width || !axis->low;
     if (!failed) {
         weigh(&(Weights){scale, support, 1 / stretch, length, full, taps, cubic, weight, weight + cells, low, width});
         memcpy(axis->low, low + first, n * sizeof *low);
@@ -127,6 +127,7 @@ static int make_axis(Axis *axis, int32_t length, int32_t full, int32_t first, in
         }
     free(weight);
     free(low);
+    free(width);
     if (failed)
         free_axis(axis);
     return failed ? -1 : 0;

@@ -163,8 +163,7 @@ AVX512 static void horizontal_avx512(const Axis *axis, const uint8_t *const sour
     int32_t pairs_a_load;
     const int32_t group = group_of(axis, &pairs_a_load);
     const __m512i spread = _mm512_setr_epi32(0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5);
-    const __m512i channel = _mm512_add_epi32(
-        _mm512_setr_epi32(0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0), _mm512_setzero_si512());
+    const __m512i channel = _mm512_setr_epi32(0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0);
     const __m512i taps = _mm512_add_epi32(_mm512_mullo_epi32(channel, _mm512_set1_epi32(0x10001)),
                                           _mm512_set1_epi32(3 << 16));
     const __m512i half = _mm512_set1_epi32(1 << (axis->precision - 1)), six = _mm512_set1_epi16(6);
