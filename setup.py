@@ -14,10 +14,18 @@ PACKAGES = [name for folder in FOLDERS for name in find_packages(include=[folder
 # Resizes for the native backend. Optional: without a compiler torch does it, more slowly.
 RESAMPLE = Extension(
     "equimod.pipelines._resample",
-    sources=["pipelines/native/resample.c", "pipelines/native/resample_x86.c"],
+    sources=[f"pipelines/native/{name}.c" for name in ("resample", "resample_x86", "resample_neon")],
     depends=["pipelines/native/resample.h"],
     extra_compile_args=["-O3", "-ffp-contract=off", "-fvisibility=hidden"],
     libraries=["m"],
+    optional=True,
+)
+# Decodes the part of a JPEG that is looked at. Optional: without libjpeg-turbo's header simplejpeg decodes all of it.
+DECODE = Extension(
+    "equimod.pipelines._decode",
+    sources=["pipelines/native/decode.c"],
+    extra_compile_args=["-O3", "-fvisibility=hidden"],
+    libraries=["jpeg"],
     optional=True,
 )
 
@@ -31,7 +39,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[f"equimod.{name}" for name in PACKAGES],
-    ext_modules=[RESAMPLE],
+    ext_modules=[RESAMPLE, DECODE],
     package_dir={f"equimod.{folder}": folder for folder in FOLDERS},
     package_data={"equimod.train": ["recipes/*.yaml", "launch/*.sbatch"]},
     install_requires=[

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from equimod.benchmarks.measure import Load
 from equimod.pipelines import ops
 from equimod.pipelines.params import draw
-from equimod.pipelines.policy import POLICIES, ViewPolicy
+from equimod.pipelines.policy import POLICIES, Normalize, ViewPolicy
 
 Views = Sequence[Tensor]
 Augment = Callable[[Views, int], Views]
@@ -80,10 +80,10 @@ def equimod(settings: AugmentSettings) -> Augment:
 
 def torchvision(settings: AugmentSettings) -> Augment:
     """torchvision's v2 transforms on tensors."""
-    transforms = [_transforms(policy) for policy in POLICIES[settings.policy].views]
+    of_views = [transforms(policy) for policy in POLICIES[settings.policy].views]
 
     def augment(views: Views, _: int) -> Views:
-        pairs = zip(views, transforms, strict=True)
+        pairs = zip(views, of_views, strict=True)
         return [torch.stack([transform(image) for image in view]) for view, transform in pairs]
 
     return augment
@@ -93,17 +93,18 @@ def pillow(settings: AugmentSettings) -> Augment:
     """torchvision's v2 transforms on Pillow images, from tensors that are already there and back to one."""
     from torchvision.transforms.v2 import functional as F
 
-    transforms = [_transforms(policy) for policy in POLICIES[settings.policy].views]
+    of_views = [transforms(policy) for policy in POLICIES[settings.policy].views]
     images = [[F.to_pil_image(image) for image in view.cpu()] for view in crops(settings)]
 
     def augment(views: Views, _: int) -> Views:
-        pairs = zip(images, transforms, strict=True)
+        pairs = zip(images, of_views, strict=True)
         return [torch.stack([transform(image) for image in view]).to(settings.device) for view, transform in pairs]
 
     return augment
 
 
-def _transforms(policy: ViewPolicy) -> Callable[[Any], Tensor]:
+def transforms(policy: ViewPolicy) -> Callable[[Any], Tensor]:
+    """torchvision's v2 transforms behind the crop, from a tensor or a Pillow image to a normalised float32 view."""
     from torchvision.transforms import v2
 
     steps: list[nn.Module] = []
@@ -118,10 +119,15 @@ def _transforms(policy: ViewPolicy) -> Callable[[Any], Tensor]:
         steps.append(v2.RandomApply([v2.GaussianBlur(policy.blur.kernel_size, policy.blur.sigma)], policy.blur.p))
     if policy.solarize:
         steps.append(v2.RandomSolarize(policy.solarize.threshold, policy.solarize.p))
-    mean, std = list(policy.normalize.mean), list(policy.normalize.std)
-    transform: Callable[[Any], Tensor] = v2.Compose(
-        [*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    )
+    return normalized(policy.normalize, *steps)
+
+
+def normalized(policy: Normalize, *steps: nn.Module) -> Callable[[Any], Tensor]:
+    """`steps`, then to a normalised float32 tensor."""
+    from torchvision.transforms import v2
+
+    last = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(policy.mean), list(policy.std))]
+    transform: Callable[[Any], Tensor] = v2.Compose([*steps, *last])
     return transform
 
 
@@ -129,7 +135,7 @@ def kornia(settings: AugmentSettings) -> Augment:
     """kornia's augmentations, a batch at a time; one order of the jitter for the whole batch, as kornia draws it."""
     import kornia.augmentation as K
 
-    def transforms(policy: ViewPolicy) -> nn.Module:
+    def sequence_of(policy: ViewPolicy) -> nn.Module:
         steps: list[nn.Module] = []
         if policy.flip:
             steps.append(K.RandomHorizontalFlip(policy.flip.p))
@@ -146,7 +152,7 @@ def kornia(settings: AugmentSettings) -> Augment:
             steps.append(K.RandomSolarize((threshold, threshold), (0.0, 0.0), p=policy.solarize.p))
         return nn.Sequential(*steps, K.Normalize(policy.normalize.mean, policy.normalize.std))
 
-    sequences = [transforms(policy).to(settings.device) for policy in POLICIES[settings.policy].views]
+    sequences = [sequence_of(policy).to(settings.device) for policy in POLICIES[settings.policy].views]
 
     def augment(views: Views, _: int) -> Views:
         return [sequence(view.float() / 255) for view, sequence in zip(views, sequences, strict=True)]

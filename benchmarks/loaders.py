@@ -1,4 +1,4 @@
-"""The loaders that `throughput.py loader` compares: the same files, batches of uint8 views on the host.
+"""The loaders that `throughput.py loader` compares: the same files, batches on the host, of uint8 crops or whole views.
 
 All run with one torch thread a worker, as torch's DataLoader does by itself: parallelism is over images.
 """
@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, RandomResizedCrop, Resize
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, RandomResizedCrop, Resize
 from torchvision.transforms import functional as F
 
+from equimod.benchmarks.augmenters import normalized, transforms
 from equimod.benchmarks.measure import Load
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.decode import decode
+from equimod.pipelines.decode import RegionDecoder, decode
 from equimod.pipelines.order import Order
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import Records, open_records
@@ -45,6 +46,7 @@ class LoaderSettings:
     batch_size: int
     workers: int
     images: int  # a round
+    augmented: bool  # whole views, with all operators, as float32; not only the crops
 
 
 class _Round:
@@ -66,6 +68,9 @@ class _Round:
     def read(self, position: int) -> Stored:
         return self._records.read(int(self._position[position]))
 
+    def will_read(self, positions: NDArray[np.int64]) -> None:
+        self._records.will_read(self._position[positions])
+
     def source(self, position: int) -> str:
         return self._records.source(int(self._position[position]))
 
@@ -74,13 +79,16 @@ class _Round:
 
 
 def decode_alone(settings: LoaderSettings) -> Load:
-    """The ceiling: read and decode every image in as many threads, and drop it."""
+    """The ceiling: read and decode every image, whole, in as many threads, and drop it."""
     records = _Round(open_records(settings.records), settings.images)
     order = Order(len(records), settings.batch_size, seed=0)
 
     def decode_some(positions: NDArray[np.int64]) -> int:
+        decode_region = RegionDecoder()
         for position in positions.tolist():
-            decode(records.read(position))
+            stored, (width, height) = records.read(position), records.stored[position].tolist()
+            if decode_region(stored, (width, height), (0, 0, width, height)) is None:
+                decode(stored)
         return len(positions)
 
     def load(epoch: int) -> Iterator[int]:
@@ -107,7 +115,8 @@ def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
         seed=0,
         workers=settings.workers,
     )
-    return lambda epoch: (len(batch) for batch in pipeline.decoded(epoch))
+    batches = pipeline.epoch if settings.augmented else pipeline.decoded
+    return lambda epoch: (len(batch) for batch in batches(epoch))
 
 
 def native(settings: LoaderSettings) -> Load:
@@ -136,13 +145,14 @@ def ffcv(settings: LoaderSettings) -> Load:
 class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
     """x, views and their boxes (x, y, width, height), by torchvision on Pillow images."""
 
-    def __init__(self, records: Records, policy: AugmentationPolicy) -> None:
+    def __init__(self, records: Records, policy: AugmentationPolicy, augmented: bool) -> None:
         self._records = records
+        self._finish = [transforms(view) if augmented else F.pil_to_tensor for view in policy.views]
+        self._finish_x = normalized(policy.x.normalize) if augmented else F.pil_to_tensor
         self._x = Compose(
             [
                 Resize(policy.x.resize, InterpolationMode(policy.x.interpolation)),
                 CenterCrop(policy.x.size),
-                PILToTensor(),
             ]
         )
         self._crops = [view.crop for view in policy.views]
@@ -158,22 +168,23 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
             with Image.open(io.BytesIO(stored)) as file:
                 image = file.convert("RGB")
         views, boxes = [], []
-        for crop in self._crops:
+        for crop, finish in zip(self._crops, self._finish, strict=True):
             assert not isinstance(crop, CenterPolicy)
             y, x, height, width = RandomResizedCrop.get_params(image, list(crop.scale), list(crop.ratio))
             view = F.resized_crop(
                 image, y, x, height, width, [crop.size, crop.size], InterpolationMode(crop.interpolation)
             )
-            views.append(F.pil_to_tensor(view))
+            views.append(finish(view))
             boxes.append(torch.tensor([x, y, width, height]))
-        return self._x(image), *views, *boxes, int(self._records.label[position]), position
+        return self._finish_x(self._x(image)), *views, *boxes, int(self._records.label[position]), position
 
 
 def torchvision_dataloader(settings: LoaderSettings) -> Load:
     """torch's DataLoader with as many worker processes, its defaults but for workers that stay over the epochs."""
     torch.set_num_threads(1)
+    records = _Round(open_records(settings.records), settings.images)
     loader = DataLoader(
-        _PillowViews(_Round(open_records(settings.records), settings.images), POLICIES[settings.policy]),
+        _PillowViews(records, POLICIES[settings.policy], settings.augmented),
         batch_size=settings.batch_size,
         shuffle=True,
         num_workers=settings.workers,

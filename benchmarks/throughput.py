@@ -38,8 +38,8 @@ def _one_policy(policy: str) -> None:
 class Loader(Benchmark):
     """Compare loaders on the same files: decoding alone, this project's backends, a torchvision DataLoader on Pillow.
 
-    All but the first make the non-augmented image, the views' crops and the parameters. Files are read from a warm page
-    cache: a first round, not counted, has read them.
+    All but the first make the non-augmented image, the views' crops (with --augmented, whole views) and the parameters.
+    Files are read from a warm page cache: a first round, not counted, has read them.
     """
 
     name: ClassVar[str] = "loader"
@@ -58,6 +58,8 @@ class Loader(Benchmark):
     """Threads, or worker processes of the DataLoader; none: the cores of this machine."""
     images: int = 2048
     """Images a round, rounded down to whole batches; records that hold fewer repeat."""
+    augmented: bool = False
+    """Go on to whole views: flip, colour, blur, solarize, normalize, on the CPU."""
     model_rate: float | None = None
     """Images/s that one GPU trains on: says how many of this machine's cores each loader needs to feed it."""
 
@@ -82,6 +84,7 @@ class Loader(Benchmark):
             self.batch_size,
             self.workers or available_cores(),
             self.images // self.batch_size * self.batch_size,
+            self.augmented,
         )
         contenders = {name: LOADERS[name] for name in (*self.backends.split(","), self.CEILING)}
         return contenders, settings, {"images_in_records": len(open_records(self.records))}

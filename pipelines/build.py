@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from equimod.pipelines import ops
 from equimod.pipelines.backends import BACKENDS, Backend, Request
@@ -20,15 +20,24 @@ from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.prefetch import one_ahead
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resample import stored_box
-from equimod.pipelines.workers import available_cores
+from equimod.pipelines.stages import Stages
+from equimod.pipelines.workers import own_cores
 
 
 class Pipeline:
     """Batches of every epoch, the same for the same seed whatever the backend, the workers or the number of ranks."""
 
     def __init__(
-        self, records: Records, policy: AugmentationPolicy, backend: Backend, order: Order, device: torch.device
+        self,
+        records: Records,
+        policy: AugmentationPolicy,
+        backend: Backend,
+        order: Order,
+        device: torch.device,
+        stages: Stages,
+        workers: int,
     ) -> None:
+        self.stages, self.workers = stages, workers
         self._records, self._policy, self._backend, self._order = records, policy, backend, order
         self._device = device
         self._layouts = tuple(ParamLayout.of(view) for view in policy.views)
@@ -49,12 +58,16 @@ class Pipeline:
             positions = self._order.epoch(epoch)
             for step in range(start_step, len(self._order)):
                 position = self._order.share(positions, step)
-                params = self._draw(position, epoch)
-                drawn.append((position, params))
-                size, stored = self._records.size[position], self._records.stored[position]
-                yield Request(position, tuple(stored_box(p.crop, size, stored) for p in params))
+                with self.stages.of("read_ahead"):
+                    self._records.will_read(position)
+                with self.stages.of("draw"):
+                    params = self._draw(position, epoch)
+                    drawn.append((position, params))
+                    size, stored = self._records.size[position], self._records.stored[position]
+                    request = Request(position, tuple(stored_box(p.crop, size, stored) for p in params))
+                yield request
 
-        for images in self._backend.run(requests()):
+        for images in self.stages.each("load", self._backend.run(requests())):
             position, params = drawn.popleft()
             views = tuple(
                 View(image, p, layout.encode(p))
@@ -71,19 +84,26 @@ class Pipeline:
         )
 
     def _augmented(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        for batch in self.decoded(epoch, start_step):
+        for decoded in self.decoded(epoch, start_step):
+            yield self._operated(decoded)
+
+    def _operated(self, decoded: Batch) -> Batch:
+        with self.stages.of("transfer", self._device):
+            batch = self._moved(decoded)
+        with self.stages.of("operators", self._device):
             views = tuple(
-                replace(
-                    view,
-                    image=ops.apply(view.image.to(self._device, non_blocking=True), view.params, policy),
-                    encoding=view.encoding.to(self._device, non_blocking=True),
-                )
+                replace(view, image=ops.apply(view.image, view.params, policy))
                 for view, policy in zip(batch.views, self._policy.views, strict=True)
             )
-            x = batch.x
-            if x is not None:
-                x = ops.apply_center(x.to(self._device, non_blocking=True), self._policy.x)
-            yield Batch(x, views, batch.label.to(self._device, non_blocking=True), batch.index)
+            x = None if batch.x is None else ops.apply_center(batch.x, self._policy.x)
+        return replace(batch, x=x, views=views)
+
+    def _moved(self, batch: Batch) -> Batch:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(self._device, non_blocking=True)
+
+        views = tuple(replace(v, image=move(v.image), encoding=move(v.encoding)) for v in batch.views)
+        return Batch(None if batch.x is None else move(batch.x), views, move(batch.label), batch.index)
 
 
 def build_pipeline(
@@ -111,12 +131,15 @@ def build_pipeline(
         raise ValueError(f"backend={backend!r} is not known; give one of {', '.join(BACKENDS)}")
     device = torch.device(device)
     order = Order(len(records), batch_size, seed, rank, world_size, shuffle, window)
-    workers = workers or max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    factory = BACKENDS[backend]()
-    return Pipeline(
+    workers = workers or max(1, len(own_cores()))
+    stages = Stages()
+    images = BACKENDS[backend]()(
         records,
         policy,
-        factory(records, policy, with_x=with_x, batch_size=batch_size // world_size, workers=workers, device=device),
-        order,
-        device,
+        with_x=with_x,
+        batch_size=batch_size // world_size,
+        workers=workers,
+        device=device,
+        stages=stages,
     )
+    return Pipeline(records, policy, images, order, device, stages, workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 
 import numpy as np
@@ -9,17 +10,18 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from equimod.pipelines.kernel import library
 from equimod.pipelines.records.check import JPEG_START, PRINT_COLORSPACES
 from equimod.pipelines.records.protocol import Records, RecordsError, Stored
 
 
 def decode(stored: Stored) -> NDArray[np.uint8]:
-    """RGB pixels uint8 (H,W,3) of an encoded image, or a copy of the pixels where it is stored so.
+    """RGB pixels uint8 (H,W,3) of an encoded image, or the pixels themselves where it is stored so.
 
     EXIF orientation is ignored, as in torchvision. Raises ValueError or OSError where the data is damaged.
     """
     if isinstance(stored, np.ndarray):
-        return stored.copy()  # torch takes no memory that cannot be written, such as a mapped file
+        return stored
     if bytes(stored[:2]) == JPEG_START and simplejpeg.decode_jpeg_header(stored)[2] not in PRINT_COLORSPACES:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(stored)
         return pixels
@@ -32,14 +34,78 @@ def decode_sample(records: Records, position: int) -> NDArray[np.uint8]:
 
     Raises RecordsError, naming file and sample, where it cannot be read or decoded.
     """
+    return decode_stored(records, position, read_stored(records, position))
+
+
+def read_stored(records: Records, position: int) -> Stored:
+    """The sample at `position` as it is stored.
+
+    Raises RecordsError, naming file and sample, where it cannot be read.
+    """
     try:
-        pixels = decode(records.read(position))
+        return records.read(position)
+    except (ValueError, OSError) as error:
+        raise undecodable(records, position, error) from error
+
+
+def decode_stored(records: Records, position: int, stored: Stored) -> NDArray[np.uint8]:
+    """RGB pixels uint8 (H,W,3) of `stored`, which `read_stored` gave for `position`.
+
+    Raises RecordsError, naming file and sample, where it cannot be decoded.
+    """
+    try:
+        pixels = decode(stored)
     except (ValueError, OSError) as error:
         raise undecodable(records, position, error) from error
     width, height = records.stored[position].tolist()
     if pixels.shape != (height, width, 3):
         raise undecodable(records, position, f"it has {pixels.shape[1]}x{pixels.shape[0]} pixels, not {width}x{height}")
     return pixels
+
+
+class RegionDecoder:
+    """Decodes no more of a JPEG than is looked at, into memory that it uses again: one a thread.
+
+    By libjpeg-turbo, through native/decode.c, where installation found its header.
+    """
+
+    def __init__(self) -> None:
+        self._decode = None if LIBRARY is None else LIBRARY.equimod_decode
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def __call__(
+        self, stored: Stored, size: tuple[int, int], region: tuple[int, int, int, int]
+    ) -> NDArray[np.uint8] | None:
+        """Pixels (H,W,3) of an image of `size` (width, height), valid until the next call.
+
+        Those of `region`, from x0, y0 up to x1, y1, are those of `decode`, byte for byte; the others are anything. None
+        for what is no sound RGB or gray JPEG of that size, which `decode_sample` serves or refuses; damage below the
+        region is not seen.
+        """
+        if self._decode is None or isinstance(stored, np.ndarray):
+            return None
+        width, height = size
+        if self._memory.size < 3 * width * height:
+            self._memory = np.empty(3 * width * height, dtype=np.uint8)
+        content, memory = np.frombuffer(stored, dtype=np.uint8), self._memory[: 3 * width * height]
+        if self._decode(content.ctypes.data, len(content), width, height, *region, memory.ctypes.data):
+            return None
+        return memory.reshape(height, width, 3)
+
+
+def _load() -> ctypes.CDLL | None:
+    compiled = library("_decode")
+    if compiled is not None:
+        pointer, number = ctypes.c_void_p, ctypes.c_int32
+        compiled.equimod_decode.argtypes = [pointer, ctypes.c_int64, *[number] * 6, pointer]
+    return compiled
+
+
+LIBRARY = _load()
+"""None where it was not compiled."""
+
+NO_LIBRARY = "decoding whole images; apt-get install libjpeg-dev g++ and pip install again, to decode what is looked at"
+"""What to tell where LIBRARY is None."""
 
 
 def undecodable(records: Records, position: int, reason: object) -> RecordsError:

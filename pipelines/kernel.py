@@ -1,4 +1,4 @@
-"""The compiled kernel of resample.py (native/*.c), where installation found a compiler and the processor has AVX2.
+"""The compiled kernel of resample.py (native/resample*.c), where installation found a compiler.
 
 A plain shared library, called through ctypes, which releases the GIL.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-INSTRUCTION_SETS = {"plain": 1, "avx2": 2, "avx512": 4}
+INSTRUCTION_SETS = {"plain": 1, "avx2": 2, "avx512": 4, "neon": 8}
 """Bit of each in what the kernel says that it has here."""
 
 _FIELDS = ("x", "y", "width", "height", "full_width", "full_height", "left", "top", "size", "cubic")
@@ -20,7 +20,7 @@ CUT = np.dtype([("out", np.uintp), *((name, np.int32) for name in _FIELDS)], ali
 """What to cut out of an image: `struct Cut` of native/resample.c.
 
 The box x, y, width, height is resized to full_width x full_height, of which the square of `size` at left, top is kept.
-`out` is filled in by `Kernel`.
+`out` is filled in by `resample.Cutter`.
 """
 
 
@@ -41,11 +41,12 @@ class Kernel:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._resample.argtypes = [pointer, number, number, number, pointer, number, ctypes.c_int32]
 
-    def resample(self, image: NDArray[np.uint8], cuts: NDArray[np.void], targets: list[NDArray[np.uint8]]) -> None:
-        """See `resample.resample`, which has checked shapes."""
+    def resample(self, image: NDArray[np.uint8], cuts: NDArray[np.void]) -> None:
+        """Write every one of `cuts` (K,), contiguous, out of `image` (H,W,3) to the address in its `out`.
+
+        ValueError for a cut that does not lie in the image. Nothing else is checked; see `resample.Cutter`.
+        """
         height, width, _ = image.shape
-        cuts = cuts.copy()
-        cuts["out"] = [target.ctypes.data for target in targets]
         failed = self._resample(
             image.ctypes.data, width, height, image.strides[0], cuts.ctypes.data, len(cuts), self._bit
         )
@@ -55,14 +56,13 @@ class Kernel:
             raise MemoryError(f"no memory to resize an image of {width}x{height} pixels")
 
 
-def library() -> ctypes.CDLL | None:
-    """The library; None where it was not compiled."""
-    path = Path(__file__).with_name("_resample" + EXTENSION_SUFFIXES[0])
+def library(name: str = "_resample") -> ctypes.CDLL | None:
+    """A compiled library of this folder; None where it was not compiled."""
+    path = Path(__file__).with_name(name + EXTENSION_SUFFIXES[0])
     return ctypes.CDLL(str(path)) if path.exists() else None
 
 
 def load() -> Kernel | None:
-    """The kernel; None where it was not compiled, or has only the plain form here, which is slower than torch."""
+    """The kernel; None where it was not compiled."""
     compiled = library()
-    kernel = Kernel(compiled) if compiled else None
-    return kernel if kernel and kernel.instruction_sets != ("plain",) else None
+    return Kernel(compiled) if compiled else None

@@ -1,24 +1,26 @@
 """Antialiased crop and resize of decoded images, as torchvision does it, on the CPU.
 
-The kernel of kernel.py gives torch's own bytes in less time (.4 of it with AVX-512, .8 with AVX2); elsewhere torch's
-uint8 kernel serves, which is what torchvision calls. So views equal torchvision's on the same boxes. Both release the
-GIL.
+The kernel of kernel.py gives torch's own bytes in less time (a third to a half of it where torch has code for the
+processor, plain C half of it where it has not; not measured on ARM); without a compiler torch's uint8 kernel serves,
+which is what torchvision calls. So views equal torchvision's on the same boxes. Both release the GIL.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equimod.pipelines.kernel import CUT, load
+from equimod.pipelines.kernel import CUT, Kernel, load
 from equimod.pipelines.policy import CenterPolicy, Interpolation
 
 KERNEL = load()
-"""None where torch is as fast, or all there is."""
+"""None where it was not compiled."""
 
-NO_KERNEL = "resizing with torch; on processors with AVX2 a kernel is faster, which installation compiles with g++"
+NO_KERNEL = "resizing with torch, which is slower; apt-get install g++ and pip install again, which compiles the kernel"
 """What to tell where KERNEL is None."""
 
 
@@ -43,22 +45,49 @@ def center_cuts(sizes: NDArray[np.int32], policy: CenterPolicy) -> NDArray[np.vo
     return cuts
 
 
-def resample(image: NDArray[np.uint8], cuts: NDArray[np.void], targets: list[NDArray[np.uint8]]) -> None:
-    """Write every one of `cuts` (K,) out of `image` (H,W,3), whose pixels lie side by side, into its target.
+def seen(cuts: NDArray[np.void]) -> NDArray[np.int64]:
+    """What of its image each row of `cuts` (N,K) looks at: int64 (N,4), from x0, y0 up to x1, y1."""
+    edges = []
+    for start, length, full, first in (("x", "width", "full_width", "left"), ("y", "height", "full_height", "top")):
+        scale = cuts[length] / cuts[full]
+        reach = np.where(cuts["cubic"], 2, 1) * np.maximum(scale, 1) + 1  # of the filter, and a pixel for rounding
+        low = np.floor(scale * cuts[first] - reach).clip(0)
+        high = np.minimum(np.ceil(scale * (cuts[first] + cuts["size"]) + reach), cuts[length])
+        edges.append(((cuts[start] + low).min(axis=1), (cuts[start] + high).max(axis=1)))
+    (x0, x1), (y0, y1) = edges
+    return np.stack([x0, y0, x1, y1], axis=1).astype(np.int64)
 
-    `targets`: K contiguous (size,size,3). ValueError for a cut that does not lie in the image and for other shapes.
+
+class Cutter:
+    """Resizes what `cuts` (N,K) cut out of N images, an image at a time, into K `targets`: uint8 (N,size,size,3).
+
+    By `kernel`, or torch where there is none. Images may come in any order, and several at once. ValueError for
+    targets of another shape, type or layout.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.strides[1:] != (3, 1):
-        raise ValueError(f"image: uint8 (H,W,3) with pixels side by side is wanted, not {image.dtype} {image.shape}")
-    for cut, target in zip(cuts, targets, strict=True):
-        size = cut["size"]
-        if target.shape != (size, size, 3) or target.dtype != np.uint8 or not target.flags.c_contiguous:
-            raise ValueError(f"target: contiguous uint8 ({size},{size},3) is wanted, not {target.dtype} {target.shape}")
-    if KERNEL is not None:
-        KERNEL.resample(image, cuts, targets)
-        return
-    for cut, target in zip(cuts, targets, strict=True):
-        target[:] = _with_torch(image, cut)
+
+    def __init__(
+        self, cuts: NDArray[np.void], targets: Sequence[NDArray[np.uint8]], kernel: Kernel | None = KERNEL
+    ) -> None:
+        self._cuts, self._targets, self._kernel = np.ascontiguousarray(cuts).copy(), targets, kernel
+        for column, target in zip(self._cuts.T, targets, strict=True):
+            size = int(column["size"].max(initial=0))
+            wanted = (len(column), size, size, 3)
+            if target.shape != wanted or target.dtype != np.uint8 or not target.flags.c_contiguous:
+                raise ValueError(f"target: contiguous uint8 {wanted} is wanted, not {target.dtype} {target.shape}")
+            column["out"] = target.ctypes.data + np.arange(len(column), dtype=np.uintp) * target.strides[0]
+
+    def __call__(self, row: int, image: NDArray[np.uint8]) -> None:
+        """Fill `row` of the targets from `image` (H,W,3), whose pixels lie side by side.
+
+        ValueError for another shape, and for a cut that does not lie in the image.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.strides[1:] != (3, 1):
+            raise ValueError(f"image: uint8 (H,W,3) with pixels side by side is wanted: {image.dtype} {image.shape}")
+        if self._kernel is not None:
+            self._kernel.resample(image, self._cuts[row])
+            return
+        for cut, target in zip(self._cuts[row], self._targets, strict=True):
+            target[row] = _with_torch(image, cut)
 
 
 def center_geometry(width: int, height: int, policy: CenterPolicy) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -90,7 +119,9 @@ def _with_torch(image: NDArray[np.uint8], cut: np.void) -> NDArray[np.uint8]:
     if min(x, y, width - 1, height - 1, left, top, across, down, *kept) < 0:
         raise ValueError(f"cut {cut} does not lie in an image of {image.shape[1]}x{image.shape[0]} pixels")
     # The batch dimension goes first: torch then sees channels_last, and does not turn the pixels around and back.
-    pixels = torch.from_numpy(image[y : y + height, x : x + width])[None].permute(0, 3, 1, 2)
+    box = image[y : y + height, x : x + width]
+    box = box if box.flags.writeable else box.copy()  # torch takes no memory such as a mapped file
+    pixels = torch.from_numpy(box)[None].permute(0, 3, 1, 2)
     if (height, width) != (full_height, full_width):
         mode = "bicubic" if cubic else "bilinear"
         pixels = torch.nn.functional.interpolate(pixels, size=(full_height, full_width), mode=mode, antialias=True)

@@ -13,9 +13,28 @@ from typing import Any
 SPAWN = multiprocessing.get_context("spawn")  # the caller may have threads, which a fork would freeze
 
 
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def available_cores() -> int:
     """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(_cores())
+
+
+def own_cores() -> list[int]:
+    """This rank's share of these cores: none is another rank's too, and none is there where ranks outnumber them.
+
+    torchrun says how many ranks share the node and which of them this is.
+    """
+    cores, ranks, rank = _cores(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    return cores[len(cores) * rank // ranks : len(cores) * (rank + 1) // ranks]
+
+
+def stay_on_own_cores() -> None:
+    """Keep the calling thread on the cores of its rank, so that the threads of several ranks share the node fairly."""
+    if hasattr(os, "sched_setaffinity") and (cores := own_cores()):
+        os.sched_setaffinity(0, cores)
 
 
 def _end_with_parent() -> None:

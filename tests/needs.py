@@ -8,11 +8,33 @@ from importlib.util import find_spec
 
 import pytest
 
+from equimod.pipelines.kernel import library
+
+ARM_COMPILER = "aarch64-linux-gnu-gcc"
+ARM_PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
+
 
 def needs_compiler(*, module: bool = False) -> None:
     """Skip the test, or the whole `module`, where nothing can be compiled."""
     if shutil.which("g++") is None:
         _skip("apt-get install g++, then pip install -e .", module)
+
+
+def needs_jpeg(*, module: bool = False) -> None:
+    """Skip the test, or the whole `module`, where the decoder of regions was not compiled."""
+    if library("_decode") is None:
+        _skip("apt-get install libjpeg-dev g++, then pip install -e .", module)
+
+
+def needs_arm(*, module: bool = False) -> None:
+    """Skip the test, or the whole `module`, where nothing can be compiled for 64-bit ARM, or nothing runs it."""
+    if shutil.which(ARM_COMPILER) is None or arm_emulator() is None:
+        _skip(f"apt-get install {ARM_PACKAGES}", module)
+
+
+def arm_emulator() -> str | None:
+    """The program that runs one of 64-bit ARM; None where there is none."""
+    return shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
 
 
 def needs(extra: str, *, module: bool = False) -> None:

@@ -55,6 +55,19 @@ def test_what_is_missing_is_said_with_its_remedy(
     assert "missing" in str(finding)
 
 
+@pytest.mark.parametrize(
+    ("compiled", "line", "packages"),
+    [("resample.KERNEL", "resizing", "apt-get install g++"), ("decode.LIBRARY", "regions", "libjpeg-dev g++")],
+)
+def test_what_was_not_compiled_is_said_with_its_packages(
+    compiled: str, line: str, packages: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"equimod.pipelines.{compiled}", None)
+    (finding,) = [finding for finding in doctor.findings(1000) if finding.name == line]
+    assert finding.found is None
+    assert packages in str(finding)
+
+
 def test_an_extension_that_does_not_load_is_said_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Any:
         raise BackendUnavailableError("libopencv_core.so: cannot open shared object file")

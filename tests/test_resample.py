@@ -14,13 +14,14 @@ import pytest
 import torch
 from needs import needs_compiler
 from numpy.typing import NDArray
+from torch_resize import random_box, random_image, with_torch
 
 from equimod.pipelines import kernel, resample
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.kernel import INSTRUCTION_SETS, Kernel
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.resample import center_cuts, crop_cuts
+from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts
 
 needs_compiler(module=True)
 
@@ -36,28 +37,10 @@ def compiled(request: pytest.FixtureRequest) -> Kernel:
     return Kernel(library, request.param if request.param in here else "plain")
 
 
-def _with_torch(image: NDArray[np.uint8], box: tuple[int, int, int, int], size: int, mode: str) -> NDArray[np.uint8]:
-    x, y, width, height = box
-    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)[:, :, y : y + height, x : x + width]
-    resized = torch.nn.functional.interpolate(pixels, size=(size, size), mode=mode, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
-
-
-def _box(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
-    w, h = int(rng.integers(1, width + 1)), int(rng.integers(1, height + 1))
-    return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
-
-
-def _image(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
-    """Noise, black and white, which overshoots most, or an edge; in rows that are farther apart than they are long."""
-    kind, padding = rng.integers(3), int(rng.integers(0, 40))
-    rows = rng.integers(0, 256, (height, width + padding, 3), dtype=np.uint8)
-    if kind == 1:
-        rows = np.where(rows > 127, 255, 0).astype(np.uint8)
-    elif kind == 2:
-        rows[:] = 0
-        rows[:, width // 2 :] = 255
-    return rows[:, :width]
+def _cut(
+    image: NDArray[np.uint8], cuts: NDArray[np.void], targets: list[NDArray[np.uint8]], kernel: Kernel | None
+) -> None:
+    Cutter(cuts[None], [target[None] for target in targets], kernel)(0, image)
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
@@ -65,71 +48,73 @@ def test_bytes_are_those_of_torch(compiled: Kernel, mode: str) -> None:
     rng = np.random.default_rng(0)
     for number in range(150):
         width, height = (int(side) for side in rng.integers(1, 700 if number % 3 else 40, 2))
-        image = _image(rng, width, height)
-        boxes = [(0, 0, width, height), _box(rng, width, height), _box(rng, width, height)]
+        image = random_image(rng, width, height)
+        boxes = [(0, 0, width, height), random_box(rng, width, height), random_box(rng, width, height)]
         size = int(rng.choice([1, 7, 32, 96, 224]))
         targets = [np.full((size, size, 3), 99, dtype=np.uint8) for _ in boxes]
-        compiled.resample(image, crop_cuts(np.array(boxes), size, mode), targets)  # type: ignore[arg-type]
+        _cut(image, crop_cuts(np.array(boxes), size, mode), targets, compiled)  # type: ignore[arg-type]
         for box, target in zip(boxes, targets, strict=True):
-            np.testing.assert_array_equal(target, _with_torch(image, box, size, mode), str((image.shape, box, size)))
+            np.testing.assert_array_equal(target, with_torch(image, box, size, mode), str((image.shape, box, size)))
 
 
-def test_x_is_the_same_with_and_without_the_kernel(compiled: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_x_is_the_same_with_and_without_the_kernel(compiled: Kernel) -> None:
     rng, policy = np.random.default_rng(1), POLICIES["simclr_imagenet"].x
     for size in [(500, 375), (375, 500), (256, 256), (300, 1000), (57, 91)]:
-        image = _image(rng, *size)
+        image = random_image(rng, *size)
         found, expected = (np.empty((224, 224, 3), dtype=np.uint8) for _ in range(2))
         cuts = center_cuts(np.array([size], dtype=np.int32), policy)
-        compiled.resample(image, cuts, [found])
-        monkeypatch.setattr(resample, "KERNEL", None)
-        resample.resample(image, cuts, [expected])
+        _cut(image, cuts, [found], compiled)
+        _cut(image, cuts, [expected], None)
         np.testing.assert_array_equal(found, expected)
 
 
 def test_threads_do_not_disturb_each_other(compiled: Kernel) -> None:
     rng = np.random.default_rng(2)
-    images = [_image(rng, 300, 200) for _ in range(40)]
+    images = [random_image(rng, 300, 200) for _ in range(40)]
     cuts = crop_cuts(np.array([(10, 10, 200, 150), (0, 0, 64, 64)]), 96, "bicubic")
 
     def run(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         targets = [np.empty((96, 96, 3), dtype=np.uint8) for _ in cuts]
-        compiled.resample(image, cuts, targets)
+        _cut(image, cuts, targets, compiled)
         return targets
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(run, images))
     for image, targets in zip(images, found, strict=True):
         for box, target in zip([(10, 10, 200, 150), (0, 0, 64, 64)], targets, strict=True):
-            np.testing.assert_array_equal(target, _with_torch(image, box, 96, "bicubic"))
+            np.testing.assert_array_equal(target, with_torch(image, box, 96, "bicubic"))
 
 
-@pytest.mark.parametrize("with_kernel", [True, False])
+@pytest.mark.parametrize("kernel", [resample.KERNEL, None], ids=["kernel", "torch"])
 @pytest.mark.parametrize("box", [(1, 0, 10, 10), (0, 1, 10, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 2**31 - 1, 5)])
-def test_a_box_beside_the_image_is_refused(
-    box: tuple[int, int, int, int], with_kernel: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not with_kernel:
-        monkeypatch.setattr(resample, "KERNEL", None)
+def test_a_box_beside_the_image_is_refused(box: tuple[int, int, int, int], kernel: Kernel | None) -> None:
     image, target = np.zeros((10, 10, 3), dtype=np.uint8), np.zeros((8, 8, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="does not lie in an image of 10x10 pixels"):
-        resample.resample(image, crop_cuts(np.array([box]), 8, "bilinear"), [target])
+        _cut(image, crop_cuts(np.array([box]), 8, "bilinear"), [target], kernel)
 
 
 def test_other_shapes_are_refused() -> None:
-    image, cuts = np.zeros((10, 10, 3), dtype=np.uint8), crop_cuts(np.array([(0, 0, 10, 10)]), 8, "bilinear")
-    target = np.zeros((8, 8, 3), dtype=np.uint8)
+    image, cuts = np.zeros((10, 10, 3), dtype=np.uint8), crop_cuts(np.array([(0, 0, 10, 10)]), 8, "bilinear")[None]
+    target = np.zeros((1, 8, 8, 3), dtype=np.uint8)
     for wrong in (image[:, ::2], image[..., :1], image.astype(np.float32)):
         with pytest.raises(ValueError, match=r"image: uint8 \(H,W,3\) with pixels side by side is wanted"):
-            resample.resample(wrong, cuts, [target])
-    for wrong in (target[:7], np.zeros((8, 16, 3), dtype=np.uint8)[:, ::2], target.astype(np.int8)):
-        with pytest.raises(ValueError, match=r"target: contiguous uint8 \(8,8,3\) is wanted"):
-            resample.resample(image, cuts, [wrong])
+            Cutter(cuts, [target])(0, wrong)
+    for wrong in (target[:, :7], np.zeros((1, 8, 16, 3), np.uint8)[:, :, ::2], target.astype(np.int8), target[[0, 0]]):
+        with pytest.raises(ValueError, match=r"target: contiguous uint8 \(1, 8, 8, 3\) is wanted"):
+            Cutter(cuts, [wrong])
     with pytest.raises(ValueError, match="zip"):
-        resample.resample(image, cuts, [target, target])
+        Cutter(cuts, [target, target])
+
+
+def test_a_mapped_file_is_cut_without_the_kernel_too() -> None:
+    image, target = np.arange(192, dtype=np.uint8).reshape(8, 8, 3), np.empty((1, 8, 8, 3), dtype=np.uint8)
+    image.flags.writeable = False
+    Cutter(crop_cuts(np.array([(0, 0, 8, 8)]), 8, "bicubic")[None], [target], None)(0, image)
+    np.testing.assert_array_equal(target[0], image)
 
 
 class _Plain:
-    """The library on a processor without AVX2."""
+    """The library on a processor with neither AVX2 nor NEON."""
 
     equimod_resample = SimpleNamespace()
 
@@ -143,20 +128,19 @@ def test_an_instruction_set_that_is_not_here_is_refused(name: str) -> None:
         Kernel(_Plain(), name)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("library", [None, _Plain()], ids=["not compiled", "plain"])
-def test_torch_resizes_where_it_is_faster(library: _Plain | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "library", lambda: library)
-    assert kernel.load() is None
-
-
-def test_without_a_kernel_a_run_says_so(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records, cpu = open_records(image_tree), torch.device("cpu")
-    monkeypatch.setattr("equimod.pipelines.backends.choose.KERNEL", kernel.library())
-    assert "g++" not in choose(records, cpu).reason
-    monkeypatch.setattr("equimod.pipelines.backends.choose.KERNEL", None)
+def test_a_run_says_what_was_not_compiled(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records, cpu, place = open_records(image_tree), torch.device("cpu"), "equimod.pipelines.backends.choose"
+    for name in ("KERNEL", "LIBRARY"):
+        monkeypatch.setattr(f"{place}.{name}", object())
+    assert choose(records, cpu).reason == "the fastest on the CPU"
+    monkeypatch.setattr(f"{place}.KERNEL", None)
     assert choose(records, cpu).reason == (
-        "the fastest on the CPU; resizing with torch; on processors with AVX2 a kernel is faster, "
-        "which installation compiles with g++"
+        "the fastest on the CPU; resizing with torch, which is slower; apt-get install g++ and pip install again, "
+        "which compiles the kernel"
+    )
+    monkeypatch.setattr(f"{place}.LIBRARY", None)
+    assert choose(records, cpu).reason.endswith(
+        "decoding whole images; apt-get install libjpeg-dev g++ and pip install again, to decode what is looked at"
     )
 
 
@@ -164,7 +148,7 @@ FUZZ = """
 import ctypes, sys
 import numpy as np
 from equimod.pipelines.kernel import Kernel
-from equimod.pipelines.resample import crop_cuts
+from equimod.pipelines.resample import Cutter, crop_cuts
 library = ctypes.CDLL(sys.argv[1])
 rng = np.random.default_rng(3)
 sets = Kernel(library).instruction_sets
@@ -189,7 +173,8 @@ for number in range(int(sys.argv[2])):
     results = []
     for one in kernels:
         out, target = exact(size, size, 3 * size, int(rng.integers(0, 64)))
-        one.resample(image, crop_cuts(np.array([box]), size, ["bicubic", "bilinear"][number % 2]), [target])
+        cuts = crop_cuts(np.array([box]), size, ["bicubic", "bilinear"][number % 2])[None]
+        Cutter(cuts, [target[None]], one)(0, image)
         results.append(target.copy())
         libc.free(out)
     assert all((result == results[0]).all() for result in results), (image.shape, box, size)
@@ -203,7 +188,7 @@ def test_no_byte_beside_the_images_is_touched(tmp_path: Path) -> None:
     library = tmp_path / "resample.so"
     flags = ["-O1", "-g", "-ffp-contract=off", "-fPIC", "-shared", "-fsanitize=address,undefined"]
     flags += ["-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
-    sources = [str(path) for path in sorted(NATIVE.glob("*.c"))]
+    sources = [str(path) for path in sorted(NATIVE.glob("resample*.c"))]
     subprocess.run(["gcc", *flags, "-o", str(library), *sources, "-lm"], check=True)
     asan = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
     environment = {"LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}

@@ -14,9 +14,10 @@ from PIL import Image
 from equimod.benchmarks import benchmark
 from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, crops
 from equimod.benchmarks.benchmark import summarise
-from equimod.benchmarks.loaders import LOADERS, LoaderSettings, _Round
+from equimod.benchmarks.loaders import LOADERS, LoaderSettings, _PillowViews, _Round
 from equimod.benchmarks.measure import Round
 from equimod.benchmarks.throughput import Loader, main
+from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 
 MIB = 2**20
@@ -56,13 +57,22 @@ def test_a_round_spreads_over_the_records_or_repeats_them(image_tree: Path, imag
     assert [taken.read(i) for i in range(images)] == [records.read(position) for position in positions]
 
 
-@pytest.mark.parametrize("name", LOADERS)
-def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "augmented"), [*((name, False) for name in LOADERS), ("native", True), ("torchvision", True)]
+)
+def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: str, augmented: bool) -> None:
     if name in ("dali", "ffcv"):
         needs(name)
-    settings = LoaderSettings(image_tree, "simclr_cifar10", batch_size=8, workers=1, images=24)
+    settings = LoaderSettings(image_tree, "simclr_cifar10", 8, workers=1, images=24, augmented=augmented)
     load = LOADERS[name](settings)
     assert [list(load(epoch)) for epoch in range(2)] == [[8, 8, 8]] * 2
+
+
+def test_augmented_views_are_normalised_and_crops_are_not(image_tree: Path) -> None:
+    records, policy = open_records(image_tree), POLICIES["byol_cifar10"]
+    for augmented, dtype in ((False, torch.uint8), (True, torch.float32)):
+        x, *views = _PillowViews(records, policy, augmented)[3][:3]
+        assert [(image.shape, image.dtype) for image in (x, *views)] == [((3, 32, 32), dtype)] * 3  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", AUGMENTERS)
@@ -95,6 +105,7 @@ def test_command_writes_a_complete_result(image_tree: Path, tmp_path: Path, caps
         "batch_size": 8,
         "workers": 1,
         "images": 16,
+        "augmented": False,
         "images_in_records": 24,
         "model_rate": 500,
     }

@@ -65,11 +65,19 @@ def _torch() -> str:
 
 
 def _resizing() -> str:
-    from equimod.pipelines.resample import KERNEL, NO_KERNEL
+    from equimod.pipelines.resample import KERNEL
 
     if KERNEL is None:
-        raise RuntimeError(NO_KERNEL)
+        raise RuntimeError("not compiled, so torch does it, more slowly")
     return f"compiled, with {KERNEL.instruction_sets[-1]}"
+
+
+def _regions() -> str:
+    from equimod.pipelines.decode import LIBRARY
+
+    if LIBRARY is None:
+        raise RuntimeError("not compiled, so images are decoded whole")
+    return "compiled, decodes what crops look at with libjpeg-turbo"
 
 
 def _gpu() -> str:
@@ -118,9 +126,9 @@ def loading_ms() -> float:
     import torch
     from PIL import Image
 
-    from equimod.pipelines.decode import decode
+    from equimod.pipelines.decode import RegionDecoder, decode
     from equimod.pipelines.policy import POLICIES
-    from equimod.pipelines.resample import center_cuts, crop_cuts, resample
+    from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
 
     noise = np.random.default_rng(0).integers(0, 256, (47, 63, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -129,13 +137,15 @@ def loading_ms() -> float:
     boxes = np.array([[60, 40, 330, 250]])
     crops = [crop_cuts(boxes, view.crop.size, view.crop.interpolation) for view in policy.views]
     cuts = np.concatenate([center_cuts(np.array([[500, 375]], dtype=np.int32), policy.x), *crops])
-    targets = [np.empty((policy.size, policy.size, 3), dtype=np.uint8) for _ in cuts]
+    targets = [np.empty((1, policy.size, policy.size, 3), dtype=np.uint8) for _ in cuts]
+    cut, region, decode_region = Cutter(cuts[None], targets), tuple(seen(cuts[None])[0].tolist()), RegionDecoder()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         start, cpu = time.monotonic(), time.process_time()
         while images < 8 or time.monotonic() - start < MEASURED_SECONDS:
-            resample(decode(buffer.getvalue()), cuts, targets)
+            pixels = decode_region(buffer.getvalue(), (500, 375), region)
+            cut(0, decode(buffer.getvalue()) if pixels is None else pixels)
             images += 1
         return 1e3 * (time.process_time() - cpu) / images
     finally:
@@ -158,6 +168,7 @@ def findings(model_rate: float) -> list[Finding]:
         Finding("python", platform.python_version()),
         _check("torch", "pip install torch torchvision", _torch, needed=True),
         _check("decoder", reinstall, lambda: f"simplejpeg {_version('simplejpeg')}", needed=True),
+        _check("regions", "apt-get install libjpeg-dev g++, then pip install equimod once more", _regions),
         _check("resizing", "apt-get install g++, then pip install equimod once more", _resizing),
         _check("cores", reinstall, cores, needed=True),
         _check("gpu", "install a driver and a torch built for it, if there is one", _gpu),

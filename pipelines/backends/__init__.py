@@ -14,6 +14,7 @@ from torch import Tensor
 
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.stages import Stages
 
 
 class BackendUnavailableError(Exception):
@@ -58,6 +59,7 @@ class BackendFactory(Protocol):
         batch_size: int,  # of the largest request
         workers: int,
         device: torch.device,  # that the images are for
+        stages: Stages,  # for the seconds of its threads, by the names of `stages.LOADER`, where it can tell them
     ) -> Backend: ...
 
 

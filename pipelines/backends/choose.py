@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from equimod.pipelines.decode import LIBRARY, NO_LIBRARY
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resample import KERNEL, NO_KERNEL
@@ -42,7 +43,7 @@ def choose(records: Records, device: torch.device) -> Choice:
         isinstance(records, BetonRecords) and installed("ffcv")
     )
     if device.type != "cuda":
-        slow = f"; {NO_KERNEL}" * (KERNEL is None)
+        slow = f"; {NO_KERNEL}" * (KERNEL is None) + f"; {NO_LIBRARY}" * (LIBRARY is None)
         return Choice("native", f"the fastest on the CPU{slow}{ffcv}")
     if records.raw:
         return Choice("native", f"the records hold pixels, so there is nothing to decode on the GPU{ffcv}")

@@ -36,6 +36,7 @@ from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.beton import JPEG, BetonRecords
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resample import center_geometry
+from equimod.pipelines.stages import Stages
 
 _BATCHES_AHEAD = 2
 _POLL_SECONDS = 0.1
@@ -53,6 +54,7 @@ class FfcvBackend:
         batch_size: int,
         workers: int,
         device: torch.device,
+        stages: Stages,  # not used: the engine does everything
     ) -> None:
         if not isinstance(records, BetonRecords):
             raise BackendUnavailableError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equimod.pipelines.backends import Images, Request
-from equimod.pipelines.decode import decode_sample
+from equimod.pipelines.decode import RegionDecoder, decode_stored, read_stored
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import center_cuts, crop_cuts, resample
+from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
+from equimod.pipelines.stages import Laps, Stages
+from equimod.pipelines.workers import stay_on_own_cores
 
 _BATCHES_AHEAD = 2
 _TASKS_A_WORKER = 4  # of a batch: few enough to cost nothing, enough for workers to end a batch together
@@ -34,17 +37,19 @@ class NativeBackend:
         batch_size: int,
         workers: int,
         device: torch.device,
+        stages: Stages,
     ) -> None:
-        self._records, self._policy, self._with_x = records, policy, with_x
+        self._records, self._policy, self._with_x, self._stages = records, policy, with_x, stages
         self._workers, self._pin_memory = workers, device.type == "cuda"
 
     def run(self, requests: Iterator[Request]) -> Iterator[Images]:
         """See `Backend.run`."""
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="equimod-decode") as pool:
+        own = threading.local()  # a decoder a thread; its memory goes when the thread ends
+        with ThreadPoolExecutor(self._workers, "equimod-decode", self._begin, (own,)) as pool:
             pending: deque[tuple[Images, list[Future[None]]]] = deque()
             try:
                 for request in requests:
-                    pending.append(self._start(request, pool))
+                    pending.append(self._start(request, pool, own))
                     if len(pending) > _BATCHES_AHEAD:
                         yield _finished(*pending.popleft())
                 while pending:
@@ -54,7 +59,13 @@ class NativeBackend:
                     for task in tasks:
                         task.cancel()
 
-    def _start(self, request: Request, pool: ThreadPoolExecutor) -> tuple[Images, list[Future[None]]]:
+    def _begin(self, own: threading.local) -> None:
+        own.decode = RegionDecoder()
+        stay_on_own_cores()
+
+    def _start(
+        self, request: Request, pool: ThreadPoolExecutor, own: threading.local
+    ) -> tuple[Images, list[Future[None]]]:
         n, size = len(request.position), self._policy.size
 
         # Decoders write pixel after pixel, and so the batch lies in memory; its shape is (N,3,S,S) all the same.
@@ -70,20 +81,31 @@ class NativeBackend:
             cuts.insert(0, center_cuts(self._records.stored[request.position], self._policy.x))
         targets = [t.permute(0, 2, 3, 1).numpy() for t in (images.x, *images.views) if t is not None]
         rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._workers))
-        fill = partial(self._fill, request.position, np.stack(cuts, axis=1), targets)
+        of_sample = np.stack(cuts, axis=1)
+        fill = partial(self._fill, own, request.position, seen(of_sample), Cutter(of_sample, targets))
         return images, [pool.submit(fill, share.tolist()) for share in rows]
 
     def _fill(
         self,
+        own: threading.local,
         position: NDArray[np.int64],
-        cuts: NDArray[np.void],
-        targets: list[NDArray[np.uint8]],
+        regions: NDArray[np.int64],
+        cut: Cutter,
         rows: list[int],
     ) -> None:
-        """Fill these rows of `targets` (N,S,S,3) with `cuts` (N, one a target) of the samples at `position` (N,)."""
-        for row in rows:
-            pixels = decode_sample(self._records, int(position[row]))
-            resample(pixels, cuts[row], [target[row] for target in targets])
+        """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `cut`."""
+        laps, samples = Laps(), position[rows]
+        sizes = self._records.stored[samples].tolist()
+        for row, sample, size, region in zip(rows, samples.tolist(), sizes, regions[rows].tolist(), strict=True):
+            stored = read_stored(self._records, sample)
+            laps.lap("read")
+            pixels = own.decode(stored, size, region)
+            if pixels is None:
+                pixels = decode_stored(self._records, sample, stored)
+            laps.lap("decode")
+            cut(row, pixels)
+            laps.lap("resize")
+        self._stages.add(laps)
 
 
 def _finished(images: Images, tasks: list[Future[None]]) -> Images:

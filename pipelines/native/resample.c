@@ -81,12 +81,6 @@ static void vertical_plain(const Axis *axis, int32_t o, const uint8_t *const *ro
 
 static const Passes PLAIN = {horizontal_plain, vertical_plain, weigh_plain};
 
-static void free_axis(Axis *axis)
-{
-    free(axis->low);
-    free(axis->pair);
-}
-
 /* Fixed point as torch chooses it: as many bits as the largest weight leaves in 16. */
 static int32_t precision_of(const double *weight, int64_t count)
 {
@@ -99,52 +93,93 @@ static int32_t precision_of(const double *weight, int64_t count)
     return precision;
 }
 
-/* Weights of outputs first .. first + n of a resize from `length` to `full` pixels; 0, or -1 without memory. */
-static int make_axis(Axis *axis, int32_t length, int32_t full, int32_t first, int32_t n, int32_t cubic, Weigh *weigh)
+/* One axis of a cut: outputs first .. first + n of a resize from `length` to `full` pixels. */
+typedef struct {
+    int32_t length, full, first, n, cubic;
+} Geometry;
+
+/* An axis in one block of memory. `kept`: it is in the table below, for good. */
+typedef struct {
+    Axis axis;
+    Geometry of;
+    int32_t kept;
+    int32_t numbers[]; /* low, pair */
+} Weighed;
+
+/* NULL without memory. */
+static Weighed *make_axis(Geometry of, Weigh *weigh)
 {
-    double scale = (double)length / full, stretch = scale >= 1 ? scale : 1;
-    double support = (cubic ? 2 : 1) * stretch;
-    int32_t taps = 2 * (int32_t)ceil(support) + 1;
-    int64_t cells = (int64_t)taps * full;
-    double *weight = malloc((cells + full) * sizeof *weight);
-    int32_t *low = malloc(full * sizeof *low), *width = malloc(full * sizeof *width);
-    *axis = (Axis){.n = n, .length = length, .low = malloc(n * sizeof *axis->low)};
-    int failed = !weight || !low || !width || !axis->low;
-    if (!failed) {
-        weigh(&(Weights){scale, support, 1 / stretch, length, full, taps, cubic, weight, weight + cells, low, width});
-        memcpy(axis->low, low + first, n * sizeof *low);
-        axis->precision = precision_of(weight, cells);
-        for (int32_t o = first; o < first + n; o++)
-            axis->pairs = (width[o] + 1) / 2 > axis->pairs ? (width[o] + 1) / 2 : axis->pairs;
-        axis->pair = calloc((size_t)axis->pairs * n, sizeof *axis->pair);
-        failed = !axis->pair;
+    double scale = (double)of.length / of.full, stretch = scale >= 1 ? scale : 1;
+    double support = (of.cubic ? 2 : 1) * stretch;
+    int32_t taps = 2 * (int32_t)ceil(support) + 1, pairs = 0;
+    int64_t cells = (int64_t)taps * of.full;
+    double *weight = malloc((cells + of.full) * sizeof *weight);
+    int32_t *low = malloc(of.full * sizeof *low), *width = malloc(of.full * sizeof *width);
+    Weighed *made = NULL;
+    if (weight && low && width) {
+        weigh(&(Weights){scale, support, 1 / stretch, of.length, of.full, taps, of.cubic, weight, weight + cells, low,
+                         width});
+        for (int32_t o = of.first; o < of.first + of.n; o++)
+            pairs = (width[o] + 1) / 2 > pairs ? (width[o] + 1) / 2 : pairs;
+        made = calloc(1, sizeof *made + ((int64_t)pairs + 1) * of.n * sizeof *low);
     }
-    for (int32_t t = 0; !failed && t < 2 * axis->pairs && t < taps; t++)
-        for (int32_t o = 0; o < n; o++) {
-            double value = weight[(int64_t)t * full + first + o] * (1 << axis->precision);
-            int32_t fixed = (int32_t)(value < 0 ? value - 0.5 : value + 0.5);
-            axis->pair[(int64_t)(t / 2) * n + o] |= (int32_t)((uint32_t)(fixed & 0xffff) << (t % 2 ? 16 : 0));
-        }
+    if (made) {
+        int32_t precision = precision_of(weight, cells), *pair = made->numbers + of.n;
+        made->of = of;
+        made->axis = (Axis){of.n, of.length, pairs, precision, made->numbers, pair};
+        memcpy(made->numbers, low + of.first, of.n * sizeof *low);
+        for (int32_t t = 0; t < 2 * pairs && t < taps; t++)
+            for (int32_t o = 0; o < of.n; o++) {
+                double value = weight[(int64_t)t * of.full + of.first + o] * (1 << precision);
+                int32_t fixed = (int32_t)(value < 0 ? value - 0.5 : value + 0.5);
+                pair[(int64_t)(t / 2) * of.n + o] |= (int32_t)((uint32_t)(fixed & 0xffff) << (t % 2 ? 16 : 0));
+            }
+    }
     free(weight);
     free(low);
     free(width);
-    if (failed)
-        free_axis(axis);
-    return failed ? -1 : 0;
+    return made;
 }
 
-/* The intermediate image: as many of its last rows as an output row and a block of the horizontal pass need. */
+/* Weights by geometry: boxes of few hundred lengths come up again and again. What is put in stays and never changes, so
+ * threads need no lock, and memory has a bound (SLOTS axes of some 4 KB); what finds no place is made for one use. */
+enum { SLOTS = 4096, PROBES = 8, MOST_KEPT_PAIRS = 8 };
+static Weighed *table[SLOTS];
+
+static const Weighed *axis_of(Geometry of, Weigh *weigh)
+{
+    const int32_t parts[] = {of.length, of.full, of.first, of.n, of.cubic};
+    uint32_t hash = 0;
+    for (int i = 0; i < 5; i++)
+        hash = (hash ^ (uint32_t)parts[i]) * 0x9e3779b1;
+    hash >>= 8;
+    for (int i = 0; i < PROBES; i++) {
+        const Weighed *held = __atomic_load_n(table + (hash + i) % SLOTS, __ATOMIC_ACQUIRE);
+        if (held && memcmp(&held->of, &of, sizeof of) == 0)
+            return held;
+    }
+    Weighed *made = make_axis(of, weigh);
+    for (int i = 0; made && !made->kept && made->axis.pairs <= MOST_KEPT_PAIRS && i < PROBES; i++) {
+        Weighed *empty = NULL;
+        made->kept = 1;
+        made->kept = __atomic_compare_exchange_n(table + (hash + i) % SLOTS, &empty, made, 0, __ATOMIC_RELEASE,
+                                                 __ATOMIC_RELAXED);
+    }
+    return made;
+}
+
+static void drop(const Weighed *axis)
+{
+    if (axis && !axis->kept)
+        free((void *)axis);
+}
+
+/* The intermediate image: as many of its last rows as an output row and a block of the horizontal pass need. Row i is
+ * line[i % capacity]; the lines stand there twice, so that those of an output row lie side by side. */
 typedef struct {
-    uint8_t *bytes, *scratch;
-    const uint8_t **taps;
-    int64_t stride;
+    uint8_t *bytes, *scratch, **line;
     int32_t capacity;
 } Ring;
-
-static uint8_t *ring_row(const Ring *ring, int32_t row)
-{
-    return ring->bytes + row % ring->capacity * ring->stride;
-}
 
 static void resize(const uint8_t *box, int64_t stride, const Axis *columns, const Axis *rows, const Ring *ring,
                    const Passes *passes, uint8_t *out)
@@ -155,42 +190,41 @@ static void resize(const uint8_t *box, int64_t stride, const Axis *columns, cons
         end = end > rows->length ? rows->length : end;
         while (ready < end) {
             const uint8_t *source[ROWS];
-            uint8_t *target[ROWS];
-            for (int32_t r = 0; r < ROWS; r++) {
-                int32_t row = ready + r < rows->length ? ready + r : rows->length - 1;
-                source[r] = box + row * stride;
-                target[r] = ring_row(ring, row);
-            }
-            passes->horizontal(columns, source, target, ring->scratch);
+            for (int32_t r = 0; r < ROWS; r++)
+                source[r] = box + (ready + r < rows->length ? ready + r : rows->length - 1) * stride;
+            passes->horizontal(columns, source, ring->line + ready % ring->capacity, ring->scratch);
             ready += ROWS;
         }
-        for (int32_t t = 0; t < 2 * rows->pairs; t++)
-            ring->taps[t] = ring_row(ring, rows->low[o] + t < end ? rows->low[o] + t : end - 1);
-        passes->vertical(rows, o, ring->taps, out + 3 * (int64_t)columns->n * o, 3 * (int64_t)columns->n);
+        const uint8_t *const *taps = (const uint8_t *const *)ring->line + rows->low[o] % ring->capacity;
+        passes->vertical(rows, o, taps, out + 3 * (int64_t)columns->n * o, 3 * (int64_t)columns->n);
     }
 }
 
 static int cut_out(const uint8_t *image, int64_t stride, const Cut *cut, const Passes *passes)
 {
-    Axis columns, rows;
-    if (make_axis(&columns, cut->width, cut->full_width, cut->left, cut->size, cut->cubic, passes->weigh))
-        return -1;
-    if (make_axis(&rows, cut->height, cut->full_height, cut->top, cut->size, cut->cubic, passes->weigh)) {
-        free_axis(&columns);
-        return -1;
+    const Weighed *columns =
+        axis_of((Geometry){cut->width, cut->full_width, cut->left, cut->size, cut->cubic}, passes->weigh);
+    const Weighed *rows =
+        axis_of((Geometry){cut->height, cut->full_height, cut->top, cut->size, cut->cubic}, passes->weigh);
+    int failed = !columns || !rows;
+    if (!failed) {
+        const int64_t row = (3 * (int64_t)cut->size + 63) / 64 * 64 + ROW_PAD;
+        Ring ring = {.capacity = 2 * rows->axis.pairs + ROWS};
+        ring.bytes = calloc(ring.capacity, row);
+        ring.scratch = calloc(ROWS, tail_bytes(&columns->axis));
+        ring.line = malloc(2 * ring.capacity * sizeof *ring.line);
+        failed = !ring.bytes || !ring.scratch || !ring.line;
+        for (int32_t i = 0; !failed && i < 2 * ring.capacity; i++)
+            ring.line[i] = ring.bytes + i % ring.capacity * row;
+        if (!failed)
+            resize(image + cut->y * stride + 3 * (int64_t)cut->x, stride, &columns->axis, &rows->axis, &ring, passes,
+                   cut->out);
+        free(ring.bytes);
+        free(ring.scratch);
+        free(ring.line);
     }
-    Ring ring = {.capacity = 2 * rows.pairs + ROWS, .stride = (3 * (int64_t)cut->size + 63) / 64 * 64 + ROW_PAD};
-    ring.bytes = calloc(ring.capacity, ring.stride);
-    ring.scratch = calloc(ROWS, tail_bytes(&columns));
-    ring.taps = malloc(2 * rows.pairs * sizeof *ring.taps);
-    int failed = !ring.bytes || !ring.scratch || !ring.taps;
-    if (!failed)
-        resize(image + cut->y * stride + 3 * (int64_t)cut->x, stride, &columns, &rows, &ring, passes, cut->out);
-    free(ring.bytes);
-    free(ring.scratch);
-    free(ring.taps);
-    free_axis(&columns);
-    free_axis(&rows);
+    drop(columns);
+    drop(rows);
     return failed ? -1 : 0;
 }
 
@@ -199,10 +233,10 @@ static int within(int64_t first, int64_t length, int64_t end)
     return first >= 0 && length >= 1 && end <= MAX_SIDE && first + length <= end;
 }
 
-/* The instruction sets that serve here, most capable last: a bit each, 1 plain, 2 AVX2, 4 AVX-512. */
+/* The instruction sets that serve here, most capable last: a bit each, 1 plain, 2 AVX2, 4 AVX-512, 8 NEON. */
 EXPORT int32_t equimod_instruction_sets(void)
 {
-    return 1 | (passes_avx2() ? 2 : 0) | (passes_avx512() ? 4 : 0);
+    return 1 | (passes_avx2() ? 2 : 0) | (passes_avx512() ? 4 : 0) | (passes_neon() ? 8 : 0);
 }
 
 /* Cut `count` squares out of an image of `height` rows, `stride` bytes apart, of `width` RGB pixels.
@@ -214,6 +248,7 @@ EXPORT int64_t equimod_resample(const uint8_t *image, int64_t width, int64_t hei
     const Passes *passes = instruction_set == 1   ? &PLAIN
                            : instruction_set == 2 ? passes_avx2()
                            : instruction_set == 4 ? passes_avx512()
+                           : instruction_set == 8 ? passes_neon()
                                                   : NULL;
     if (!passes)
         return -2;

@@ -3,21 +3,28 @@
 #define EQUIMOD_RESAMPLE_H
 
 #include <stdint.h>
+#include <string.h>
 
 #define ROWS 8      /* that a horizontal pass works on at once */
 #define ROW_PAD 64  /* bytes that a pass may write after a row of the intermediate image */
 #define TAIL_PAD 16 /* bytes that a horizontal pass may read after the last pixel it uses */
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
+
 /* One axis of a resize: output `o` is the sum over taps t of weight[t] * input[low[o] + t], in fixed point.
  * Taps come in pairs, tap 2k in the lower half of pair[k * n + o]; those that are not needed weigh 0, and only they may
  * lie at or after the end of the input. */
 typedef struct {
-    int32_t n;         /* outputs */
-    int32_t length;    /* inputs */
-    int32_t pairs;     /* of taps, for every output */
-    int32_t precision; /* bits after the point */
-    int32_t *low;      /* n, never falling */
-    int32_t *pair;     /* pairs * n */
+    int32_t n;           /* outputs */
+    int32_t length;      /* inputs */
+    int32_t pairs;       /* of taps, for every output */
+    int32_t precision;   /* bits after the point */
+    const int32_t *low;  /* n, never falling */
+    const int32_t *pair; /* pairs * n */
 } Axis;
 
 /* ROWS rows of `axis->length` pixels to rows of `axis->n` pixels. `scratch` holds ROWS rows of tail_bytes(axis). */
@@ -46,6 +53,36 @@ typedef struct {
 static inline int64_t tail_bytes(const Axis *axis)
 {
     return 2 * (6 * (int64_t)axis->pairs + TAIL_PAD);
+}
+
+/* The first output whose taps end so close to the end of a row that TAIL_PAD bytes from them on may not be there. */
+static inline int32_t first_of_tail(const Axis *axis)
+{
+    int32_t o = axis->n;
+    while (o > 0 && 3 * ((int64_t)axis->length - axis->low[o - 1]) < 6 * axis->pairs + TAIL_PAD)
+        o--;
+    return o;
+}
+
+/* Copies of the rows from the taps of output `tail` on, with room to read after them; where in a row they start. */
+static inline int64_t copy_tail(const Axis *axis, int32_t tail, const uint8_t *const source[ROWS], uint8_t *scratch,
+                                const uint8_t *copy[ROWS])
+{
+    const int64_t start = 3 * (int64_t)axis->low[tail];
+    for (int r = 0; r < ROWS; r++) {
+        copy[r] = scratch + r * tail_bytes(axis);
+        memcpy(scratch + r * tail_bytes(axis), source[r] + start, 3 * (int64_t)axis->length - start);
+    }
+    return start;
+}
+
+/* Pairs of taps that weigh anything in output `o`. */
+static inline int32_t used_pairs(const Axis *axis, int32_t o)
+{
+    int32_t pairs = axis->pairs;
+    while (pairs > 1 && axis->pair[(int64_t)(pairs - 1) * axis->n + o] == 0)
+        pairs--;
+    return pairs;
 }
 
 /* torch's weights in double precision, normalised. Inlined into a function for each instruction set; without
@@ -89,5 +126,6 @@ static inline __attribute__((always_inline)) void weigh_inline(const Weights *re
 /* The passes of this processor's instruction sets, or NULL where it, or the compiler, has not got them. */
 const Passes *passes_avx2(void);
 const Passes *passes_avx512(void);
+const Passes *passes_neon(void);
 
 #endif

@@ -11,24 +11,10 @@
 
 #define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")))
-#if defined(__clang__)
-#define UNROLL _Pragma("unroll")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
 
 AVX2 static void weigh_avx2(const Weights *weights)
 {
     weigh_inline(weights);
-}
-
-/* The first output whose taps end so close to the end of a row that 16 bytes from them on may not be there. */
-static int32_t first_of_tail(const Axis *axis)
-{
-    int32_t o = axis->n;
-    while (o > 0 && 3 * ((int64_t)axis->length - axis->low[o - 1]) < 6 * axis->pairs + TAIL_PAD)
-        o--;
-    return o;
 }
 
 AVX2 static inline __m256i two_rows(const uint8_t *a, const uint8_t *b)
@@ -37,9 +23,10 @@ AVX2 static inline __m256i two_rows(const uint8_t *a, const uint8_t *b)
     return _mm256_inserti128_si256(low, _mm_loadu_si128((const __m128i *)b), 1);
 }
 
-/* Sixteen bytes of two rows in a register hold four taps: a shuffle makes 16-bit pairs of two taps of each channel. */
-AVX2 static inline void pixel_avx2(const Axis *axis, int32_t o, const uint8_t *const source[ROWS], int64_t offset,
-                                   uint8_t *const target[ROWS])
+/* Output `o` of all rows, a byte a channel: four bytes a row, even rows in the lower half before odd ones in the upper.
+ * Sixteen bytes of two rows in a register hold four taps: a shuffle makes 16-bit pairs of two taps of each channel. */
+AVX2 static inline __attribute__((always_inline)) __m256i pixel_avx2(const Axis *axis, int32_t pairs, int32_t o,
+                                                                     const uint8_t *const source[ROWS], int64_t offset)
 {
     const __m256i first = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1));
@@ -49,53 +36,87 @@ AVX2 static inline void pixel_avx2(const Axis *axis, int32_t o, const uint8_t *c
     UNROLL
     for (int r = 0; r < ROWS / 2; r++)
         sum[r] = _mm256_set1_epi32(1 << (axis->precision - 1));
-    for (int32_t k = 0; k < axis->pairs; k += 2, offset += 12) {
+    for (int32_t k = 0; k < pairs; k += 2, offset += 12) {
         __m256i weight = _mm256_set1_epi32(axis->pair[(int64_t)k * axis->n + o]);
-        __m256i next = _mm256_set1_epi32(k + 1 < axis->pairs ? axis->pair[(int64_t)(k + 1) * axis->n + o] : 0);
+        __m256i next = k + 1 < pairs ? _mm256_set1_epi32(axis->pair[(int64_t)(k + 1) * axis->n + o]) : weight;
         UNROLL
         for (int r = 0; r < ROWS / 2; r++) {
             __m256i data = two_rows(source[2 * r] + offset, source[2 * r + 1] + offset);
             sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(_mm256_shuffle_epi8(data, first), weight));
-            sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(_mm256_shuffle_epi8(data, second), next));
+            if (k + 1 < pairs)
+                sum[r] = _mm256_add_epi32(sum[r], _mm256_madd_epi16(_mm256_shuffle_epi8(data, second), next));
         }
     }
     const __m128i shift = _mm_cvtsi32_si128(axis->precision);
     UNROLL
     for (int r = 0; r < ROWS / 2; r++)
         sum[r] = _mm256_sra_epi32(sum[r], shift);
-    __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(sum[0], sum[1]), _mm256_packs_epi32(sum[2], sum[3]));
-    int32_t pixel[ROWS];
-    _mm256_storeu_si256((__m256i *)pixel, bytes);
-    UNROLL
-    for (int r = 0; r < ROWS; r++) /* the register holds the even rows before the odd ones */
-        memcpy(target[r] + 3 * (int64_t)o, pixel + (r % 2 ? 4 + r / 2 : r / 2), 4);
+    return _mm256_packus_epi16(_mm256_packs_epi32(sum[0], sum[1]), _mm256_packs_epi32(sum[2], sum[3]));
 }
 
-AVX2 static void horizontal_avx2(const Axis *axis, const uint8_t *const source[ROWS], uint8_t *const target[ROWS],
-                                 uint8_t *scratch)
+/* Outputs o .. end of all rows, whose taps lie `start` bytes further on than in `source`. Four at a time, so that each
+ * row gets twelve bytes in one store. */
+AVX2 static inline __attribute__((always_inline)) void span_avx2(const Axis *axis, int32_t pairs, int32_t o, int32_t end,
+                                                                 const uint8_t *const source[ROWS], int64_t start,
+                                                                 uint8_t *const target[ROWS])
+{
+    const __m256i three_of_four = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    for (; o + 4 <= end; o += 4) {
+        __m256i pixel[4], row[4];
+        UNROLL
+        for (int i = 0; i < 4; i++)
+            pixel[i] = pixel_avx2(axis, pairs, o + i, source, 3 * (int64_t)axis->low[o + i] - start);
+        __m256i a = _mm256_unpacklo_epi32(pixel[0], pixel[1]), b = _mm256_unpacklo_epi32(pixel[2], pixel[3]);
+        __m256i c = _mm256_unpackhi_epi32(pixel[0], pixel[1]), d = _mm256_unpackhi_epi32(pixel[2], pixel[3]);
+        row[0] = _mm256_unpacklo_epi64(a, b), row[1] = _mm256_unpackhi_epi64(a, b);
+        row[2] = _mm256_unpacklo_epi64(c, d), row[3] = _mm256_unpackhi_epi64(c, d);
+        UNROLL
+        for (int r = 0; r < ROWS / 2; r++) {
+            __m256i bytes = _mm256_shuffle_epi8(row[r], three_of_four);
+            _mm_storeu_si128((__m128i *)(target[2 * r] + 3 * (int64_t)o), _mm256_castsi256_si128(bytes));
+            _mm_storeu_si128((__m128i *)(target[2 * r + 1] + 3 * (int64_t)o), _mm256_extracti128_si256(bytes, 1));
+        }
+    }
+    for (; o < end; o++) {
+        int32_t pixel[ROWS];
+        _mm256_storeu_si256((__m256i *)pixel, pixel_avx2(axis, pairs, o, source, 3 * (int64_t)axis->low[o] - start));
+        UNROLL
+        for (int r = 0; r < ROWS; r++)
+            memcpy(target[r] + 3 * (int64_t)o, pixel + (r % 2 ? 4 + r / 2 : r / 2), 4);
+    }
+}
+
+AVX2 static inline __attribute__((always_inline)) void rows_avx2(const Axis *axis, int32_t pairs,
+                                                                 const uint8_t *const source[ROWS],
+                                                                 uint8_t *const target[ROWS], uint8_t *scratch)
 {
     const int32_t tail = first_of_tail(axis);
-    for (int32_t o = 0; o < tail; o++)
-        pixel_avx2(axis, o, source, 3 * (int64_t)axis->low[o], target);
+    span_avx2(axis, pairs, 0, tail, source, 0, target);
     if (tail == axis->n)
         return;
     const uint8_t *copy[ROWS];
-    const int64_t start = 3 * (int64_t)axis->low[tail];
-    for (int r = 0; r < ROWS; r++) {
-        copy[r] = scratch + r * tail_bytes(axis);
-        memcpy(scratch + r * tail_bytes(axis), source[r] + start, 3 * (int64_t)axis->length - start);
-    }
-    for (int32_t o = tail; o < axis->n; o++)
-        pixel_avx2(axis, o, copy, 3 * (int64_t)axis->low[o] - start, target);
+    const int64_t start = copy_tail(axis, tail, source, scratch, copy);
+    span_avx2(axis, pairs, tail, axis->n, copy, start, target);
 }
 
-/* Pairs of taps that weigh anything in output `o`. */
-static int32_t used_pairs(const Axis *axis, int32_t o)
+/* The usual numbers of taps, known to the compiler, have no loop: up to twice as large as the output, or not larger. */
+AVX2 static void horizontal_avx2(const Axis *axis, const uint8_t *const source[ROWS], uint8_t *const target[ROWS],
+                                 uint8_t *scratch)
 {
-    int32_t pairs = axis->pairs;
-    while (pairs > 1 && axis->pair[(int64_t)(pairs - 1) * axis->n + o] == 0)
-        pairs--;
-    return pairs;
+    switch (axis->pairs) {
+    case 2:
+        rows_avx2(axis, 2, source, target, scratch);
+        break;
+    case 3:
+        rows_avx2(axis, 3, source, target, scratch);
+        break;
+    case 4:
+        rows_avx2(axis, 4, source, target, scratch);
+        break;
+    default:
+        rows_avx2(axis, axis->pairs, source, target, scratch);
+    }
 }
 
 AVX2 static void vertical_avx2(const Axis *axis, int32_t o, const uint8_t *const *rows, uint8_t *target, int64_t bytes)

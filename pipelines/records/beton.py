@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import RecordsError, Stored, content_digest, damaged
+from equimod.pipelines.records.read_ahead import read_ahead
 
 FORM = ("equimod-beton", 1)
 SUFFIX = ".beton"
@@ -181,6 +182,11 @@ class BetonRecords:
             return content
         width, height = self.stored[position].tolist()
         return np.frombuffer(content, np.uint8).reshape(height, width, 3)
+
+    def will_read(self, positions: NDArray[np.int64]) -> None:
+        """Have the system load these images ahead of `read`."""
+        for start, length in zip(self._pointer[positions].tolist(), self.length[positions].tolist(), strict=True):
+            read_ahead(self._map, start, length)
 
     @cached_property
     def _sources(self) -> list[bytes]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from equimod.pipelines.records.protocol import RecordsError, content_digest
@@ -122,6 +123,9 @@ class FolderRecords:
             return self._tree.path(position).read_bytes()
         except OSError as error:
             _unreadable(error)
+
+    def will_read(self, positions: NDArray[np.int64]) -> None:
+        """Nothing: to open a file takes as long as to read it. Convert trees that do not fit into memory."""
 
     def source(self, position: int) -> str:
         """Path of the image, relative to the tree."""

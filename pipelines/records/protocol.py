@@ -38,6 +38,10 @@ class Records(Protocol):
         """
         ...
 
+    def will_read(self, positions: NDArray[np.int64]) -> None:
+        """Have the system load these samples ahead of `read`, where it can; returns at once, and never fails."""
+        ...
+
     def source(self, position: int) -> str:
         """The sample's path in the source that was converted."""
         ...

@@ -19,7 +19,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,6 +30,7 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.check import PNG_START
 from equimod.pipelines.records.manifest import Manifest, Shard
 from equimod.pipelines.records.protocol import RecordsError, content_digest, damaged
+from equimod.pipelines.records.read_ahead import read_ahead
 
 FORM = ("equimod-tar", 2)
 MANIFEST, CLASSES, SAMPLES = "manifest.json", "classes.json", "samples.npy"
@@ -192,6 +193,8 @@ class TarRecords:
         return len(self._table)
 
     def _open(self, shard: int) -> mmap.mmap:
+        if shard in self._maps:
+            return self._maps[shard]
         with self._opening:
             if shard not in self._maps:
                 path = self.folder / shard_name(shard)
@@ -206,7 +209,7 @@ class TarRecords:
             return self._maps[shard]
 
     def _bytes(self, shard: int, offset: int, size: int) -> memoryview:
-        content = self._maps.get(shard) or self._open(shard)
+        content = self._open(shard)
         if offset + size > len(content):
             raise RecordsError(
                 f"{self.folder / shard_name(shard)} ends at byte {len(content):,}, before {offset + size:,} where its "
@@ -224,6 +227,12 @@ class TarRecords:
         if zlib.crc32(content) != row["crc32"]:
             raise damaged(self.name(position))
         return content
+
+    def will_read(self, positions: NDArray[np.int64]) -> None:
+        """Have the system load these images ahead of `read`. A shard that cannot be opened is left to `read`."""
+        for row in self._table[positions]:
+            with suppress(RecordsError):
+                read_ahead(self._open(int(row["shard"])), int(row["offset"]), int(row["size"]))
 
     def name(self, position: int) -> str:
         """Path in the source and the shard, as `n01440764/x.JPEG (records/shard-000003.tar)`."""

@@ -1,0 +1,187 @@
+"""What is decoded of a JPEG is what simplejpeg decodes there, byte for byte; everything unusual is left to it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+from needs import needs_jpeg
+from numpy.typing import NDArray
+from PIL import Image
+from torch_resize import random_box
+
+from equimod.pipelines.decode import RegionDecoder
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.records import open_records
+from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
+
+needs_jpeg(module=True)
+
+SOURCE = Path(__file__).parent.parent / "pipelines" / "native" / "decode.c"
+SIZES = [(300, 200), (57, 91), (33, 17), (16, 16), (100, 8), (9, 200), (1, 1)]
+
+
+def _pixels(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
+    """Noise over smooth colours: chroma that changes from one pixel to the next, and flat places."""
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)).resize((width, height))
+    return (np.asarray(coarse) // 2 + rng.integers(0, 128, (height, width, 3))).astype(np.uint8)
+
+
+def _regions(rng: np.random.Generator, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    boxes = [random_box(rng, width, height) for _ in range(6)]
+    return [(0, 0, width, height), *((x, y, x + w, y + h) for x, y, w, h in boxes)]
+
+
+def _agrees(decode: RegionDecoder, jpeg: bytes, region: tuple[int, int, int, int]) -> None:
+    whole = simplejpeg.decode_jpeg(jpeg)
+    height, width, _ = whole.shape
+    found = decode(jpeg, (width, height), region)
+    assert found is not None
+    x0, y0, x1, y1 = region
+    np.testing.assert_array_equal(found[y0:y1, x0:x1], whole[y0:y1, x0:x1], str((whole.shape, region)))
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411", "Gray"])
+def test_a_region_has_the_bytes_of_the_whole_image(subsampling: str) -> None:
+    rng, decode = np.random.default_rng(0), RegionDecoder()
+    for width, height in SIZES:
+        for quality in (40, 95):
+            pixels = _pixels(rng, width, height)
+            gray = subsampling == "Gray"
+            jpeg = simplejpeg.encode_jpeg(
+                pixels[..., :1].copy() if gray else pixels,
+                quality,
+                "GRAY" if gray else "RGB",
+                subsampling,
+            )
+            for region in _regions(rng, width, height):
+                _agrees(decode, jpeg, region)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True}], ids=str)
+def test_other_ways_to_encode_make_no_difference(options: dict[str, int]) -> None:
+    rng, decode = np.random.default_rng(1), RegionDecoder()
+    for width, height in SIZES:
+        file = io.BytesIO()
+        Image.fromarray(_pixels(rng, width, height)).save(file, "JPEG", **options)
+        for region in _regions(rng, width, height):
+            _agrees(decode, file.getvalue(), region)
+
+
+def test_regions_of_real_images_have_the_bytes_of_the_whole_image(imagenet_sample: Path) -> None:
+    rng, decode, records = np.random.default_rng(2), RegionDecoder(), open_records(imagenet_sample)
+    for position in range(0, len(records), 3):
+        for region in _regions(rng, *records.size[position].tolist())[:4]:
+            _agrees(decode, bytes(records.read(position)), region)
+
+
+def _saved(image: Image.Image, kind: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_what_is_no_sound_rgb_or_gray_jpeg_of_the_size_is_left_to_others() -> None:
+    decode, image = RegionDecoder(), Image.fromarray(_pixels(np.random.default_rng(3), 64, 48))
+    jpeg, size, region = _saved(image), (64, 48), (0, 0, 64, 48)
+    assert decode(jpeg, size, region) is not None
+    other_kinds = _saved(image, "PNG"), _saved(image.convert("CMYK"))
+    for other in (*other_kinds, jpeg[:-300], jpeg[:20], b"", b"\xff\xd8\xff\xd9"):
+        assert decode(other, size, region) is None
+    garbled = bytearray(jpeg)
+    garbled[len(jpeg) // 2 : len(jpeg) // 2 + 40] = b"\xff\x01" * 20
+    assert decode(bytes(garbled), size, region) is None
+    assert decode(jpeg, (48, 64), region) is None
+    assert decode(np.asarray(image), size, region) is None
+    for outside in [(-1, 0, 64, 48), (0, 0, 65, 48), (0, 0, 64, 49), (5, 5, 5, 9), (0, 9, 64, 9)]:
+        assert decode(jpeg, size, outside) is None
+
+
+def test_memory_is_used_again() -> None:
+    rng, decode = np.random.default_rng(4), RegionDecoder()
+    large, small = (_saved(Image.fromarray(_pixels(rng, *size))) for size in [(200, 100), (50, 60)])
+    first = decode(large, (200, 100), (0, 0, 200, 100))
+    second = decode(small, (50, 60), (0, 0, 50, 60))
+    assert first is not None
+    assert second is not None
+    assert np.shares_memory(first, second)
+    np.testing.assert_array_equal(second, simplejpeg.decode_jpeg(small))
+
+
+def test_cuts_look_at_nothing_beside_what_is_seen_of_the_image() -> None:
+    rng, policy = np.random.default_rng(5), POLICIES["simclr_imagenet"].x
+    for _ in range(60):
+        width, height = (int(side) for side in rng.integers(1, 600, 2))
+        boxes = np.array([random_box(rng, width, height)])
+        cuts = np.concatenate([center_cuts(np.array([[width, height]], dtype=np.int32), policy)] * 2)[None]
+        cuts[0, 1] = crop_cuts(boxes, policy.size, ["bicubic", "bilinear"][int(rng.integers(2))])[0]  # type: ignore[arg-type]
+        kept = cuts[:, :: int(rng.choice([1, 2]))][:, : int(rng.integers(1, 3))]
+        x0, y0, x1, y1 = seen(kept)[0].tolist()
+        assert 0 <= x0 < x1 <= width
+        assert 0 <= y0 < y1 <= height
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        other = 255 - image
+        other[y0:y1, x0:x1] = image[y0:y1, x0:x1]
+        found, expected = ([np.empty((1, 224, 224, 3), np.uint8) for _ in kept[0]] for _ in range(2))
+        Cutter(kept, found)(0, other)
+        Cutter(kept, expected)(0, image)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+FUZZ = """
+import ctypes, io, sys
+import numpy as np
+from PIL import Image
+from equimod.pipelines import decode
+library = ctypes.CDLL(sys.argv[1])
+library.equimod_decode.argtypes = decode.LIBRARY.equimod_decode.argtypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+rng, results = np.random.default_rng(6), [0, 0]
+for number in range(int(sys.argv[2])):
+    width, height = (int(side) for side in rng.integers(1, 90, 2))
+    file = io.BytesIO()
+    pixels = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    pixels.save(file, "JPEG", subsampling=int(rng.integers(3)), progressive=bool(rng.integers(2)))
+    jpeg = np.frombuffer(file.getvalue(), np.uint8).copy()
+    for place in rng.integers(0, len(jpeg), number % 4):
+        jpeg[place] = rng.integers(256)
+    jpeg = jpeg[: int(rng.integers(0, len(jpeg) + 1)) if number % 7 == 0 else None]
+    x0, x1 = sorted(rng.integers(0, width + 1, 2).tolist())
+    y0, y1 = sorted(rng.integers(0, height + 1, 2).tolist())
+    content, out = libc.malloc(max(1, len(jpeg))), libc.malloc(3 * width * height)  # not a byte more than is needed
+    ctypes.memmove(content, jpeg.ctypes.data, len(jpeg))
+    results[library.equimod_decode(content, len(jpeg), width, height, x0, y0, x1, y1, out)] += 1
+    libc.free(content)
+    libc.free(out)
+print("done", *results)
+"""
+
+
+def test_damaged_files_touch_no_byte_beside_their_own(tmp_path: Path) -> None:
+    """Under AddressSanitizer and UndefinedBehaviorSanitizer, in memory that ends with the last byte."""
+    library = tmp_path / "decode.so"
+    flags = ["-O1", "-g", "-fPIC", "-shared", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    flags += ["-Wall", "-Wextra", "-Werror"]
+    subprocess.run(["gcc", *flags, "-o", str(library), str(SOURCE), "-ljpeg"], check=True)
+    asan = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FUZZ, str(library), "1500"],
+        env=os.environ | {"LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    word, sound, refused = done.stdout.split()
+    assert word == "done"
+    assert min(int(sound), int(refused)) > 300
