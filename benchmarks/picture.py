@@ -38,7 +38,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     ]
     figure = Figure(figsize=(8, 0.9 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
-    ours = ["native", "dali", "ffcv"] if result["benchmark"] == "loader" else ["equimod", "train"]
+    ours = ["native", "dali", "ffcv"] if result["benchmark"] in ("loader", "views") else ["equimod", "train"]
     colors = ["tab:blue" if name in ours else "tab:gray" for name in names]
     axes.barh([titles.get(n, n) for n in names], medians, xerr=spread, color=colors, ecolor="black", capsize=3)
     for row, name in enumerate(names):

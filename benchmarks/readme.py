@@ -130,6 +130,24 @@ def loader_table(result: dict[str, Any]) -> str:
     )
 
 
+def views_table(result: dict[str, Any]) -> str:
+    """Markdown of a result of `throughput.py views`."""
+    settings, contenders = result["settings"], result["contenders"]
+    rows = []
+    for name, title in TITLES.items():
+        if name in contenders:
+            speed, cpu = contenders[name]["images_per_second"], contenders[name]["cpu_ms_per_image"]
+            rows.append([title, _spread(speed, 0), f"{cpu['median']:.2f}"])
+    share = result["ratios"]["CPU-ms: native/torchvision"]
+    return (
+        _rows(("up to whole views", _SPEED, "CPU-ms an image"), rows)
+        + f"\nThe native backend and this project's operators take {share['median']:.2f} ({share['low']:.2f} to "
+        f"{share['high']:.2f}) of the CPU time of Pillow and torchvision. Medians of {len(result['rounds'])} "
+        f"interleaved rounds of {settings['images']:,} images, policy {settings['policy']}, batches of "
+        f"{settings['batch_size']}, {settings['workers']} workers. {_origin(result)}\n"
+    )
+
+
 def augment_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `throughput.py augment`."""
     settings, names = result["settings"], [name for name in OPERATORS if name in result["contenders"]]
@@ -315,6 +333,7 @@ def parity_table(result: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "loader": loader_table,
+    "views": views_table,
     "augment": augment_table,
     "train": train_table,
     "accumulate": cost_table,

@@ -1,4 +1,4 @@
-"""Measure images/s, CPU time, memory and latency: python benchmarks/throughput.py loader|augment|step|train OPTIONS.
+"""Measure images/s, CPU time, memory, latency: python benchmarks/throughput.py loader|views|augment|step|train OPTIONS.
 
 Every number is a median over interleaved rounds, every ratio a median of the ratios within a round. `--output` keeps
 all rounds with the machine, the versions and the commit, and draws them as a picture beside the file;
@@ -38,13 +38,14 @@ def _one_policy(policy: str) -> None:
 class Loader(Benchmark):
     """Compare loaders on the same files: decoding alone, this project's backends, a torchvision DataLoader on Pillow.
 
-    All but the first make the non-augmented image, the views' crops (with --augmented, whole views) and the parameters.
-    Files are read from a warm page cache: a first round, not counted, has read them.
+    All but the first make the non-augmented image, the views' crops and the parameters. Files are read from a warm page
+    cache: a first round, not counted, has read them.
     """
 
     name: ClassVar[str] = "loader"
     KNOWN: ClassVar[tuple[str, ...]] = ("native", "dali", "ffcv", "torchvision")
     CEILING: ClassVar[str] = "decode"
+    AUGMENTED: ClassVar[bool] = False
 
     records: Path
     """Records, or an ImageFolder tree."""
@@ -58,8 +59,6 @@ class Loader(Benchmark):
     """Threads, or worker processes of the DataLoader; none: the cores of this machine."""
     images: int = 2048
     """Images a round, rounded down to whole batches; records that hold fewer repeat."""
-    augmented: bool = False
-    """Go on to whole views: flip, colour, blur, solarize, normalize, on the CPU."""
     model_rate: float | None = None
     """Images/s that one GPU trains on: says how many of this machine's cores each loader needs to feed it."""
 
@@ -84,7 +83,7 @@ class Loader(Benchmark):
             self.batch_size,
             self.workers or available_cores(),
             self.images // self.batch_size * self.batch_size,
-            self.augmented,
+            self.AUGMENTED,
         )
         contenders = {name: LOADERS[name] for name in (*self.backends.split(","), self.CEILING)}
         return contenders, settings, {"images_in_records": len(open_records(self.records))}
@@ -102,6 +101,29 @@ class Loader(Benchmark):
             result["settings"]["model_rate"] = self.model_rate
             for measured in result["contenders"].values():
                 measured["cores"] = self.model_rate * measured["cpu_ms_per_image"]["median"] / 1e3
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views(Loader):
+    """Compare the same loaders up to whole views, all on the CPU: flip, colour, blur, solarize, normalize as well.
+
+    An image counts when the non-augmented image and all its views are made, as float32.
+    """
+
+    name: ClassVar[str] = "views"
+    AUGMENTED: ClassVar[bool] = True
+
+    policy: str = "byol_imagenet"
+    """Name of the augmentation policy; this one has every operator."""
+
+    def run(self) -> dict[str, Any]:
+        """See Benchmark; with the share of the CPU time that Pillow and torchvision take."""
+        result = super().run()
+        of_rounds = [{name: t["cpu_seconds"] / t["images"] for name, t in turns.items()} for turns in result["rounds"]]
+        if {"native", "torchvision"} <= of_rounds[0].keys():
+            shares = Spread.of(cpu["native"] / cpu["torchvision"] for cpu in of_rounds)
+            result["ratios"]["CPU-ms: native/torchvision"] = asdict(shares)
         return result
 
 
@@ -227,7 +249,8 @@ class Train(Step):
         return result
 
 
-COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name: command for command in (Loader, Augment, Step, Train)}
+_COMMANDS = (Loader, Views, Augment, Step, Train)
+COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name: command for command in _COMMANDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from equimod.benchmarks.readme import ReadmeError, figures_table, main, render, sweep_table
+from equimod.benchmarks.readme import ReadmeError, figures_table, main, render, sweep_table, views_table
 
 CHECKOUT = Path(__file__).parent.parent
 README = "# Title\n<!-- table: loader -->\nold\n<!-- end -->\ntext\n<!-- table: table1-cpu -->\n<!-- end -->\nend\n"
@@ -41,6 +41,14 @@ LOADER = {
         "native/torchvision": {"median": 3.125},
     },
     "rounds": [{}, {}, {}],
+}
+
+
+VIEWS = {
+    **LOADER,
+    "benchmark": "views",
+    "contenders": {"native": _contender(400), "torchvision": _contender(125)},
+    "ratios": {"CPU-ms: native/torchvision": {"median": 0.3125, "low": 0.3, "high": 0.333}},
 }
 
 
@@ -95,6 +103,13 @@ def test_render_replaces_the_tables_and_nothing_else(results: Path) -> None:
     assert "<!-- end -->\ntext\n<!-- table: table1-cpu -->\n|  | linear" in rendered
     assert rendered.endswith("<!-- end -->\nend\n")
     assert render(rendered, results) == rendered
+
+
+def test_views_table_gives_speed_cost_and_share() -> None:
+    text = views_table(VIEWS)
+    assert "| equimod, native backend | 400 (399 to 401) | 5.00 |" in text
+    assert "| torchvision and Pillow in a DataLoader | 125 (124 to 126) | 16.00 |" in text
+    assert "take 0.31 (0.30 to 0.33) of the CPU time" in text
 
 
 def test_loader_table_gives_speed_cost_memory_and_ratios(results: Path) -> None:

@@ -89,6 +89,12 @@ def test_every_contender_makes_every_view_of_a_round(name: str) -> None:
     assert [list(load(epoch)) for epoch in range(2)] == [[4, 4]] * 2
 
 
+def test_whole_views_are_compared_by_their_cpu_time(image_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--policy=byol_cifar10", "--batch-size=8", "--workers=1", "--rounds=1", "--images=16"]
+    assert main(["views", f"--records={image_tree}", *options]) == 0
+    assert "CPU-ms: native/torchvision" in capsys.readouterr().out
+
+
 def test_command_writes_a_complete_result(image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "loader.json"
     options = {"policy": "simclr_cifar10", "batch-size": 8, "workers": 1, "rounds": 2, "images": 20, "output": output}
