@@ -64,6 +64,14 @@ def test_a_region_has_the_bytes_of_the_whole_image(subsampling: str) -> None:
                 _agrees(decode, jpeg, region)
 
 
+@pytest.mark.parametrize("subsampling", ["422", "420", "440", "411"])
+def test_every_single_pixel_has_the_bytes_of_the_whole_image(subsampling: str) -> None:
+    jpeg = simplejpeg.encode_jpeg(_pixels(np.random.default_rng(7), 37, 35), 95, "RGB", subsampling)
+    decode = RegionDecoder()
+    for x, y in np.ndindex(37, 35):
+        _agrees(decode, jpeg, (x, y, x + 1, y + 1))
+
+
 @pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}, {"optimize": True}], ids=str)
 def test_other_ways_to_encode_make_no_difference(options: dict[str, int]) -> None:
     rng, decode = np.random.default_rng(1), RegionDecoder()
@@ -94,10 +102,11 @@ def test_what_is_no_sound_rgb_or_gray_jpeg_of_the_size_is_left_to_others() -> No
     other_kinds = _saved(image, "PNG"), _saved(image.convert("CMYK"))
     for other in (*other_kinds, jpeg[:-300], jpeg[:20], b"", b"\xff\xd8\xff\xd9"):
         assert decode(other, size, region) is None
+    assert decode(jpeg[:-2], size, (0, 0, 64, 8)) is None
     garbled = bytearray(jpeg)
     garbled[len(jpeg) // 2 : len(jpeg) // 2 + 40] = b"\xff\x01" * 20
     assert decode(bytes(garbled), size, region) is None
-    assert decode(jpeg, (48, 64), region) is None
+    assert decode(jpeg, (48, 64), (0, 0, 8, 8)) is None
     assert decode(np.asarray(image), size, region) is None
     for outside in [(-1, 0, 64, 48), (0, 0, 65, 48), (0, 0, 64, 49), (5, 5, 5, 9), (0, 9, 64, 9)]:
         assert decode(jpeg, size, outside) is None

@@ -62,11 +62,10 @@ static void decode(struct jpeg_decompress_struct *info, Region region, uint8_t *
         jpeg_skip_scanlines(info, (JDIMENSION)top);
     while (info->output_scanline < bottom) {
         JSAMPROW rows[ROWS];
-        for (int r = 0; r < ROWS; r++) {
-            JDIMENSION y = info->output_scanline + r < bottom ? info->output_scanline + r : bottom - 1;
-            rows[r] = out + 3 * ((int64_t)y * width + x);
-        }
-        jpeg_read_scanlines(info, rows, bottom - info->output_scanline < ROWS ? bottom - info->output_scanline : ROWS);
+        const JDIMENSION y = info->output_scanline, count = bottom - y < ROWS ? bottom - y : ROWS;
+        for (JDIMENSION r = 0; r < count; r++)
+            rows[r] = out + 3 * ((int64_t)(y + r) * width + x);
+        jpeg_read_scanlines(info, rows, count);
     }
 }
 
@@ -89,8 +88,7 @@ EXPORT int32_t equimod_decode(const uint8_t *jpeg, int64_t bytes, int32_t width,
     jpeg_create_decompress(&info);
     jpeg_mem_src(&info, jpeg, (unsigned long)bytes);
     jpeg_read_header(&info, TRUE);
-    int failed = (int64_t)info.image_width != width || (int64_t)info.image_height != height ||
-                 info.jpeg_color_space == JCS_CMYK || info.jpeg_color_space == JCS_YCCK;
+    int failed = (int64_t)info.image_width != width || (int64_t)info.image_height != height;
     if (!failed) {
         decode(&info, (Region){x0, y0, x1, y1}, out);
         failed = errors.manager.num_warnings != 0;
