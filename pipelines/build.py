@@ -37,7 +37,8 @@ class Pipeline:
         stages: Stages,
         workers: int,
     ) -> None:
-        self.stages, self.workers = stages, workers
+        self.stages = stages  # where its time goes, and that of a training on it
+        self.workers = workers  # threads or processes of the backend
         self._records, self._policy, self._backend, self._order = records, policy, backend, order
         self._device = device
         self._layouts = tuple(ParamLayout.of(view) for view in policy.views)

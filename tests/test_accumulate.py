@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -132,6 +134,29 @@ def test_the_encoder_never_sees_more_than_a_part() -> None:
     _backward(model, PARTS)
     assert [images for images, _ in seen] == [3 * N // PARTS] * 2 * PARTS
     assert sum(graph is not None for _, graph in seen) == PARTS
+
+
+@pytest.mark.parametrize("parts", [1, PARTS])
+def test_every_forward_and_backward_pass_of_every_part_is_timed_as_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    now, model = [0.0], _model("simclr")
+    monkeypatch.setattr("equimod.pipelines.stages.perf_counter", lambda: now[0])
+
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any, **keywords: Any) -> Any:
+            now[0] += seconds
+            return function(*arguments, **keywords)
+
+        return slow
+
+    model.encode = taking(1, model.encode)  # type: ignore[method-assign]
+    for name in ("backward", "grad"):
+        monkeypatch.setattr(torch.autograd, name, taking(100, getattr(torch.autograd, name)))
+    backward = Backward(model, model, parts, torch.amp.GradScaler("cpu", enabled=False), None)
+    backward(_batch())
+    passes = (1, 1) if parts == 1 else (2 * parts, 1 + parts)  # of the encoder, and to the leaves and each part
+    assert backward.stages.seconds() == {"forward": passes[0], "backward": 100 * passes[1]}
 
 
 def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused(

@@ -8,14 +8,15 @@ then the gradient of the loss on them; then every part once more, with a graph, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from equimod.models.ssl import SSL, Held, joined
 from equimod.pipelines.batch import Batch
+from equimod.pipelines.stages import Stages
 
 Images = tuple[Tensor | None, tuple[Tensor, Tensor]]  # x and the views of some samples
 
@@ -29,6 +30,7 @@ class Backward:
     parts: int
     scaler: torch.amp.GradScaler
     autocast: torch.dtype | None
+    stages: Stages = field(default_factory=Stages)  # of the run, for the time that a step takes
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Add the (scaled) gradient of the loss of `batch` to the parameters'. Returns the losses of `SSL.forward`.
@@ -41,36 +43,42 @@ class Backward:
         encodings = (i.encoding, j.encoding)
         *earlier, last = _split(batch, self.parts)
         held = self._hold(earlier, last, encodings, batch.label) if earlier else None
-        with self._autocast(batch.label):
+        with self._forward(batch.label):
             losses: dict[str, Tensor] = self.parallel(*last, encodings, batch.label, held)
-        self.scaler.scale(losses["loss"]).backward()
+        with self.stages.of("backward", batch.label.device):
+            self.scaler.scale(losses["loss"]).backward()
         return losses
 
     def _hold(self, earlier: Sequence[Images], last: Images, encodings: tuple[Tensor, Tensor], label: Tensor) -> Held:
         """Add the gradient of all parts but the last to the encoder's, and return what stands for them."""
         with _buffers_kept(self.model):
-            with torch.no_grad(), self._autocast(label):
+            with torch.no_grad(), self._forward(label):
                 h = [self.model.encode(*images) for images in (*earlier, last)]
                 seen = [self.model.method.look(views) for _, views in (*earlier, last)]
             leaves = [tuple(t.detach().requires_grad_() for t in part) for part in h]
-            with self._autocast(label):
+            with self._forward(label):
                 loss = self.model.compare(joined(leaves), joined(seen), encodings, label)["loss"]
             wanted = [t for part in leaves[:-1] for t in part]
-            gradients = iter(torch.autograd.grad(self.scaler.scale(loss), wanted))
+            with self.stages.of("backward", label.device):
+                gradients = iter(torch.autograd.grad(self.scaler.scale(loss), wanted))
         rotation = label.new_zeros((), dtype=torch.float32)
         for x, views in earlier:
-            with self._autocast(label):
+            with self._forward(label):
                 outputs = list(self.model.encode(x, views))
                 send_back = [next(gradients) for _ in outputs]
                 if self.model.essl is not None:
                     outputs.append(self.model.rotation(views) / self.parts)
                     rotation = rotation + outputs[-1].detach()
                     send_back.append(self.scaler.scale(outputs[-1].new_tensor(self.model.essl.settings.weight)))
-            torch.autograd.backward(outputs, send_back)
+            with self.stages.of("backward", label.device):
+                torch.autograd.backward(outputs, send_back)
         return Held(joined(h[:-1]), joined(seen[:-1]), rotation)
 
-    def _autocast(self, like: Tensor) -> AbstractContextManager[object]:
-        return torch.autocast(like.device.type, dtype=self.autocast) if self.autocast else nullcontext()
+    @contextmanager
+    def _forward(self, like: Tensor) -> Iterator[None]:
+        cast = torch.autocast(like.device.type, dtype=self.autocast) if self.autocast else nullcontext()
+        with self.stages.of("forward", like.device), cast:
+            yield
 
 
 def _split(batch: Batch, parts: int) -> list[Images]:

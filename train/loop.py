@@ -58,12 +58,13 @@ def train(
     steps = len(pipeline)
     total = epochs * steps
     done = start.epoch * steps + start.step
-    history = _History(done, world)
+    history, stages = _History(done, world), pipeline.stages
     for epoch in range(start.epoch, epochs):
         first = start.step if epoch == start.epoch else 0
-        for step, batch in enumerate(reporter.timed(pipeline.epoch(epoch, first)), first + 1):
+        for step, batch in enumerate(stages.each("wait", pipeline.epoch(epoch, first)), first + 1):
             lr = parts.learning_rate(done)
-            parts.model.before_step(done / total)
+            with stages.of("optimizer", batch.label.device):
+                parts.model.before_step(done / total)
             history.add(train_step(parts, batch, lr))
             done += 1
             stopping = any_rank(stop_asked(), world)
@@ -71,11 +72,15 @@ def train(
             if saving or done % log_every == 0:
                 losses = history.losses(lr, last_good)
                 if done == total or done % log_every == 0:
-                    reporter.log(done, epoch, lr, losses)
+                    with stages.of("logging"):
+                        reporter.log(done, epoch, lr, losses)
             if saving:
                 cursor = Cursor(epoch, step, start.seed) if step < steps else Cursor(epoch + 1, 0, start.seed)
-                last_good = save(cursor, done)
+                with stages.of("checkpoint"):
+                    last_good = save(cursor, done)
                 reporter.event({"event": "checkpoint", "step": done, "name": last_good})
+                if stopping or done == total:
+                    reporter.time_spent(done)
             if stopping:
                 return done == total
     return True
@@ -83,12 +88,14 @@ def train(
 
 def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
     """Forward, backward and optimizer on one batch. Returns the losses of this rank, detached, on the device."""
+    stages, device = parts.backward.stages, batch.label.device
     for group in parts.optimizer.param_groups:
         group["lr"] = lr
     parts.optimizer.zero_grad(set_to_none=True)
     losses = parts.backward(batch)
-    parts.backward.scaler.step(parts.optimizer)
-    parts.backward.scaler.update()
+    with stages.of("optimizer", device):
+        parts.backward.scaler.step(parts.optimizer)
+        parts.backward.scaler.update()
     return {name: loss.detach() for name, loss in losses.items()}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,19 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from equimod.pipelines.durable import durable_file
 
 if TYPE_CHECKING:  # torch takes seconds to import, and who only reads events should not wait
-    from equimod.pipelines.batch import Batch
+    from equimod.train.time_spent import Clock
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Reporter:
-    """Counts time and writes events. `folder` None: a rank that stays silent but counts all the same."""
+    """Writes events and what `clock` counts. `folder` None: a rank that stays silent but counts all the same."""
 
-    def __init__(self, folder: Path | None, *, total_steps: int, start_step: int, batch_size: int) -> None:
-        self._folder, self._total, self._batch_size = folder, total_steps, batch_size
+    def __init__(
+        self, folder: Path | None, clock: Clock, *, total_steps: int, start_step: int, batch_size: int
+    ) -> None:
+        self._folder, self._clock, self._total, self._batch_size = folder, clock, total_steps, batch_size
         self._start_step = self._logged_step = start_step
-        self._waited = 0.0
-        self._began = self._logged = self._line = time.perf_counter()
 
     def __enter__(self) -> Reporter:
         self._open = ExitStack()
@@ -43,25 +42,17 @@ class Reporter:
             self._bar = self._open.enter_context(_progress_bar()) if sys.stderr.isatty() else None
             if self._bar is not None:
                 self._task = self._bar.add_task("train", total=self._total, completed=self._start_step, numbers="")
+        self._began = self._logged = self._line = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield `batches`, counting the time spent waiting for them."""
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            self._waited += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
-
     def log(self, step: int, epoch: int, lr: float, losses: dict[str, float]) -> None:
         """Report that `step` steps of the run are done; `losses` are those of the last one."""
         now = time.perf_counter()
         elapsed = max(now - self._logged, 1e-9)
+        lap = self._clock.lap(elapsed)
         event = {
             "event": "step",
             "step": step,
@@ -69,15 +60,26 @@ class Reporter:
             "lr": lr,
             **losses,
             "images_per_s": round(self._batch_size * (step - self._logged_step) / elapsed, 1),
-            "data_wait": round(self._waited / elapsed, 4),
+            **lap,
         }
-        self._logged, self._logged_step, self._waited = now, step, 0.0
+        self._logged, self._logged_step = now, step
         if self._folder is None:
             return
         self.event(event)
         for name in (*losses, "lr", "images_per_s", "data_wait"):
             self._board.add_scalar(name, event[name], step)
         self._show(event, now)
+
+    def time_spent(self, step: int) -> None:
+        """Report where the time went since the run began or was resumed, `step` steps of it done."""
+        if self._folder is None:
+            return
+        spent = self._clock.spent(time.perf_counter() - self._began, step - self._start_step)
+        self.event(spent.event(step))
+        console = self._bar.console if self._bar is not None else Console()
+        self.say(spent.title())
+        console.print(spent.table(), highlight=False)
+        self.say(spent.limit)
 
     def event(self, event: dict[str, Any]) -> None:
         """Append one event to metrics.jsonl."""

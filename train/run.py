@@ -24,6 +24,7 @@ from equimod.pipelines.order import Cursor
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.stages import Stages
 from equimod.train import checkpoint
 from equimod.train.accumulate import Backward
 from equimod.train.config import Config, ConfigError, read_recipe
@@ -34,6 +35,7 @@ from equimod.train.loop import AUTOCAST, Parts, train
 from equimod.train.report import Reporter
 from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, claim
 from equimod.train.schedule import warmup_cosine
+from equimod.train.time_spent import Clock
 
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
@@ -58,7 +60,7 @@ def run(config: Config) -> int:
             same_on_all_ranks(fingerprint, "the content of the training records", here)
             same_on_all_ranks(config.backend, "the backend", here)
             pipeline = training_pipeline(config, records, here)
-            parts = training_parts(config, records, len(pipeline), here)
+            parts = training_parts(config, records, len(pipeline), here, pipeline.stages)
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
             start = checkpoint.restore(
@@ -122,8 +124,11 @@ def training_pipeline(config: Config, records: Records, here: World) -> Pipeline
     )
 
 
-def training_parts(config: Config, records: Records, steps: int, here: World) -> Parts:
-    """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room."""
+def training_parts(config: Config, records: Records, steps: int, here: World, stages: Stages | None = None) -> Parts:
+    """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room.
+
+    The time that steps take goes to `stages`, those of the pipeline in a run.
+    """
     torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
     torch.backends.cudnn.benchmark = True
     learning_rate = partial(
@@ -150,7 +155,7 @@ def training_parts(config: Config, records: Records, steps: int, here: World) ->
         trust_coefficient=config.optim.trust_coefficient,
     )
     scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
-    backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision])
+    backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision], stages or Stages())
     return Parts(model, optimizer, backward, learning_rate)
 
 
@@ -194,6 +199,7 @@ def _train(
     start_step = start.epoch * steps + start.step
     with Reporter(
         folder if here.rank == 0 else None,
+        Clock(pipeline.stages, pipeline.workers, config.batch_size // here.size),
         total_steps=config.epochs * steps,
         start_step=start_step,
         batch_size=config.batch_size,
