@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from equimod.benchmarks.measure import Load
 from equimod.pipelines import ops
-from equimod.pipelines.params import draw
+from equimod.pipelines.build import Operators
+from equimod.pipelines.params import AugmentationParams, draw
 from equimod.pipelines.policy import POLICIES, Normalize, ViewPolicy
 
 Views = Sequence[Tensor]
@@ -65,13 +66,50 @@ def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings
 
 def equimod(settings: AugmentSettings) -> Augment:
     """This project's operators, drawing included."""
+    return _ours(settings, ops.apply)
+
+
+def compiled(settings: AugmentSettings) -> Augment:
+    """The same by torch.compile."""
+    from equimod.pipelines.compiled import apply
+
+    return _ours(settings, apply)
+
+
+def one_by_one(settings: AugmentSettings) -> Augment:
+    """The same by the public operators, each over all samples of the batch that drew it: what torch.compile fuses."""
+    return _ours(settings, chained)
+
+
+def chained(images: Tensor, params: AugmentationParams, policy: ViewPolicy) -> Tensor:
+    """As `ops.apply`."""
+    images = images.float() / 255
+
+    def over(drawn: Tensor, operator: Callable[..., Tensor], *numbers: Tensor) -> None:
+        rows = drawn.nonzero()[:, 0]
+        given = (number[rows].float().to(images.device) for number in numbers)
+        images[rows] = operator(images[rows], *given)
+
+    over(params.flip, lambda chosen: chosen.flip(-1))
+    for kinds in params.order.unbind(1):
+        for kind, operator in enumerate((ops.brightness, ops.contrast, ops.saturation, ops.hue)):
+            over(params.jitter & (kinds == kind), operator, params.factors[:, kind])
+    over(params.gray, lambda chosen: ops.grayscale(chosen, chosen.new_ones(len(chosen)) > 0))
+    if policy.blur:
+        over(params.blur, partial(ops.gaussian_blur, kernel_size=policy.blur.kernel_size), params.sigma)
+    if policy.solarize:
+        over(params.solarize, ops.solarize, torch.full_like(params.sigma, policy.solarize.threshold / 255))
+    return ops.normalize(images, policy.normalize)
+
+
+def _ours(settings: AugmentSettings, apply: Operators) -> Augment:
     policies = POLICIES[settings.policy].views
 
     def augment(views: Views, batch: int) -> Views:
         index = np.arange(settings.batch_size)
         size = np.full((len(index), 2), POLICIES[settings.policy].size)
         return [
-            ops.apply(view, draw(policy, size, index, seed=0, epoch=batch, view=number), policy)
+            apply(view, draw(policy, size, index, seed=0, epoch=batch, view=number), policy)
             for number, (view, policy) in enumerate(zip(views, policies, strict=True))
         ]
 
@@ -162,6 +200,8 @@ def kornia(settings: AugmentSettings) -> Augment:
 
 OPERATORS: dict[str, Callable[[AugmentSettings], Augment]] = {
     "equimod": equimod,
+    "compiled": compiled,
+    "one_by_one": one_by_one,
     "kornia": kornia,
     "torchvision": torchvision,
     "pillow": pillow,

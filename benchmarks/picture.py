@@ -19,6 +19,8 @@ TITLES = {
 """What the contenders of the loader benchmark are called in tables and pictures."""
 OPERATORS = {
     "equimod": "equimod, on the batch",
+    "compiled": "equimod by torch.compile, on the batch",
+    "one_by_one": "equimod's operators one by one, on the batch",
     "kornia": "kornia, on the batch",
     "torchvision": "torchvision v2, tensor by tensor",
     "pillow": "torchvision v2, Pillow image by Pillow image",
@@ -38,7 +40,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
     ]
     figure = Figure(figsize=(8, 0.9 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
-    ours = ["native", "dali", "ffcv"] if result["benchmark"] in ("loader", "views") else ["equimod", "train"]
+    ours = (
+        ["native", "dali", "ffcv"]
+        if result["benchmark"] in ("loader", "views")
+        else ["equimod", "compiled", "one_by_one", "train"]
+    )
     colors = ["tab:blue" if name in ours else "tab:gray" for name in names]
     axes.barh([titles.get(n, n) for n in names], medians, xerr=spread, color=colors, ecolor="black", capsize=3)
     for row, name in enumerate(names):

@@ -155,10 +155,10 @@ def augment_table(result: dict[str, Any]) -> str:
     for name in names:
         measured = result["contenders"][name]
         speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
-        times = result["ratios"].get(f"equimod/{name}", {"median": 1.0})
-        rows.append([OPERATORS[name], _spread(speed, 1), f"{cpu['median']:.1f}", f"{times['median']:.2f}"])
+        times = [result["ratios"].get(f"{ours}/{name}", {"median": 1.0})["median"] for ours in ("equimod", "compiled")]
+        rows.append([OPERATORS[name], _spread(speed, 1), f"{cpu['median']:.1f}", *(f"{value:.2f}" for value in times)])
     return (
-        _rows(("operators", _SPEED, "CPU-ms an image", "equimod is faster by"), rows)
+        _rows(("operators", _SPEED, "CPU-ms an image", "equimod is faster by", "compiled by"), rows)
         + f"\nAll views of the policy {settings['policy']} make an image. Flip, colour, blur, solarize and normalize "
         f"of uint8 crops that are there, batches of {settings['batch_size']}, {settings['threads']} thread(s), "
         f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images. {_origin(result)}\n"

@@ -131,15 +131,15 @@ class Views(Loader):
 class Augment(Benchmark):
     """Compare operators alone on uint8 crops that are already there: flip, colour, blur, solarize, normalize.
 
-    An image counts when all its views are made. This project's operators and kornia's work on batches; torchvision's
-    work image by image, on tensors and on Pillow images.
+    An image counts when all its views are made. This project's operators (compiled: by torch.compile; one_by_one: each
+    over the whole batch) and kornia's work on batches; torchvision's image by image, on tensors and on Pillow images.
     """
 
     name: ClassVar[str] = "augment"
-    KNOWN: ClassVar[tuple[str, ...]] = ("equimod", "kornia", "torchvision", "pillow")
+    KNOWN: ClassVar[tuple[str, ...]] = ("equimod", "compiled", "one_by_one", "kornia", "torchvision", "pillow")
 
     operators: str = "equimod,torchvision,pillow"
-    """Operators to compare, with commas between them: equimod, kornia, torchvision, pillow."""
+    """Operators to compare, with commas between them: equimod, compiled, one_by_one, kornia, torchvision, pillow."""
     policy: str = "simclr_imagenet"
     """Name of the augmentation policy that gives sizes, probabilities and strengths."""
     batch_size: int = 64
@@ -170,8 +170,8 @@ class Augment(Benchmark):
         return {name: AUGMENTERS[name] for name in self.operators.split(",")}, settings, {}
 
     def pairs(self, names: Sequence[str]) -> list[Pair]:
-        """This project's operators against every other one's."""
-        return [("equimod", name) for name in names if "equimod" in names and name != "equimod"]
+        """This project's operators against every other one's, in both forms."""
+        return [(ours, name) for ours in ("equimod", "compiled") if ours in names for name in names if name != ours]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,12 +16,15 @@ from equimod.pipelines.backends import BACKENDS, Backend, Request
 from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.order import Order
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
-from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
 from equimod.pipelines.prefetch import one_ahead
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resample import stored_box
 from equimod.pipelines.stages import Stages
 from equimod.pipelines.workers import own_cores
+
+Operators = Callable[[Tensor, AugmentationParams, ViewPolicy], Tensor]
+"""`ops.apply`, or one that does the same."""
 
 
 class Pipeline:
@@ -36,11 +39,12 @@ class Pipeline:
         device: torch.device,
         stages: Stages,
         workers: int,
+        operators: Operators,
     ) -> None:
         self.stages = stages  # where its time goes, and that of a training on it
         self.workers = workers  # threads or processes of the backend
         self._records, self._policy, self._backend, self._order = records, policy, backend, order
-        self._device = device
+        self._device, self._operators = device, operators
         self._layouts = tuple(ParamLayout.of(view) for view in policy.views)
 
     def __len__(self) -> int:
@@ -93,7 +97,7 @@ class Pipeline:
             batch = self._moved(decoded)
         with self.stages.of("operators", self._device):
             views = tuple(
-                replace(view, image=ops.apply(view.image, view.params, policy))
+                replace(view, image=self._operators(view.image, view.params, policy))
                 for view, policy in zip(batch.views, self._policy.views, strict=True)
             )
             x = None if batch.x is None else ops.apply_center(batch.x, self._policy.x)
@@ -121,11 +125,13 @@ def build_pipeline(
     workers: int | None = None,
     shuffle: bool = True,
     window: int | None = None,
+    compiled: bool = False,
 ) -> Pipeline:
     """A pipeline over `records` that draws after `policy`.
 
     `batch_size` is global; `workers` are threads or processes of this rank, by default its share of the cores;
-    `shuffle` and `window` as in `Order`. A sample's index is its position in the source, the same in every format.
+    `shuffle` and `window` as in `Order`; `compiled` has torch compile the operators, which takes a C++ compiler and the
+    first batches a minute. A sample's index is its position in the source, the same in every format.
     Raises ValueError for an unknown backend, a batch that does not split over the ranks or is larger than the data.
     """
     if backend not in BACKENDS:
@@ -143,4 +149,12 @@ def build_pipeline(
         device=device,
         stages=stages,
     )
-    return Pipeline(records, policy, images, order, device, stages, workers)
+    return Pipeline(records, policy, images, order, device, stages, workers, _operators(compiled))
+
+
+def _operators(compiled: bool) -> Operators:
+    if not compiled:
+        return ops.apply
+    from equimod.pipelines.compiled import apply  # only now: torch.compile takes seconds to import
+
+    return apply

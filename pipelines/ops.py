@@ -3,21 +3,24 @@
 Operators follow torchvision.transforms.v2.functional on float images; a factor is given per sample. Which samples an
 operator touches is known on the host before the images are read, so `apply` computes nothing for the others and never
 waits for the device. Images stay float between operators: nothing is rounded or truncated on the way.
+`equimod.pipelines.compiled` has the same for torch.compile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from equimod.pipelines.colour import Part, Planes, affine, hue_turns, jittered, luma, parts, taps, turn
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import CenterPolicy, Normalize, ViewPolicy
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+CACHED_PIXELS = 8 * 224 * 224
+"""Of a plane, on a CPU at a time: eight views of 224 pixels, which stay in its cache from operator to operator."""
 
 
 def hflip(images: Tensor, flip: Tensor) -> Tensor:
@@ -27,51 +30,41 @@ def hflip(images: Tensor, flip: Tensor) -> Tensor:
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend images (N,3,H,W) in [0,1] with black: factor (N,) 0 is black, 1 the image."""
-    return (images * _per_sample(factor)).clamp(0, 1)
+    return _affine(images, factor, torch.zeros_like(factor), torch.zeros_like(factor))
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend images (N,3,H,W) in [0,1] with the mean of their gray level: factor (N,) 0 is flat, 1 the image."""
-    return _blend(images, _luma(images).mean((-2, -1), keepdim=True), factor)
+    return _affine(images, factor, torch.zeros_like(factor), 1 - factor)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Blend images (N,3,H,W) in [0,1] with their gray level: factor (N,) 0 is gray, 1 the image."""
-    return _blend(images, _luma(images), factor)
+    return _affine(images, factor, 1 - factor, torch.zeros_like(factor))
 
 
 def hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue of images (N,3,H,W) in [0,1] by factor (N,) of the colour circle, -0.5 to 0.5 (HSV)."""
-    red, green, blue = images.unbind(1)
-    value, chroma = images.amax(1), images.amax(1) - images.amin(1)
-    divisor = torch.where(chroma > 0, chroma, 1.0)
-    sextant = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    sextant = sextant + 6 * factor.to(images.dtype)[:, None, None]
-    # A channel lies below the value by the chroma times a trapezoid of its distance in hue.
-    channels = [value - chroma * torch.minimum(k, 4 - k).clamp(0, 1) for k in ((sextant + n) % 6 for n in (5, 3, 1))]
-    return torch.stack(channels, 1)
+    return torch.stack(turn(images.unbind(1), hue_turns(factor).to(images.dtype)), 1)
 
 
 def grayscale(images: Tensor, gray: Tensor) -> Tensor:
     """Replace the samples (N,3,H,W) whose `gray` (N,) is true by their gray level in all channels."""
-    return torch.where(_per_sample(gray), _luma(images), images)
+    return torch.where(_per_sample(gray), luma(images.unbind(1))[:, None], images)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
-    """Blur images (N,3,H,W) with sigma (N,) pixels, an odd kernel and reflected borders, a row and a column pass."""
+    """Blur images (N,3,H,W) with sigma (N,) pixels, an odd kernel and reflected borders, a row and a column pass.
+
+    Raises ValueError for a kernel of twice the side or more.
+    """
     n, channels, height, width = images.shape
     half = kernel_size // 2
     if half >= min(height, width):
         raise ValueError(
             f"blur kernel of {kernel_size} pixels on images of {width}x{height}; give less than twice the side"
         )
-    offset = torch.arange(-half, half + 1, device=images.device, dtype=images.dtype)
-    weight = torch.exp(-0.5 * (offset / sigma.to(images.dtype)[:, None]) ** 2)
-    weight = (weight / weight.sum(1, keepdim=True)).repeat_interleave(channels, 0)[:, None, None]
+    weight = taps(sigma.to(images.dtype), kernel_size).repeat_interleave(channels, 0)[:, None, None]
     padded = F.pad(images, (half, half, half, half), mode="reflect").reshape(1, n * channels, height + 2 * half, -1)
     blurred = F.conv2d(padded, weight, groups=n * channels)
     blurred = F.conv2d(blurred, weight.transpose(2, 3), groups=n * channels)
@@ -92,109 +85,82 @@ def normalize(images: Tensor, policy: Normalize) -> Tensor:
 def apply(images: Tensor, params: AugmentationParams, policy: ViewPolicy) -> Tensor:
     """Carry out on cropped and resized images what was drawn for them.
 
-    `images`: uint8 (N,3,S,S) on any device; `params`: of the same N samples, on the host.
-    Returns float32 (N,3,S,S), contiguous, normalised.
+    `images`: (N,3,S,S) on any device, uint8 or float in [0,1]; `params`: of the same N samples, on the host.
+    Returns float32 (of float64 images: float64), (N,3,S,S), channels_last, normalised.
     """
-    return run(images, Plan.of(params, policy, images.device), policy)
+    return in_parts(images, params, policy, apply_part)
+
+
+def in_parts(
+    images: Tensor,
+    params: AugmentationParams,
+    policy: ViewPolicy,
+    of_part: Callable[[Tensor, Part, ViewPolicy, Tensor], None],
+) -> Tensor:
+    """`apply`, where `of_part` writes the samples of each part into the last argument, (N,S,S,3)."""
+    n, _, height, width = images.shape
+    dtype = _computed(images)
+    if images.device.type == "cpu":
+        # numpy asks for huge pages: with them a view of 224 pixels costs .25 ms less in page faults
+        empty = np.empty((n, height, width, 3), np.float64 if dtype == torch.float64 else np.float32)
+        out, most = torch.from_numpy(empty), max(2, CACHED_PIXELS // (height * width))
+    else:
+        out, most = torch.empty((n, height, width, 3), dtype=dtype, device=images.device), n
+    for part in parts(params, images.device, dtype, most):
+        of_part(images.permute(0, 2, 3, 1), part, policy, out)
+    return out.permute(0, 3, 1, 2)
 
 
 def apply_center(images: Tensor, policy: CenterPolicy) -> Tensor:
-    """Normalise the non-augmented images: uint8 (N,3,S,S) to contiguous float32 (N,3,S,S)."""
-    return normalize(_to_float(images), policy.normalize)
+    """Normalise the non-augmented images: (N,3,S,S) as of `apply` to the same."""
+    return normalize(_to_float(images), policy.normalize).contiguous(memory_format=torch.channels_last)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which rows each operator touches, and their factors, on the device of the images.
-
-    Jitter takes four rounds, since every sample has an order of its own: `rounds[k][o]` are the rows that operator o
-    treats in round k, numbered as round k-1 left them (operator after operator), so that each round is one gather.
-    """
-
-    flip: Tensor  # bool (N,)
-    jitter: Tensor  # int64 rows, as gray, blur and solarize
-    rounds: tuple[tuple[Tensor, ...], ...]
-    factors: tuple[tuple[Tensor, ...], ...]  # float32, like `rounds`
-    undo: Tensor  # int64: the place of each jittered row after the last round
-    gray: Tensor
-    blur: Tensor
-    sigma: Tensor  # float32, one a row of `blur`
-    solarize: Tensor
-    on: Tensor  # bool (N,), all true: the factor of an operator on the rows it was drawn for
-
-    @classmethod
-    def of(cls, params: AugmentationParams, policy: ViewPolicy, device: torch.device) -> Plan:
-        """Sort the samples of `params` by what happens to them; copies to `device` do not block."""
-        jitter = params.jitter.nonzero()[:, 0]
-        order, factors = params.order[jitter], params.factors[jitter].float()
-        rounds, round_factors = [], []
-        place = torch.arange(len(jitter))  # where each jittered sample stands now
-        for k in range(4):
-            samples = [(order[:, k] == o).nonzero()[:, 0] for o in range(4)]
-            rounds.append(tuple(place[rows].to(device, non_blocking=True) for rows in samples))
-            round_factors.append(tuple(factors[r, o].to(device, non_blocking=True) for o, r in enumerate(samples)))
-            place = torch.empty_like(place)
-            place[torch.cat(samples)] = torch.arange(len(place))
-
-        def rows_of(flag: Tensor) -> Tensor:
-            return flag.nonzero()[:, 0].to(device, non_blocking=True)
-
-        return cls(
-            flip=params.flip.to(device, non_blocking=True),
-            jitter=rows_of(params.jitter),
-            rounds=tuple(rounds),
-            factors=tuple(round_factors),
-            undo=place.to(device, non_blocking=True),
-            gray=rows_of(params.gray),
-            blur=rows_of(params.blur),
-            sigma=params.sigma[params.blur].float().to(device, non_blocking=True),
-            solarize=rows_of(params.solarize),
-            on=torch.ones(len(params), dtype=torch.bool, device=device),
-        )
+def taken(images: Tensor, part: Part) -> Tensor:
+    """The samples of a part, flipped where that was drawn: from all (N,H,W,3) to (n,H,W,3)."""
+    pixels = images.index_select(0, part.rows)
+    if len(part.flip):
+        pixels.index_copy_(0, part.flip, pixels.index_select(0, part.flip).flip(2))
+    return pixels
 
 
-def run(images: Tensor, plan: Plan, policy: ViewPolicy) -> Tensor:
-    """The device half of `apply`: no branch on a value of the device, fullgraph under torch.compile."""
-    pixels = _to_float(hflip(images, plan.flip))
-    pixels = _on_rows(pixels, plan.jitter, lambda part: _jitter(part, plan))
-    pixels = _on_rows(pixels, plan.gray, lambda part: grayscale(part, plan.on[: len(part)]))
+def apply_part(images: Tensor, part: Part, policy: ViewPolicy, out: Tensor) -> None:
+    """Images (N,H,W,3), uint8 or float, to `out` (N,H,W,3): the samples of `part`, and no others."""
+    planes: Planes = _to_float(taken(images, part).permute(3, 0, 1, 2)).unbind(0)
+    if part.place is not None:
+        planes = jittered(planes, part.place, part.jitter)
+    planes = _on_rows(planes, part.gray, lambda chosen: [luma(chosen)] * 3)
     if policy.blur is not None:
-        kernel_size = policy.blur.kernel_size
-        pixels = _on_rows(pixels, plan.blur, lambda part: gaussian_blur(part, plan.sigma, kernel_size))
+        size = policy.blur.kernel_size
+        planes = _on_rows(planes, part.blur, lambda c: gaussian_blur(torch.stack(c, 1), part.sigma, size).unbind(1))
     if policy.solarize is not None:
-        threshold = plan.on * (policy.solarize.threshold / 255)
-        pixels = _on_rows(pixels, plan.solarize, lambda part: solarize(part, threshold[: len(part)]))
-    return normalize(pixels, policy.normalize)
+        threshold = policy.solarize.threshold / 255
+        planes = _on_rows(planes, part.solarize, lambda chosen: [torch.where(c >= threshold, 1 - c, c) for c in chosen])
+    pixels = out.new_empty(len(part.rows), *out.shape[1:])
+    normal = policy.normalize
+    for channel, plane, mean, std in zip(pixels.unbind(-1), planes, normal.mean, normal.std, strict=True):
+        channel.copy_((plane - mean).div_(std))
+    out.index_copy_(0, part.rows, pixels)
 
 
-def _jitter(pixels: Tensor, plan: Plan) -> Tensor:
-    operators = (brightness, contrast, saturation, hue)
-    for rounds, factors in zip(plan.rounds, plan.factors, strict=True):
-        parts = [
-            operator(pixels[rows], factor)
-            for operator, rows, factor in zip(operators, rounds, factors, strict=True)
-            if len(rows)
-        ]
-        pixels = torch.cat(parts)
-    return pixels[plan.undo]
-
-
-def _on_rows(pixels: Tensor, rows: Tensor, operator: Callable[[Tensor], Tensor]) -> Tensor:
-    return pixels.index_copy(0, rows, operator(pixels[rows])) if len(rows) else pixels
+def _on_rows(planes: Planes, rows: Tensor, operator: Callable[[list[Tensor]], Planes]) -> Planes:
+    if not len(rows):
+        return planes
+    done = operator([plane.index_select(0, rows) for plane in planes])
+    return [plane.index_copy_(0, rows, part) for plane, part in zip(planes, done, strict=True)]
 
 
 def _to_float(images: Tensor) -> Tensor:
-    return images.to(torch.float32, memory_format=torch.contiguous_format) / 255
+    pixels = images.to(_computed(images), memory_format=torch.contiguous_format)
+    return pixels if images.is_floating_point() else pixels.div_(255)
 
 
-def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.unbind(1)
-    return (red * _LUMA[0] + green * _LUMA[1] + blue * _LUMA[2])[:, None]
+def _computed(images: Tensor) -> torch.dtype:
+    return torch.promote_types(images.dtype, torch.float32)
 
 
-def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
-    share = _per_sample(factor).to(images.dtype)
-    return (images * share + other * (1 - share)).clamp(0, 1)
+def _affine(images: Tensor, *columns: Tensor) -> Tensor:
+    return torch.stack(affine(images.unbind(1), torch.stack(columns, 1).to(images.dtype)), 1)
 
 
 def _per_sample(value: Tensor) -> Tensor:

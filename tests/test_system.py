@@ -64,12 +64,14 @@ def test_a_compiled_model_keeps_its_names(config: Config) -> None:
     assert names[0] == names[1]
 
 
-def test_no_compiler_is_said_at_once(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._inductor.config import cpp
+def test_no_compiler_is_said_at_once(config: Config) -> None:
+    from torch._inductor.config import patch
 
-    monkeypatch.setattr(cpp, "cxx", (None, "no-such-compiler"))
     compiled = replace(config, system=SystemSettings(compile="default"))
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler: apt-get install g\+\+"):
+    with (
+        patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(ValueError, match=r"needs a C\+\+ compiler: apt-get install g\+\+"),
+    ):
         training_parts(compiled, Photos(), 312, ALONE)  # type: ignore[arg-type]
 
 

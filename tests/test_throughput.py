@@ -12,11 +12,13 @@ from needs import needs
 from PIL import Image
 
 from equimod.benchmarks import benchmark
-from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, crops
+from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, chained, crops
 from equimod.benchmarks.benchmark import summarise
 from equimod.benchmarks.loaders import LOADERS, LoaderSettings, _PillowViews, _Round
 from equimod.benchmarks.measure import Round
 from equimod.benchmarks.throughput import Loader, main
+from equimod.pipelines import compiled, ops
+from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 
@@ -76,9 +78,11 @@ def test_augmented_views_are_normalised_and_crops_are_not(image_tree: Path) -> N
 
 
 @pytest.mark.parametrize("name", AUGMENTERS)
-def test_every_contender_makes_every_view_of_a_round(name: str) -> None:
+def test_every_contender_makes_every_view_of_a_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "kornia":
         needs(name)
+    for part in ("level", "colour"):  # not compiled: that takes a minute
+        monkeypatch.setattr(compiled, f"_{part}", getattr(compiled, part))
     settings = AugmentSettings("simclr_cifar10", batch_size=4, images=8, threads=1, device="cpu")
     batch = crops(settings)
     assert [(view.shape, view.dtype) for view in batch] == [((4, 3, 32, 32), torch.uint8)] * 2
@@ -87,6 +91,14 @@ def test_every_contender_makes_every_view_of_a_round(name: str) -> None:
     assert all(-3 < view.min() < -0.5 < 0.5 < view.max() < 3 for view in views)  # normalised
     load = AUGMENTERS[name](settings)
     assert [list(load(epoch)) for epoch in range(2)] == [[4, 4]] * 2
+
+
+def test_operators_one_by_one_give_the_same_views() -> None:
+    images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for policy in POLICIES["byol_cifar10"].views:
+        params = draw(policy, np.full((64, 2), 32), np.arange(64), seed=0, epoch=0, view=0)
+        distance = (chained(images, params, policy) - ops.apply(images, params, policy)).abs()
+        assert (distance > 2e-5).float().mean() < 1e-4  # of values that rounding brings over solarize's threshold
 
 
 def test_whole_views_are_compared_by_their_cpu_time(image_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +203,7 @@ def test_training_is_timed_beside_its_step_and_its_pipeline(image_tree: Path, tm
         (["step"], "--method is missing; give --method simclr"),
         (["step", "--", "--method=simclr", "--dataset=imagenet"], "data is missing"),
         (["train", "--batches=0", "--", "--method=simclr"], "batches=0; give 1 or more"),
-        (["augment", "--operators=numpy"], "'numpy' is not known; give some of equimod,kornia"),
+        (["augment", "--operators=numpy"], "'numpy' is not known; give some of equimod,compiled,one_by_one"),
         (["augment", "--images=8"], "images=8 is less than a batch"),
     ],
 )

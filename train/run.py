@@ -121,6 +121,7 @@ def training_pipeline(config: Config, records: Records, here: World) -> Pipeline
         with_x=config.equimod,
         workers=config.system.workers,
         window=config.shuffle_window,
+        compiled=config.system.compile != "no",
     )
 
 
