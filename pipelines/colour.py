@@ -101,14 +101,14 @@ def taps(sigma: Tensor, kernel_size: int) -> Tensor:
 class Part:
     """Samples that share the place of hue in their jitter, and what happens to them; tensors on their device.
 
-    `flip`, `gray`, `blur`, `solarize` and `late` (int64) number the samples within the part.
+    `gray`, `blur`, `solarize` and `late` (int64) number the samples within the part.
     """
 
     place: int | None  # how many affine operators come before hue; None: no jitter
     rows: Tensor  # int64 (n,): the samples' places in the batch
+    flipped: int  # the first so many are flipped, and no others
     jitter: Tensor  # (n,4,3): a table for each affine operator, in order of application, and the turns of hue
     before: Tensor  # the same without contrast and what follows it: what the mean is taken of that contrast needs
-    flip: Tensor
     gray: Tensor
     blur: Tensor
     sigma: Tensor  # one a sample of `blur`
@@ -130,13 +130,15 @@ def parts(params: AugmentationParams, device: torch.device, dtype: torch.dtype, 
     found = []
     for where in range(_NO_JITTER + 1):
         samples = (place == where).nonzero()[:, 0]
-        for rows in samples.split(most) if len(samples) else ():
+        for some in samples.split(most) if len(samples) else ():
+            rows = torch.cat([some[params.flip[some]], some[~params.flip[some]]])
             chosen = params[rows]
-            flags = {name: getattr(chosen, name) for name in ("flip", "gray", "blur", "solarize")}
+            flags = {name: getattr(chosen, name) for name in ("gray", "blur", "solarize")}
             numbers = {name: moved(flag.nonzero()[:, 0]) for name, flag in flags.items()}
             part = Part(
                 place=None if where == _NO_JITTER else where,
                 rows=moved(rows),
+                flipped=int(chosen.flip.sum()),
                 jitter=moved(jitter[rows].to(dtype)),
                 before=moved(before[rows].to(dtype)),
                 sigma=moved(chosen.sigma[chosen.blur].to(dtype)),

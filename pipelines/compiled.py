@@ -61,7 +61,7 @@ def _apply_part(images: Tensor, part: Part, policy: ViewPolicy, out: Tensor) -> 
     if len(part.rows) == 1:  # a number that torch would compile for once more
         apply_part(images, part, policy, out)
         return
-    pixels = taken(images, part).permute(3, 0, 1, 2).contiguous().flatten(2)
+    pixels = torch.stack(taken(images, part).flatten(1, 2).unbind(-1))
     mean, std = (out.new_tensor(value) for value in (policy.normalize.mean, policy.normalize.std))
     threshold = policy.solarize.threshold / 255 if policy.solarize else _NEVER
     extra = out.new_tensor([0.0, _NEVER]).repeat(len(part.rows), 1)

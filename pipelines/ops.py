@@ -118,10 +118,8 @@ def apply_center(images: Tensor, policy: CenterPolicy) -> Tensor:
 
 def taken(images: Tensor, part: Part) -> Tensor:
     """The samples of a part, flipped where that was drawn: from all (N,H,W,3) to (n,H,W,3)."""
-    pixels = images.index_select(0, part.rows)
-    if len(part.flip):
-        pixels.index_copy_(0, part.flip, pixels.index_select(0, part.flip).flip(2))
-    return pixels
+    flipped, others = images.index_select(0, part.rows).tensor_split([part.flipped])
+    return torch.cat([flipped.flip(2), others])
 
 
 def apply_part(images: Tensor, part: Part, policy: ViewPolicy, out: Tensor) -> None:
