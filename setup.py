@@ -66,6 +66,7 @@ setup(
             "mypy>=2.4",
             "psutil>=7",
             "pytest>=9",
+            "pytest-xdist>=3.8",  # half of the tests' time is one process that waits for another
             "ruff>=0.17",
             "scipy>=1.15",
             "setuptools>=80",
