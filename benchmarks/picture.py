@@ -26,6 +26,7 @@ OPERATORS = {
     "pillow": "torchvision v2, Pillow image by Pillow image",
 }
 """What those of the augment benchmark are called."""
+_OURS = ("native", "dali", "ffcv", "equimod", "compiled", "one_by_one", "train")
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -40,12 +41,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     ]
     figure = Figure(figsize=(8, 0.9 + 0.45 * len(names)), layout="constrained")
     axes = figure.subplots()
-    ours = (
-        ["native", "dali", "ffcv"]
-        if result["benchmark"] in ("loader", "views")
-        else ["equimod", "compiled", "one_by_one", "train"]
-    )
-    colors = ["tab:blue" if name in ours else "tab:gray" for name in names]
+    colors = ["tab:blue" if name in _OURS else "tab:gray" for name in names]
     axes.barh([titles.get(n, n) for n in names], medians, xerr=spread, color=colors, ecolor="black", capsize=3)
     for row, name in enumerate(names):
         axes.text(speeds[name]["high"] * 1.01, row, f" {speeds[name]['median']:,.0f}", va="center")

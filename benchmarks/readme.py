@@ -158,7 +158,7 @@ def augment_table(result: dict[str, Any]) -> str:
         times = [result["ratios"].get(f"{ours}/{name}", {"median": 1.0})["median"] for ours in ("equimod", "compiled")]
         rows.append([OPERATORS[name], _spread(speed, 1), f"{cpu['median']:.1f}", *(f"{value:.2f}" for value in times)])
     return (
-        _rows(("operators", _SPEED, "CPU-ms an image", "equimod is faster by", "compiled by"), rows)
+        _rows(("operators", _SPEED, "CPU-ms an image", "equimod is faster by", "compiled is faster by"), rows)
         + f"\nAll views of the policy {settings['policy']} make an image. Flip, colour, blur, solarize and normalize "
         f"of uint8 crops that are there, batches of {settings['batch_size']}, {settings['threads']} thread(s), "
         f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images. {_origin(result)}\n"

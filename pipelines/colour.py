@@ -29,6 +29,11 @@ def luma(planes: Planes) -> Tensor:
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
+def invert(plane: Tensor, threshold: Tensor | float) -> Tensor:
+    """The values in [0,1] that are at or above `threshold`, inverted; the others as they are."""
+    return torch.where(plane >= threshold, 1 - plane, plane)
+
+
 def mean(plane: Tensor) -> Tensor:
     """Mean of each sample: (N,H,W) to (N,). Row by row: the same to the bit whatever N is and however many threads."""
     return plane.mean(-1).mean(-1)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equimod.pipelines.colour import Part, Planes, jittered, luma
-from equimod.pipelines.ops import apply_part, gaussian_blur, in_parts, solarize, taken
+from equimod.pipelines.colour import Part, Planes, invert, jittered, luma
+from equimod.pipelines.ops import apply_part, gaussian_blur, in_parts, taken
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import ViewPolicy
 
@@ -39,7 +39,7 @@ def coloured(pixels: Tensor, numbers: Tensor, levels: Tensor, normal: Tensor, pl
         planes = jittered(planes, place, numbers[:, :12].unflatten(1, (4, 3)), levels)
     gray, is_gray, threshold = luma(planes), numbers[:, 12:13] > 0, numbers[:, 13:14]
     planes = [torch.where(is_gray, gray, plane) for plane in planes]
-    planes = [torch.where(plane >= threshold, 1 - plane, plane) for plane in planes]
+    planes = [invert(plane, threshold) for plane in planes]
     mean, scale = normal.unbind(0)
     return torch.stack([(plane - m) * s for plane, m, s in zip(planes, mean, scale, strict=True)], -1)
 
@@ -80,7 +80,7 @@ def _apply_part(images: Tensor, part: Part, policy: ViewPolicy, out: Tensor) -> 
     if len(part.late):
         rows = part.rows[part.late]
         blurred = out.index_select(0, rows).mul_(std).add_(mean)
-        out.index_copy_(0, rows, solarize(blurred, out.new_full((len(rows),), threshold)).sub_(mean).div_(std))
+        out.index_copy_(0, rows, invert(blurred, threshold).sub_(mean).div_(std))
 
 
 def _to_float(pixels: Tensor, dtype: torch.dtype) -> list[Tensor]:

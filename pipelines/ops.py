@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equimod.pipelines.colour import Part, Planes, affine, hue_turns, jittered, luma, parts, taps, turn
+from equimod.pipelines.colour import Part, Planes, affine, hue_turns, invert, jittered, luma, parts, taps, turn
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import CenterPolicy, Normalize, ViewPolicy
 
@@ -73,7 +73,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the values of images (N,3,H,W) in [0,1] at or above threshold (N,)."""
-    return torch.where(images >= _per_sample(threshold), 1 - images, images)
+    return invert(images, _per_sample(threshold))
 
 
 def normalize(images: Tensor, policy: Normalize) -> Tensor:
@@ -133,7 +133,7 @@ def apply_part(images: Tensor, part: Part, policy: ViewPolicy, out: Tensor) -> N
         planes = _on_rows(planes, part.blur, lambda c: gaussian_blur(torch.stack(c, 1), part.sigma, size).unbind(1))
     if policy.solarize is not None:
         threshold = policy.solarize.threshold / 255
-        planes = _on_rows(planes, part.solarize, lambda chosen: [torch.where(c >= threshold, 1 - c, c) for c in chosen])
+        planes = _on_rows(planes, part.solarize, lambda chosen: [invert(c, threshold) for c in chosen])
     pixels = out.new_empty(len(part.rows), *out.shape[1:])
     normal = policy.normalize
     for channel, plane, mean, std in zip(pixels.unbind(-1), planes, normal.mean, normal.std, strict=True):
