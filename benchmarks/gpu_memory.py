@@ -77,7 +77,7 @@ def peak_bytes(config: Config, ranks: int) -> int:
     Embeddings gathered from the other ranks are left out: megabytes.
     """
     config = replace(config, batch_size=config.batch_size // ranks)
-    parts = training_parts(config, Photos(), 312, World(0, 0, 1, CPU))  # type: ignore[arg-type]
+    parts = training_parts(config, Photos(), 312, World(0, 0, 1, CPU))
     with FakeTensorMode(allow_non_fake_inputs=True):
         few = batch_without_values(config, 2, CPU)
         step(replace(parts, backward=replace(parts.backward, parts=1)), few)  # so that there are momenta

@@ -34,7 +34,7 @@ from equimod.benchmarks.result import keep
 from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import POLICIES
-from equimod.train.config import METHODS, Config, ConfigError, check, default_recipe, read_recipe
+from equimod.train.config import METHODS, Config, ConfigError, Method, check, default_recipe, read_recipe
 from equimod.train.distributed import World
 from equimod.train.loop import Parts, train_step
 from equimod.train.run import training_parts
@@ -56,9 +56,9 @@ class Arguments:
     """JSON file for the result."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Photos:
-    """As much of ImageNet's records as a model is built from."""
+    """As much of ImageNet's records as a model is built from: a `Contents`."""
 
     size: NDArray[np.int32] = field(default_factory=lambda: np.array([[500, 375]], dtype=np.int32))
     classes: list[str] = field(default_factory=lambda: ["class"] * 1000)
@@ -117,12 +117,19 @@ def pretended_world(ranks: int) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def paper_config(method: str, equimod: bool, batch_size: int, accumulate: int) -> Config:
+def paper_config(method: Method, equimod: bool, batch_size: int, accumulate: int) -> Config:
     """The recipe for ImageNet, or for a method without one SimCLR's augmentation and encoder."""
     path = default_recipe(method, "imagenet", equimod) or default_recipe("simclr", "imagenet", equimod)
     assert path is not None
-    size = {"batch_size": batch_size, "accumulate": accumulate, "precision": "fp32"}
-    config = replace(read_recipe(path), method=method, equimod=equimod, data=Path("imagenet"), **size)  # type: ignore[arg-type]
+    config = replace(
+        read_recipe(path),
+        method=method,
+        equimod=equimod,
+        data=Path("imagenet"),
+        batch_size=batch_size,
+        accumulate=accumulate,
+        precision="fp32",
+    )
     check(config)
     return config
 
@@ -130,11 +137,11 @@ def paper_config(method: str, equimod: bool, batch_size: int, accumulate: int) -
 def rehearse(config: Config, here: World) -> dict[str, Any]:
     """Take two steps, the first of which is counted. Raises what torch raises where the device would be waited for."""
     began = time.perf_counter()
-    parts = training_parts(config, Photos(), 312, here)  # type: ignore[arg-type]
+    parts = training_parts(config, Photos(), 312, here)
     buckets: list[int] = []
-    if here.size > 1:
+    if isinstance(parts.backward.parallel, nn.parallel.DistributedDataParallel):
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        parts.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))  # type: ignore[operator]
+        parts.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
     batch = batch_without_values(config, config.batch_size // here.size, META)
     norms = Norms(parts.model)
     with FlopCounterMode(display=False) as flops, Collectives() as collectives:

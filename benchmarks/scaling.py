@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -22,7 +21,7 @@ from rich.table import Table
 from equimod.benchmarks.gpu_memory import PART
 from equimod.benchmarks.rehearse import paper_config, pretended_world, rehearse
 from equimod.benchmarks.result import keep
-from equimod.train.config import ConfigError
+from equimod.train.config import ConfigError, Method
 
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at once
 IMAGES = 1_281_167  # of ImageNet's training set
@@ -97,7 +96,7 @@ class Loader:
 class Arguments:
     """Predict step time, efficiency, cores and reading of a node for 1 to 1,024 GPUs."""
 
-    method: Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg", "none"] = "simclr"
+    method: Method = "simclr"
     """Invariance method."""
     equimod: bool = True
     """With EquiMod beside it."""

@@ -35,7 +35,8 @@ class BYOL(Method):
     @torch.no_grad()
     def look(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """The target encoder's representations of both views, (N,F) each."""
-        return self.target_encoder(torch.cat(views)).chunk(2)  # type: ignore[no-any-return]
+        h: Tensor = self.target_encoder(torch.cat(views))
+        return h.chunk(2)
 
     @torch.no_grad()
     def before_step(self, encoder: Encoder, progress: float) -> None:

@@ -39,7 +39,8 @@ class EquiMod(nn.Module):
 
     def predict(self, y_x: Tensor, t: Tensor) -> Tensor:
         """y_hat (N,D): where the augmentation with encoded parameters t (N,P) should move the embeddings y_x (N,D)."""
-        return self.predictor(torch.cat([y_x, self.embedding(self.standardizer(t))], dim=1))  # type: ignore[no-any-return]
+        yhat: Tensor = self.predictor(torch.cat([y_x, self.embedding(self.standardizer(t))], dim=1))
+        return yhat
 
     def embed(self, h_x: Tensor, h_v: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(y_x, y_v, y_hat_v), each (N,D), of images and one view of them: what Eq. 5 and 6 compare."""

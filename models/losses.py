@@ -167,7 +167,8 @@ def log_sum_exp(rows: Tensor, columns: Tensor, excluded: tuple[Tensor, ...]) -> 
     `rows` (R,D), `columns` (C,D). Products are made in blocks of BLOCK columns and made again for the gradient, so the
     memory is O(R · BLOCK) and not O(R · C).
     """
-    return _LogSumExp.apply(rows, columns, *excluded)  # type: ignore[no-any-return]
+    result: Tensor = _LogSumExp.apply(rows, columns, *excluded)
+    return result
 
 
 class _LogSumExp(torch.autograd.Function):

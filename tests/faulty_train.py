@@ -10,6 +10,7 @@ import sys
 
 import torch
 
+from equimod.pipelines.batch import Batch
 from equimod.train import loop
 from equimod.train.main import main
 
@@ -18,19 +19,19 @@ def _install(step: int, fault: str, rank: str) -> None:
     original = loop.train_step
     done = 0
 
-    def train_step(parts: loop.Parts, *arguments: object) -> dict[str, torch.Tensor]:
+    def train_step(parts: loop.Parts, batch: Batch, lr: float) -> dict[str, torch.Tensor]:
         nonlocal done
         here = os.environ.get("RANK", "0") == rank
         if done == step and here and fault != "nan":
             for _ in range(2):  # launchers pass a SIGTERM on to ranks that got it already
                 os.kill(os.getpid(), signal.Signals[fault])
-        losses = original(parts, *arguments)  # type: ignore[arg-type]
+        losses = original(parts, batch, lr)
         if done == step and here and fault == "nan":
             losses["loss"] = losses["loss"] * torch.nan
         done += 1
         return losses
 
-    loop.train_step = train_step  # type: ignore[assignment]
+    loop.train_step = train_step
 
 
 if __name__ == "__main__":

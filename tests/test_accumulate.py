@@ -150,7 +150,7 @@ def test_every_forward_and_backward_pass_of_every_part_is_timed_as_what_it_is(
 
         return slow
 
-    model.encode = taking(1, model.encode)  # type: ignore[method-assign]
+    monkeypatch.setattr(model, "encode", taking(1, model.encode))
     for name in ("backward", "grad"):
         monkeypatch.setattr(torch.autograd, name, taking(100, getattr(torch.autograd, name)))
     backward = Backward(model, model, parts, torch.amp.GradScaler("cpu", enabled=False), None)

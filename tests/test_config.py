@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from equimod.models.settings import MethodSettings
 from equimod.train.config import METHODS, RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_every_method_has_settings_of_its_name() -> None:
+    assert tuple(field.name for field in fields(MethodSettings)) == METHODS
 
 
 def test_the_recipes_hold_the_papers_settings() -> None:

@@ -41,7 +41,7 @@ def test_tensors_count_once_and_as_long_as_they_live() -> None:
 
 
 def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
-    parts = training_parts(config, Photos(), 312, World(0, 0, 1, torch.device("cpu")))  # type: ignore[arg-type]
+    parts = training_parts(config, Photos(), 312, World(0, 0, 1, torch.device("cpu")))
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = batch_without_values(config, 64, torch.device("cpu"))
         images = [batch.x, *(view.image for view in batch.views)]
@@ -62,7 +62,7 @@ def test_parts_take_less_and_keep_the_images_of_the_others(config: Config) -> No
 
 
 def test_a_rank_has_its_share_and_the_buckets_of_its_gradients(config: Config) -> None:
-    model = build_model(config, Photos())  # type: ignore[arg-type]
+    model = build_model(config, Photos())
     buckets = sum(p.nbytes for p in model.parameters())
     assert peak_bytes(config, 4) == peak_bytes(replace(config, batch_size=16), 1) + buckets
 

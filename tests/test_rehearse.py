@@ -13,7 +13,7 @@ from torch import Tensor
 from equimod.benchmarks.rehearse import main, paper_config, pretended_world, rehearse
 from equimod.models import simclr
 from equimod.models.losses import nt_xent
-from equimod.train.config import METHODS
+from equimod.train.config import METHODS, Method
 from equimod.train.distributed import World
 
 
@@ -25,7 +25,7 @@ def here() -> Iterator[World]:
 
 @pytest.mark.parametrize("equimod", [False, True], ids=["alone", "equimod"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_of_every_method_runs_as_rank_0_of_32(method: str, equimod: bool, here: World) -> None:
+def test_a_step_of_every_method_runs_as_rank_0_of_32(method: Method, equimod: bool, here: World) -> None:
     if method == "none" and not equimod:
         return
     found = rehearse(paper_config(method, equimod, 4096, 1), here)

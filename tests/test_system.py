@@ -31,7 +31,7 @@ def config() -> Config:
 
 
 def _first_losses(config: Config) -> list[float]:
-    parts = training_parts(config, Photos(), 312, ALONE)  # type: ignore[arg-type]
+    parts = training_parts(config, Photos(), 312, ALONE)
     batch = batch_without_values(config, 8, ALONE.device)
     g = torch.Generator().manual_seed(0)
     views = tuple(
@@ -58,7 +58,7 @@ def test_a_compiled_encoder_computes_what_the_other_does(config: Config) -> None
 def test_a_compiled_model_keeps_its_names(config: Config) -> None:
     needs_compiler()
     names = [
-        list(training_parts(c, Photos(), 312, ALONE).model.state_dict())  # type: ignore[arg-type]
+        list(training_parts(c, Photos(), 312, ALONE).model.state_dict())
         for c in (config, replace(config, system=SystemSettings(compile="reduce-overhead")))
     ]
     assert names[0] == names[1]
@@ -72,7 +72,7 @@ def test_no_compiler_is_said_at_once(config: Config) -> None:
         patch({"cpp.cxx": (None, "no-such-compiler")}),
         pytest.raises(ValueError, match=r"needs a C\+\+ compiler: apt-get install g\+\+"),
     ):
-        training_parts(compiled, Photos(), 312, ALONE)  # type: ignore[arg-type]
+        training_parts(compiled, Photos(), 312, ALONE)
 
 
 class _GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):

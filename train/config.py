@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tyro
 import yaml
@@ -20,7 +20,8 @@ import yaml
 from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, MethodSettings
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 
-METHODS = tuple(field.name for field in fields(MethodSettings))
+Method = Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg", "none"]
+METHODS: tuple[Method, ...] = get_args(Method)
 RECIPES = Path(__file__).parent / "recipes"
 SEEDS = 2**64
 
@@ -72,7 +73,7 @@ class LogSettings:
 
 @dataclass(frozen=True)
 class _RunSettings:
-    method: Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg", "none"] = "simclr"
+    method: Method = "simclr"
     """Invariance method; none leaves EquiMod or E-SSL alone."""
     equimod: bool = False
     """Add the equivariance module of EquiMod beside the method."""
@@ -337,7 +338,9 @@ def _without_unused(config: Config, before: Config, recipe: Config, path: Path |
 
     Raises ConfigError where they are not those of `before`; it names `path` where `recipe`, read from it, has them.
     """
-    unused = {name: f"with --method {config.method}; leave it out" for name in METHODS if name != config.method}
+    unused: dict[str, str] = {
+        name: f"with --method {config.method}; leave it out" for name in METHODS if name != config.method
+    }
     if not config.equimod:
         unused["equivariance"] = "without EquiMod; add --equimod or leave it out"
     if not config.essl:

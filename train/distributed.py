@@ -250,7 +250,8 @@ class GlooSyncBatchNorm(_BatchNorm):
         weight = unit if self.weight is None else self.weight
         bias = torch.zeros_like(unit) if self.bias is None else self.bias
         mean, var = self._statistics(input.detach(), unit)
-        return _Normalise.apply(input, weight, bias, mean, var, self.eps)  # type: ignore[no-any-return]
+        normalised: Tensor = _Normalise.apply(input, weight, bias, mean, var, self.eps)
+        return normalised
 
     @torch.no_grad()
     def _statistics(self, input: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:

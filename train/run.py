@@ -23,7 +23,7 @@ from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.order import Cursor
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
-from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.records.protocol import Contents, Records
 from equimod.pipelines.stages import Stages
 from equimod.train import checkpoint
 from equimod.train.accumulate import Backward
@@ -79,7 +79,7 @@ def code_digest() -> str:
     return "\n".join(f"{n} {sha256(path.read_bytes()).hexdigest()[:12]}" for n, path in zip(names, files, strict=True))
 
 
-def build_model(config: Config, records: Records) -> SSL:
+def build_model(config: Config, records: Contents) -> SSL:
     """The model of a configuration, initialised from its seed, its parameter statistics drawn over the real sizes."""
     torch.manual_seed(config.seed)
     standardizer = Standardizer.fit(POLICIES[config.policy], records.size) if config.equimod else None
@@ -125,7 +125,7 @@ def training_pipeline(config: Config, records: Records, here: World) -> Pipeline
     )
 
 
-def training_parts(config: Config, records: Records, steps: int, here: World, stages: Stages | None = None) -> Parts:
+def training_parts(config: Config, records: Contents, steps: int, here: World, stages: Stages | None = None) -> Parts:
     """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room.
 
     The time that steps take goes to `stages`, those of the pipeline in a run.

@@ -18,13 +18,18 @@ class RecordsError(Exception):
     """Records that cannot be read as asked: the message names the file, the fault and the remedy, in one line."""
 
 
-class Records(Protocol):
-    """Images with their labels; random access, safe to call from several threads at once."""
+class Contents(Protocol):
+    """As much of records as a model is built from."""
 
     classes: list[str]  # class names, position = label
+    size: NDArray[np.int32]  # (N,2) width, height of the ORIGINAL image in pixels
+
+
+class Records(Contents, Protocol):
+    """Images with their labels; random access, safe to call from several threads at once."""
+
     label: NDArray[np.int64]  # (N,)
     index: NDArray[np.int64]  # (N,) position of the sample in the source, ascending; gaps where one was left out
-    size: NDArray[np.int32]  # (N,2) width, height of the ORIGINAL image in pixels
     stored: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
     length: NDArray[np.int64]  # (N,) bytes of what `read` gives
     raw: bool  # whether `read` gives pixels, for some images at least
