@@ -37,17 +37,19 @@ class AugmentSettings:
     device: str
 
 
+def smooth_crops(n: int, size: int, generator: torch.Generator) -> Tensor:
+    """Uint8 images (n,3,size,size) on the host: smooth colours with noise, which take all branches of hue."""
+    coarse = torch.rand(n, 3, 4, 4, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
+    noise = 0.1 * torch.randn(smooth.shape, generator=generator)
+    return (255 * (smooth + noise)).clamp(0, 255).to(torch.uint8)
+
+
 def crops(settings: AugmentSettings) -> Views:
-    """A batch of uint8 crops (N,3,S,S) a view: smooth colours with noise, which take all branches of hue."""
+    """A batch of uint8 crops (N,3,S,S) a view."""
     generator = torch.Generator().manual_seed(0)
-
-    def batch(size: int) -> Tensor:
-        coarse = torch.rand(settings.batch_size, 3, 4, 4, generator=generator)
-        smooth = nn.functional.interpolate(coarse, (size, size), mode="bilinear")
-        noise = 0.1 * torch.randn(smooth.shape, generator=generator)
-        return (255 * (smooth + noise)).clamp(0, 255).to(torch.uint8).to(settings.device)
-
-    return tuple(batch(view.crop.size) for view in POLICIES[settings.policy].views)
+    sizes = (view.crop.size for view in POLICIES[settings.policy].views)
+    return tuple(smooth_crops(settings.batch_size, size, generator).to(settings.device) for size in sizes)
 
 
 def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings) -> Load:

@@ -49,7 +49,7 @@ class LoaderSettings:
     augmented: bool  # whole views, with all operators, as float32; not only the crops
 
 
-class _Round:
+class RepeatedRecords:
     """Records of a round: `images` samples spread evenly over `records`, which repeat where they are fewer."""
 
     def __init__(self, records: Records, images: int) -> None:
@@ -80,7 +80,7 @@ class _Round:
 
 def decode_alone(settings: LoaderSettings) -> Load:
     """The ceiling: read and decode every image, whole, in as many threads, and drop it."""
-    records = _Round(open_records(settings.records), settings.images)
+    records = RepeatedRecords(open_records(settings.records), settings.images)
     order = Order(len(records), settings.batch_size, seed=0)
 
     def decode_some(positions: NDArray[np.int64]) -> int:
@@ -121,12 +121,12 @@ def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
 
 def native(settings: LoaderSettings) -> Load:
     """The native backend."""
-    return _pipeline(settings, "native", _Round(open_records(settings.records), settings.images))
+    return _pipeline(settings, "native", RepeatedRecords(open_records(settings.records), settings.images))
 
 
 def dali(settings: LoaderSettings) -> Load:
     """The DALI backend, on the CPU."""
-    return _pipeline(settings, "dali", _Round(open_records(settings.records), settings.images))
+    return _pipeline(settings, "dali", RepeatedRecords(open_records(settings.records), settings.images))
 
 
 def ffcv(settings: LoaderSettings) -> Load:
@@ -135,11 +135,14 @@ def ffcv(settings: LoaderSettings) -> Load:
     if not isinstance(records, BetonRecords) or len(records) != settings.images:
         folder = tempfile.TemporaryDirectory(prefix="equimod-benchmark-")
         atexit.register(folder.cleanup)
-        path = Path(folder.name) / "round.beton"
-        manifest = Manifest("", "", None, None, False, settings.images, 0, 0, {}, None, (), (), ())
-        write_beton(_Round(records, settings.images), path, manifest)
-        records = BetonRecords(path)
+        records = as_beton(RepeatedRecords(records, settings.images), Path(folder.name) / "round.beton")
     return _pipeline(settings, "ffcv", records)
+
+
+def as_beton(records: Records, path: Path) -> BetonRecords:
+    """Write `records` into a .beton file, as they are, and open it."""
+    write_beton(records, path, Manifest("", "", None, None, False, len(records), 0, 0, {}, None, (), (), ()))
+    return BetonRecords(path)
 
 
 class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
@@ -182,7 +185,7 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
 def torchvision_dataloader(settings: LoaderSettings) -> Load:
     """torch's DataLoader with as many worker processes, its defaults but for workers that stay over the epochs."""
     torch.set_num_threads(1)
-    records = _Round(open_records(settings.records), settings.images)
+    records = RepeatedRecords(open_records(settings.records), settings.images)
     loader = DataLoader(
         _PillowViews(records, POLICIES[settings.policy], settings.augmented),
         batch_size=settings.batch_size,

@@ -37,7 +37,12 @@ def stay_on_own_cores() -> None:
         os.sched_setaffinity(0, cores)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have this process end as soon as the one that started it has ended, whatever ended that."""
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -45,7 +50,7 @@ def _end_with_parent() -> None:
 
 
 def _start(initialize: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     if initialize:
         initialize(*arguments)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from equimod.benchmarks import benchmark
 from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, chained, crops
 from equimod.benchmarks.benchmark import summarise
-from equimod.benchmarks.loaders import LOADERS, LoaderSettings, _PillowViews, _Round
+from equimod.benchmarks.loaders import LOADERS, LoaderSettings, RepeatedRecords, _PillowViews
 from equimod.benchmarks.measure import Round
 from equimod.benchmarks.throughput import Loader, main
 from equimod.pipelines import compiled, ops
@@ -51,7 +51,7 @@ def test_summary_of_known_rounds() -> None:
 @pytest.mark.parametrize(("images", "positions"), [(4, [0, 6, 12, 18]), (26, [*range(24), 0, 1])])
 def test_a_round_spreads_over_the_records_or_repeats_them(image_tree: Path, images: int, positions: list[int]) -> None:
     records = open_records(image_tree)
-    taken = _Round(records, images)
+    taken = RepeatedRecords(records, images)
     assert len(taken) == images
     assert taken.index.tolist() == list(range(images))
     assert np.array_equal(taken.size, records.size[positions])
