@@ -1,12 +1,14 @@
 # make demo    draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
+# make gpu-check  pack what a GPU machine without a network needs into gpu-check/, and say what to run there
 # make test    ruff, the type checker, pytest; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
+PACK ?= gpu-check
 EXTRAS ?= dev
 FOLDERS := pipelines models train tools benchmarks
 
-.PHONY: demo test lint typecheck pytest
+.PHONY: demo test lint typecheck pytest gpu-check
 .DELETE_ON_ERROR:
 
 # `python -m venv` leaves the folder behind when it fails, hence the stamp as target.
@@ -33,6 +35,10 @@ $(DEMO)/records/%/manifest.json: | $(DEMO)/images/%
 	$(BIN)/python tools/convert_imagenet.py $(DEMO)/images/$* $(DEMO)/records/$* --format dali
 
 .SECONDARY:
+
+gpu-check: | .venv/installed
+	$(BIN)/python tools/pack_gpu_check.py $(PACK)
+	@echo "There: sh $(PACK)/run.sh --output gpu.json; back here, store gpu.json and gpu.png in benchmarks/results/."
 
 test: lint typecheck pytest
 

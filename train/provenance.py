@@ -18,7 +18,10 @@ _PACKAGES = ("equimod", "torch", "torchvision", "pillow", "simplejpeg", "numpy")
 
 
 def provenance(script: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What to store beside a result. `commit` is None outside a git checkout."""
+    """What to store beside a result.
+
+    `commit` is that of the git checkout, elsewhere what $EQUIMOD_COMMIT says, with a + where it had changes, or None.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["python", script, *arguments]),
@@ -42,7 +45,8 @@ def _commit() -> dict[str, Any] | None:
     try:
         return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
-        return None
+        sha = os.environ.get("EQUIMOD_COMMIT")
+        return {"sha": sha.rstrip("+"), "dirty": sha.endswith("+")} if sha else None
 
 
 def _cpu_model() -> str:
