@@ -10,14 +10,19 @@ from matplotlib.figure import Figure
 
 from equimod.pipelines.durable import durable_file
 
-PANELS = (("encoder images/s", "encoder images/s of the step alone"), ("ms", "ms of a batch"))
+PANELS = (
+    (("step", "compiled_step"), "encoder images/s", "encoder images/s of the step alone"),
+    (("speed", "compiled_operators"), "ms", "operators, ms of a batch"),
+)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw a bar for every rate and time that was measured, as PNG, durably. OSError where it cannot be written."""
-    measured = [f for section in result["sections"] for f in section["findings"] if f["value"] is not None]
-    panels = [(title, [f for f in measured if f["unit"] == unit]) for unit, title in PANELS]
-    panels = [(title, findings) for title, findings in panels if findings]
+    panels = []
+    for names, unit, title in PANELS:
+        sections = [section["findings"] for section in result["sections"] if section["name"] in names]
+        findings = [f for found in sections for f in found if f["value"] is not None and f["unit"] == unit]
+        panels += [(title, findings)] if findings else []
     heights = [len(findings) + 1 for _, findings in panels] or [1]
     figure = Figure(figsize=(9, 0.8 + 0.32 * sum(heights)), layout="constrained")
     for axes, (title, findings) in zip(
@@ -31,15 +36,14 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def _bars(axes: Axes, title: str, findings: list[dict[str, Any]]) -> None:
-    names = [f["name"] + (f", {f['note']}" if f["note"] and f["unit"] != "ms" else "") for f in findings]
     middle = [f["value"]["median"] for f in findings]
     spread = [
         [f["value"]["median"] - f["value"]["low"] for f in findings],
         [f["value"]["high"] - f["value"]["median"] for f in findings],
     ]
     colors = ["tab:red" if f["met"] is False else "tab:blue" for f in findings]
-    axes.barh(range(len(names)), middle, xerr=spread, color=colors, ecolor="black", capsize=3)
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.barh(range(len(findings)), middle, xerr=spread, color=colors, ecolor="black", capsize=3)
+    axes.set_yticks(range(len(findings)), [f["name"] for f in findings], fontsize=8)
     axes.invert_yaxis()
     for row, finding in enumerate(findings):
         axes.text(finding["value"]["high"], row, f"  {finding['value']['median']:,.4g}", va="center", fontsize=8)

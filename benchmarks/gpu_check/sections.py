@@ -74,6 +74,7 @@ def run_section(section: Section, device: str, data: Path | None, seconds: float
     answers, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix=f"equimod-{section.name}-") as scratch:
         job = Job(torch.device(f"{device}:0" if device == "cuda" else device), data, Path(scratch), seconds, began)
+        (job.scratch / OUTPUT).touch()  # a process may die before it gets there
         process = context.Process(target=_answer, args=(section.function, job, sender), name=section.name)
         process.start()
         sender.close()

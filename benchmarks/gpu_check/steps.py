@@ -26,7 +26,7 @@ def run(job: Job) -> Iterator[Finding]:
     yield from _in_detail(job, config)
     yield _speed(job, replace(config, precision="fp16"))
     for tf32 in (True, False):
-        yield _speed(job, replace(config, precision="fp32"), "with TF32" if tf32 else "without TF32", tf32)
+        yield _speed(job, replace(config, precision="fp32"), " with TF32" if tf32 else " without TF32", tf32)
     for method in METHODS:
         for equimod in (False, True) if method != "none" else (True,):
             if (method, equimod) != ("simclr", True):
@@ -39,7 +39,7 @@ def compiled(job: Job) -> Iterator[Finding]:
     modes: tuple[Compile, ...] = job.sized(("default", "reduce-overhead"), ("default",))
     for mode in modes:
         changed = replace(config, system=SystemSettings(compile=mode))
-        yield _speed(job, changed, f"--system.compile {mode}")
+        yield _speed(job, changed, f", --system.compile {mode}")
 
 
 def _in_detail(job: Job, config: Config) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def _in_detail(job: Job, config: Config) -> Iterator[Finding]:
     yield demand("weights stay finite", finite)
 
 
-def _speed(job: Job, config: Config, note: str = "", tf32: bool = True) -> Finding:
+def _speed(job: Job, config: Config, how: str = "", tf32: bool = True) -> Finding:
     state, batch = state_of(job, config), random_batch(config, job.device)
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
@@ -73,7 +73,7 @@ def _speed(job: Job, config: Config, note: str = "", tf32: bool = True) -> Findi
         step(state, batch)
     ms = milliseconds(job.device, lambda: step(state, batch), rounds=job.sized(3, 1), calls=job.sized(3, 1))
     speeds = (1e3 * _encoder_images(config) / m for m in ms)
-    return measured(f"{config.title}, {config.precision}", speeds, "encoder images/s", note)
+    return measured(f"{config.title}, {config.precision}{how}", speeds, "encoder images/s")
 
 
 def _encoder_images(config: Config) -> int:
