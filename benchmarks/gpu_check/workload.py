@@ -145,6 +145,8 @@ def photos(job: Job) -> tuple[Records, str]:
 
 
 def cifar10(job: Job) -> tuple[Path, Path] | None:
-    """CIFAR-10's training and test images of the pack; None without one."""
-    train, test = ((job.data or job.scratch) / f"cifar10-{split}.beton" for split in ("train", "test"))
+    """CIFAR-10's training and test images of the pack; None without one, and where there is no time for them."""
+    if job.data is None or not job.full:
+        return None
+    train, test = (job.data / f"cifar10-{split}.beton" for split in ("train", "test"))
     return (train, test) if train.is_file() and test.is_file() else None
