@@ -26,13 +26,13 @@ from equimod.benchmarks.augmenters import normalized, transforms
 from equimod.benchmarks.measure import Load
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.decode import RegionDecoder, decode
-from equimod.pipelines.order import Order
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.beton_writer import write_beton
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Stored
+from equimod.pipelines.sampler import Order
 
 _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
 

@@ -36,7 +36,7 @@ METHODS: dict[str, Callable[[Encoder, Any], Method]] = {
 
 @dataclass(frozen=True)
 class Held:
-    """What stands for the samples of a batch that are not in memory as images (`train.accumulate`)."""
+    """What stands for the samples of a batch that are not in memory as images (`train.grad_cache`)."""
 
     h: tuple[Tensor, ...]  # (M,F) each, as `SSL.encode` returns them, no gradient
     seen: tuple[Tensor, ...]  # (M,...) each, as `Method.look` returns them

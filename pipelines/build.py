@@ -14,13 +14,13 @@ from torch import Tensor
 from equimod.pipelines import ops
 from equimod.pipelines.backends import BACKENDS, Backend, Request
 from equimod.pipelines.batch import Batch, View
-from equimod.pipelines.order import Order
+from equimod.pipelines.geometry import stored_box
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
 from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
 from equimod.pipelines.prefetch import one_ahead
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import stored_box
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.sampler import Order
+from equimod.pipelines.timing import Stages
 from equimod.pipelines.workers import own_cores
 
 Operators = Callable[[Tensor, AugmentationParams, ViewPolicy], Tensor]

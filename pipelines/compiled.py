@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equimod.pipelines.colour import Part, Planes, invert, jittered, luma
+from equimod.pipelines.color import Part, Planes, invert, jittered, luma
 from equimod.pipelines.ops import apply_part, gaussian_blur, in_parts, taken
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import ViewPolicy

@@ -1,4 +1,4 @@
-"""The compiled kernel of resample.py (native/resample*.c), where installation found a compiler.
+"""The compiled kernel of resize.py (native/resample*.c), where installation found a compiler.
 
 A plain shared library, called through ctypes, which releases the GIL.
 """
@@ -20,7 +20,7 @@ CUT = np.dtype([("out", np.uintp), *((name, np.int32) for name in _FIELDS)], ali
 """What to cut out of an image: `struct Cut` of native/resample.c.
 
 The box x, y, width, height is resized to full_width x full_height, of which the square of `size` at left, top is kept.
-`out` is filled in by `resample.Cutter`.
+`out` is filled in by `resize.Cutter`.
 """
 
 
@@ -44,7 +44,7 @@ class Kernel:
     def resample(self, image: NDArray[np.uint8], cuts: NDArray[np.void]) -> None:
         """Write every one of `cuts` (K,), contiguous, out of `image` (H,W,3) to the address in its `out`.
 
-        ValueError for a cut that does not lie in the image. Nothing else is checked; see `resample.Cutter`.
+        ValueError for a cut that does not lie in the image. Nothing else is checked; see `resize.Cutter`.
         """
         height, width, _ = image.shape
         failed = self._resample(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equimod.pipelines.colour import Part, Planes, affine, hue_turns, invert, jittered, luma, parts, taps, turn
+from equimod.pipelines.color import Part, Planes, affine, hue_turns, invert, jittered, luma, parts, taps, turn
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import CenterPolicy, Normalize, ViewPolicy
 

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from equimod.pipelines import philox
+from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, ColorJitter, RandomResizedCrop, ViewPolicy
-from equimod.pipelines.resample import center_geometry
 
 _PERMUTATIONS = np.array(list(itertools.permutations(range(4))), dtype=np.int64)
 _IDENTITY_FACTORS = (1.0, 1.0, 1.0, 0.0)

@@ -16,7 +16,7 @@ from equimod.models.settings import EquiModSettings, ESSLSettings
 from equimod.models.ssl import METHODS, SSL, build_ssl
 from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import Standardizer
-from equimod.train.accumulate import Backward
+from equimod.train.grad_cache import Backward
 from equimod.train.main import main
 
 N, P, PARTS = 8, 5, 4
@@ -141,7 +141,7 @@ def test_every_forward_and_backward_pass_of_every_part_is_timed_as_what_it_is(
     monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
     now, model = [0.0], _model("simclr")
-    monkeypatch.setattr("equimod.pipelines.stages.perf_counter", lambda: now[0])
+    monkeypatch.setattr("equimod.pipelines.timing.perf_counter", lambda: now[0])
 
     def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
         def slow(*arguments: Any, **keywords: Any) -> Any:

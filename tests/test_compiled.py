@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equimod.pipelines import compiled, ops
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.colour import parts
+from equimod.pipelines.color import parts
 from equimod.pipelines.params import AugmentationParams, draw
 from equimod.pipelines.policy import POLICIES, ViewPolicy
 from equimod.pipelines.records import open_records

@@ -19,7 +19,7 @@ from torch_resize import random_box
 from equimod.pipelines.decode import RegionDecoder
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
+from equimod.pipelines.resize import Cutter, center_cuts, crop_cuts, seen
 
 needs_jpeg(module=True)
 

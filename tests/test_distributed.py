@@ -31,7 +31,6 @@ from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
-from equimod.train.accumulate import Backward
 from equimod.train.config import parse
 from equimod.train.distributed import (
     World,
@@ -43,6 +42,7 @@ from equimod.train.distributed import (
     sync_batchnorm,
     world,
 )
+from equimod.train.grad_cache import Backward
 from equimod.train.loop import train_step
 from equimod.train.run import training_parts, training_pipeline
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -61,3 +62,10 @@ def test_the_loop_knows_no_method_and_no_backend() -> None:
 
 def test_there_is_no_utils_module() -> None:
     assert not [path for path in FILES if path.stem == "utils"]
+
+
+def test_drawing_parameters_opens_no_compiled_kernel() -> None:
+    kernels = ["equimod.pipelines.kernel", "equimod.pipelines.decode", "equimod.pipelines.resize", "simplejpeg"]
+    code = f"import sys, equimod.pipelines.params; print([name for name in {kernels} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"

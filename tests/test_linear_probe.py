@@ -14,9 +14,9 @@ from torch import Tensor
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
-from equimod.pipelines.order import Order
 from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
+from equimod.pipelines.sampler import Order
 from equimod.train import linear_probe
 from equimod.train.features import Features, FrozenEncoder, extract
 from equimod.train.linear_probe import ProbeSettings

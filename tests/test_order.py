@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equimod.pipelines.order import Order
+from equimod.pipelines.sampler import Order
 
 
 @pytest.mark.parametrize("window", [None, 1024])

@@ -19,7 +19,7 @@ from equimod.pipelines.params import draw
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.pipelines.resample import Cutter, center_cuts
+from equimod.pipelines.resize import Cutter, center_cuts
 
 POLICY = POLICIES["simclr_shapes"]
 BICUBIC = InterpolationMode.BICUBIC

@@ -16,12 +16,12 @@ from needs import needs_compiler
 from numpy.typing import NDArray
 from torch_resize import random_box, random_image, with_torch
 
-from equimod.pipelines import kernel, resample
+from equimod.pipelines import kernel, resize
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.kernel import INSTRUCTION_SETS, Kernel
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts
+from equimod.pipelines.resize import Cutter, center_cuts, crop_cuts
 
 needs_compiler(module=True)
 
@@ -85,7 +85,7 @@ def test_threads_do_not_disturb_each_other(compiled: Kernel) -> None:
             np.testing.assert_array_equal(target, with_torch(image, box, 96, "bicubic"))
 
 
-@pytest.mark.parametrize("kernel", [resample.KERNEL, None], ids=["kernel", "torch"])
+@pytest.mark.parametrize("kernel", [resize.KERNEL, None], ids=["kernel", "torch"])
 @pytest.mark.parametrize("box", [(1, 0, 10, 10), (0, 1, 10, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 2**31 - 1, 5)])
 def test_a_box_beside_the_image_is_refused(box: tuple[int, int, int, int], kernel: Kernel | None) -> None:
     image, target = np.zeros((10, 10, 3), dtype=np.uint8), np.zeros((8, 8, 3), dtype=np.uint8)
@@ -148,7 +148,7 @@ FUZZ = """
 import ctypes, sys
 import numpy as np
 from equimod.pipelines.kernel import Kernel
-from equimod.pipelines.resample import Cutter, crop_cuts
+from equimod.pipelines.resize import Cutter, crop_cuts
 library = ctypes.CDLL(sys.argv[1])
 rng = np.random.default_rng(3)
 sets = Kernel(library).instruction_sets

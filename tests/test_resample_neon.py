@@ -14,7 +14,7 @@ from needs import ARM_COMPILER, ARM_PACKAGES, arm_emulator, needs_arm
 from numpy.typing import NDArray
 from torch_resize import Box, random_box, random_image, with_torch
 
-from equimod.pipelines.resample import crop_cuts
+from equimod.pipelines.resize import crop_cuts
 
 needs_arm(module=True)
 

@@ -1,4 +1,4 @@
-"""pipelines/stages.py: every second counts once, under the stage and from the thread that took it."""
+"""pipelines/timing.py: every second counts once, under the stage and from the thread that took it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from equimod.pipelines import stages as stages_module
+from equimod.pipelines import timing
 from equimod.pipelines.backends import BACKENDS, Images, Request
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.folder import FolderRecords
-from equimod.pipelines.stages import LOADER, PREFETCH, Laps, Stages
+from equimod.pipelines.timing import LOADER, PREFETCH, Laps, Stages
 
 POLICY = POLICIES["simclr_shapes"]
 GPU = torch.device("cuda")
@@ -30,7 +30,7 @@ GPU = torch.device("cuda")
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that stands still until `clock.now` is set."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(stages_module, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock.now)
     return clock
 
 

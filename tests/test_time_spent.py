@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ranks import run_ranks
 
-from equimod.pipelines.stages import LOADER, PREFETCH, TRAINING
+from equimod.pipelines.timing import LOADER, PREFETCH, TRAINING
 from equimod.train.main import main
 from equimod.train.report import read_events
 from equimod.train.time_spent import data_wait, limit, time_spent

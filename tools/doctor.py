@@ -65,7 +65,7 @@ def _torch() -> str:
 
 
 def _resizing() -> str:
-    from equimod.pipelines.resample import KERNEL
+    from equimod.pipelines.resize import KERNEL
 
     if KERNEL is None:
         raise RuntimeError("not compiled, so torch does it, more slowly")
@@ -128,7 +128,7 @@ def loading_ms() -> float:
 
     from equimod.pipelines.decode import RegionDecoder, decode
     from equimod.pipelines.policy import POLICIES
-    from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
+    from equimod.pipelines.resize import Cutter, center_cuts, crop_cuts, seen
 
     noise = np.random.default_rng(0).integers(0, 256, (47, 63, 3), dtype=np.uint8)
     buffer = io.BytesIO()

@@ -21,7 +21,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from equimod.pipelines.durable import durable_dir, durable_file, kept, rotate
-from equimod.pipelines.order import Cursor
+from equimod.pipelines.sampler import Cursor
 from equimod.train.config import Config
 
 FORMAT = 1

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.order import Order
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.sampler import Order
 from equimod.train.features import Features, FrozenEncoder, top_k, track
 from equimod.train.schedule import warmup_cosine
 

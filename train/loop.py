@@ -12,9 +12,9 @@ from torch import Tensor
 from equimod.models.ssl import SSL
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
-from equimod.pipelines.order import Cursor
-from equimod.train.accumulate import Backward
+from equimod.pipelines.sampler import Cursor
 from equimod.train.distributed import World, any_rank, mean_over_ranks
+from equimod.train.grad_cache import Backward
 from equimod.train.report import Reporter
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}

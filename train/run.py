@@ -20,16 +20,16 @@ from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
-from equimod.pipelines.order import Cursor
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records.protocol import Contents, Records
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.sampler import Cursor
+from equimod.pipelines.timing import Stages
 from equimod.train import checkpoint
-from equimod.train.accumulate import Backward
 from equimod.train.config import Config, ConfigError, read_recipe
 from equimod.train.data import prepare
 from equimod.train.distributed import World, barrier, data_parallel, same_on_all_ranks, sync_batchnorm, world
+from equimod.train.grad_cache import Backward
 from equimod.train.lars import LARS, lars_groups
 from equimod.train.loop import AUTOCAST, Parts, train
 from equimod.train.report import Reporter

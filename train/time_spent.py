@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from equimod.pipelines.stages import LOADER, PREFETCH, TRAINING, Stages
+from equimod.pipelines.timing import LOADER, PREFETCH, TRAINING, Stages
 
 WAITS = 0.05  # share of the time from which on training waits for data rather than the other way round
 READS = 0.5  # share of the loader threads' work from which on the disk is the limit rather than the CPU

@@ -21,11 +21,11 @@ from simplejpeg import decode_jpeg_header
 
 from equimod.pipelines.backends import Images, Request
 from equimod.pipelines.decode import decode_sample, undecodable
+from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy, Interpolation
 from equimod.pipelines.records.check import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
 from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.pipelines.resample import center_geometry
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.timing import Stages
 
 _BATCHES_AHEAD = 2
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}

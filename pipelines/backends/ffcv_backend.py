@@ -32,11 +32,11 @@ from torch import Tensor
 
 from equimod.pipelines.backends import BackendUnavailableError, Images, Request, kept_torch_threads
 from equimod.pipelines.decode import decode_sample, undecodable
+from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.beton import JPEG, BetonRecords
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import center_geometry
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.timing import Stages
 
 _BATCHES_AHEAD = 2
 _POLL_SECONDS = 0.1

@@ -17,8 +17,8 @@ from equimod.pipelines.backends import Images, Request
 from equimod.pipelines.decode import RegionDecoder, decode_stored, read_stored
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
-from equimod.pipelines.stages import Laps, Stages
+from equimod.pipelines.resize import Cutter, center_cuts, crop_cuts, seen
+from equimod.pipelines.timing import Laps, Stages
 from equimod.pipelines.workers import stay_on_own_cores
 
 _BATCHES_AHEAD = 2

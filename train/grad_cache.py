@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from equimod.models.ssl import SSL, Held, joined
 from equimod.pipelines.batch import Batch
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.timing import Stages
 
 Images = tuple[Tensor | None, tuple[Tensor, Tensor]]  # x and the views of some samples
 
