@@ -81,7 +81,7 @@ def test_augmented_views_are_normalised_and_crops_are_not(image_tree: Path) -> N
 def test_every_contender_makes_every_view_of_a_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "kornia":
         needs(name)
-    for part in ("level", "colour"):  # not compiled: that takes a minute
+    for part in ("level", "color"):  # not compiled: that takes a minute
         monkeypatch.setattr(compiled, f"_{part}", getattr(compiled, part))
     settings = AugmentSettings("simclr_cifar10", batch_size=4, images=8, threads=1, device="cpu")
     batch = crops(settings)
