@@ -32,7 +32,7 @@ from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.beton_writer import write_beton
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Stored
-from equimod.pipelines.sampler import Order
+from equimod.pipelines.sampler import Sampler
 
 _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
 
@@ -81,7 +81,7 @@ class _Round:
 def decode_alone(settings: LoaderSettings) -> Load:
     """The ceiling: read and decode every image, whole, in as many threads, and drop it."""
     records = _Round(open_records(settings.records), settings.images)
-    order = Order(len(records), settings.batch_size, seed=0)
+    sampler = Sampler(len(records), settings.batch_size, seed=0)
 
     def decode_some(positions: NDArray[np.int64]) -> int:
         decode_region = RegionDecoder()
@@ -92,7 +92,7 @@ def decode_alone(settings: LoaderSettings) -> Load:
         return len(positions)
 
     def load(epoch: int) -> Iterator[int]:
-        tasks = np.array_split(order.epoch(epoch), -(-len(records) // _IMAGES_A_TASK))
+        tasks = np.array_split(sampler.epoch(epoch), -(-len(records) // _IMAGES_A_TASK))
         ready = 0
         with ThreadPoolExecutor(settings.workers) as pool:
             for images in pool.map(decode_some, tasks):

@@ -19,7 +19,7 @@ from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
 from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
 from equimod.pipelines.prefetch import one_ahead
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.sampler import Order
+from equimod.pipelines.sampler import Sampler
 from equimod.pipelines.timing import Stages
 from equimod.pipelines.workers import own_cores
 
@@ -35,7 +35,7 @@ class Pipeline:
         records: Records,
         policy: AugmentationPolicy,
         backend: Backend,
-        order: Order,
+        sampler: Sampler,
         device: torch.device,
         stages: Stages,
         workers: int,
@@ -43,13 +43,13 @@ class Pipeline:
     ) -> None:
         self.stages = stages  # where its time goes, and that of a training on it
         self.workers = workers  # threads or processes of the backend
-        self._records, self._policy, self._backend, self._order = records, policy, backend, order
+        self._records, self._policy, self._backend, self._sampler = records, policy, backend, sampler
         self._device, self._operators = device, operators
         self._layouts = tuple(ParamLayout.of(view) for view in policy.views)
 
     def __len__(self) -> int:
         """Steps an epoch on this rank."""
-        return len(self._order)
+        return len(self._sampler)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` from `start_step` on, augmented, on the device, computed one ahead."""
@@ -60,9 +60,9 @@ class Pipeline:
         drawn: deque[tuple[NDArray[np.int64], tuple[AugmentationParams, ...]]] = deque()
 
         def requests() -> Iterator[Request]:
-            positions = self._order.epoch(epoch)
-            for step in range(start_step, len(self._order)):
-                position = self._order.share(positions, step)
+            positions = self._sampler.epoch(epoch)
+            for step in range(start_step, len(self._sampler)):
+                position = self._sampler.shard(positions, step)
                 with self.stages.of("read_ahead"):
                     self._records.will_read(position)
                 with self.stages.of("draw"):
@@ -84,7 +84,7 @@ class Pipeline:
     def _draw(self, position: NDArray[np.int64], epoch: int) -> tuple[AugmentationParams, ...]:
         size, index = self._records.size[position], self._records.index[position]
         return tuple(
-            draw(policy, size, index, seed=self._order.seed, epoch=epoch, view=number)
+            draw(policy, size, index, seed=self._sampler.seed, epoch=epoch, view=number)
             for number, policy in enumerate(self._policy.views)
         )
 
@@ -130,14 +130,14 @@ def build_pipeline(
     """A pipeline over `records` that draws after `policy`.
 
     `batch_size` is global; `workers` are threads or processes of this rank, by default its share of the cores;
-    `shuffle` and `window` as in `Order`; `compiled` has torch compile the operators, which takes a C++ compiler and the
+    `shuffle` and `window` as in `Sampler`; `compiled` has torch compile the operators, which takes a compiler and the
     first batches a minute. A sample's index is its position in the source, the same in every format.
     Raises ValueError for an unknown backend, a batch that does not split over the ranks or is larger than the data.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not known; give one of {', '.join(BACKENDS)}")
     device = torch.device(device)
-    order = Order(len(records), batch_size, seed, rank, world_size, shuffle, window)
+    sampler = Sampler(len(records), batch_size, seed, rank, world_size, shuffle, window)
     workers = workers or max(1, len(own_cores()))
     stages = Stages()
     images = BACKENDS[backend]()(
@@ -149,7 +149,7 @@ def build_pipeline(
         device=device,
         stages=stages,
     )
-    return Pipeline(records, policy, images, order, device, stages, workers, _operators(compiled))
+    return Pipeline(records, policy, images, sampler, device, stages, workers, _operators(compiled))
 
 
 def _operators(compiled: bool) -> Operators:

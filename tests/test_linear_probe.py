@@ -16,7 +16,7 @@ from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.sampler import Order
+from equimod.pipelines.sampler import Sampler
 from equimod.train import linear_probe
 from equimod.train.features import Features, FrozenEncoder, extract
 from equimod.train.linear_probe import ProbeSettings
@@ -60,10 +60,10 @@ def test_the_classifier_is_nesterov_sgd_with_a_cosine_by_step_from_zero_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     train, settings = _clusters(50, 2), ProbeSettings(epochs=3, batch_size=16)
-    order = Order(50, 16, seed=7)
+    sampler = Sampler(50, 16, seed=7)
     w, b, momentum_w, momentum_b = np.zeros((8, 6)), np.zeros(6), np.zeros((8, 6)), np.zeros(6)
     for step in range(9):
-        rows = order.share(order.epoch(step // 3), step % 3)
+        rows = sampler.shard(sampler.epoch(step // 3), step % 3)
         h, target = train.h[rows].double().numpy(), np.eye(6)[train.label[rows].numpy()]
         odds = np.exp(h @ w + b)
         error = (odds / odds.sum(1, keepdims=True) - target) / 16

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.sampler import Order
+from equimod.pipelines.sampler import Sampler
 from equimod.train.features import Features, FrozenEncoder, top_k, track
 from equimod.train.schedule import warmup_cosine
 
@@ -68,15 +68,15 @@ def run_cached(
     train: Features, val: Features, *, seed: int, settings: ProbeSettings = ProbeSettings()
 ) -> Iterator[tuple[str, float]]:
     """linear_cached_top1 and linear_cached_top5 in percent: the same classifier, trained on features of x instead."""
-    order = Order(len(train), min(settings.batch_size, len(train)), seed)
+    sampler = Sampler(len(train), min(settings.batch_size, len(train)), seed)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        positions = order.epoch(epoch)
-        for step in range(len(order)):
-            rows = torch.from_numpy(order.share(positions, step)).to(train.h.device)
+        positions = sampler.epoch(epoch)
+        for step in range(len(sampler)):
+            rows = torch.from_numpy(sampler.shard(positions, step)).to(train.h.device)
             yield train.h[rows], train.label[rows]
 
-    yield from _accuracy("linear_cached", fit(batches, len(order), val, settings), val)
+    yield from _accuracy("linear_cached", fit(batches, len(sampler), val, settings), val)
 
 
 def fit(batches: Batches, steps: int, like: Features, settings: ProbeSettings) -> nn.Linear:
