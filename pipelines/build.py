@@ -20,7 +20,7 @@ from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
 from equimod.pipelines.prefetch import one_ahead
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.sampler import Sampler
-from equimod.pipelines.timing import Stages
+from equimod.pipelines.timing import StageTimes
 from equimod.pipelines.workers import own_cores
 
 Operators = Callable[[Tensor, AugmentationParams, ViewPolicy], Tensor]
@@ -37,7 +37,7 @@ class Pipeline:
         backend: Backend,
         sampler: Sampler,
         device: torch.device,
-        stages: Stages,
+        stages: StageTimes,
         workers: int,
         operators: Operators,
     ) -> None:
@@ -63,16 +63,16 @@ class Pipeline:
             positions = self._sampler.epoch(epoch)
             for step in range(start_step, len(self._sampler)):
                 position = self._sampler.shard(positions, step)
-                with self.stages.of("read_ahead"):
+                with self.stages.record("read_ahead"):
                     self._records.will_read(position)
-                with self.stages.of("draw"):
+                with self.stages.record("draw"):
                     params = self._draw(position, epoch)
                     drawn.append((position, params))
                     size, stored = self._records.size[position], self._records.stored[position]
                     request = Request(position, tuple(stored_box(p.crop, size, stored) for p in params))
                 yield request
 
-        for images in self.stages.each("load", self._backend.run(requests())):
+        for images in self.stages.record_each("load", self._backend.run(requests())):
             position, params = drawn.popleft()
             views = tuple(
                 View(image, p, layout.encode(p))
@@ -93,9 +93,9 @@ class Pipeline:
             yield self._operated(decoded)
 
     def _operated(self, decoded: Batch) -> Batch:
-        with self.stages.of("transfer", self._device):
+        with self.stages.record("transfer", self._device):
             batch = self._moved(decoded)
-        with self.stages.of("operators", self._device):
+        with self.stages.record("operators", self._device):
             views = tuple(
                 replace(view, image=self._operators(view.image, view.params, policy))
                 for view, policy in zip(batch.views, self._policy.views, strict=True)
@@ -139,7 +139,7 @@ def build_pipeline(
     device = torch.device(device)
     sampler = Sampler(len(records), batch_size, seed, rank, world_size, shuffle, window)
     workers = workers or max(1, len(own_cores()))
-    stages = Stages()
+    stages = StageTimes()
     images = BACKENDS[backend]()(
         records,
         policy,

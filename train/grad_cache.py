@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from equimod.models.ssl import SSL, Held, joined
 from equimod.pipelines.batch import Batch
-from equimod.pipelines.timing import Stages
+from equimod.pipelines.timing import StageTimes
 
 Images = tuple[Tensor | None, tuple[Tensor, Tensor]]  # x and the views of some samples
 
@@ -30,7 +30,7 @@ class Backward:
     parts: int
     scaler: torch.amp.GradScaler
     autocast: torch.dtype | None
-    stages: Stages = field(default_factory=Stages)  # of the run, for the time that a step takes
+    stages: StageTimes = field(default_factory=StageTimes)  # of the run, for the time that a step takes
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Add the (scaled) gradient of the loss of `batch` to the parameters'. Returns the losses of `SSL.forward`.
@@ -45,7 +45,7 @@ class Backward:
         held = self._hold(earlier, last, encodings, batch.label) if earlier else None
         with self._forward(batch.label):
             losses: dict[str, Tensor] = self.parallel(*last, encodings, batch.label, held)
-        with self.stages.of("backward", batch.label.device):
+        with self.stages.record("backward", batch.label.device):
             self.scaler.scale(losses["loss"]).backward()
         return losses
 
@@ -59,7 +59,7 @@ class Backward:
             with self._forward(label):
                 loss = self.model.compare(joined(leaves), joined(seen), encodings, label)["loss"]
             wanted = [t for part in leaves[:-1] for t in part]
-            with self.stages.of("backward", label.device):
+            with self.stages.record("backward", label.device):
                 gradients = iter(torch.autograd.grad(self.scaler.scale(loss), wanted))
         rotation = label.new_zeros((), dtype=torch.float32)
         for x, views in earlier:
@@ -70,14 +70,14 @@ class Backward:
                     outputs.append(self.model.rotation(views) / self.parts)
                     rotation = rotation + outputs[-1].detach()
                     send_back.append(self.scaler.scale(outputs[-1].new_tensor(self.model.essl.settings.weight)))
-            with self.stages.of("backward", label.device):
+            with self.stages.record("backward", label.device):
                 torch.autograd.backward(outputs, send_back)
         return Held(joined(h[:-1]), joined(seen[:-1]), rotation)
 
     @contextmanager
     def _forward(self, like: Tensor) -> Iterator[None]:
         cast = torch.autocast(like.device.type, dtype=self.autocast) if self.autocast else nullcontext()
-        with self.stages.of("forward", like.device), cast:
+        with self.stages.record("forward", like.device), cast:
             yield
 
 

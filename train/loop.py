@@ -61,9 +61,9 @@ def train(
     history, stages = _History(done, world), pipeline.stages
     for epoch in range(start.epoch, epochs):
         first = start.step if epoch == start.epoch else 0
-        for step, batch in enumerate(stages.each("wait", pipeline.epoch(epoch, first)), first + 1):
+        for step, batch in enumerate(stages.record_each("wait", pipeline.epoch(epoch, first)), first + 1):
             lr = parts.learning_rate(done)
-            with stages.of("optimizer", batch.label.device):
+            with stages.record("optimizer", batch.label.device):
                 parts.model.before_step(done / total)
             history.add(train_step(parts, batch, lr))
             done += 1
@@ -72,11 +72,11 @@ def train(
             if saving or done % log_every == 0:
                 losses = history.losses(lr, last_good)
                 if done == total or done % log_every == 0:
-                    with stages.of("logging"):
+                    with stages.record("logging"):
                         reporter.log(done, epoch, lr, losses)
             if saving:
                 cursor = Cursor(epoch, step, start.seed) if step < steps else Cursor(epoch + 1, 0, start.seed)
-                with stages.of("checkpoint"):
+                with stages.record("checkpoint"):
                     last_good = save(cursor, done)
                 reporter.event({"event": "checkpoint", "step": done, "name": last_good})
                 if stopping or done == total:
@@ -93,7 +93,7 @@ def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
         group["lr"] = lr
     parts.optimizer.zero_grad(set_to_none=True)
     losses = parts.backward(batch)
-    with stages.of("optimizer", device):
+    with stages.record("optimizer", device):
         parts.backward.scaler.step(parts.optimizer)
         parts.backward.scaler.update()
     return {name: loss.detach() for name, loss in losses.items()}

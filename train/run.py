@@ -24,7 +24,7 @@ from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records.protocol import Contents, Records
 from equimod.pipelines.sampler import Cursor
-from equimod.pipelines.timing import Stages
+from equimod.pipelines.timing import StageTimes
 from equimod.train import checkpoint
 from equimod.train.config import Config, ConfigError, read_recipe
 from equimod.train.data import prepare
@@ -125,7 +125,9 @@ def training_pipeline(config: Config, records: Records, here: World) -> Pipeline
     )
 
 
-def training_parts(config: Config, records: Contents, steps: int, here: World, stages: Stages | None = None) -> Parts:
+def training_parts(
+    config: Config, records: Contents, steps: int, here: World, stages: StageTimes | None = None
+) -> Parts:
     """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room.
 
     The time that steps take goes to `stages`, those of the pipeline in a run.
@@ -156,7 +158,7 @@ def training_parts(config: Config, records: Contents, steps: int, here: World, s
         trust_coefficient=config.optim.trust_coefficient,
     )
     scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
-    backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision], stages or Stages())
+    backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision], stages or StageTimes())
     return Parts(model, optimizer, backward, learning_rate)
 
 

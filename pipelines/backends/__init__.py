@@ -14,7 +14,7 @@ from torch import Tensor
 
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.timing import Stages
+from equimod.pipelines.timing import StageTimes
 
 
 class BackendUnavailableError(Exception):
@@ -59,7 +59,7 @@ class BackendFactory(Protocol):
         batch_size: int,  # of the largest request
         workers: int,
         device: torch.device,  # that the images are for
-        stages: Stages,  # for the seconds of its threads, by the names of `timing.LOADER`, where it can tell them
+        stages: StageTimes,  # for the seconds of its threads, by the names of `timing.LOADER`, where it can tell them
     ) -> Backend: ...
 
 

@@ -25,7 +25,7 @@ from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy, Interpolation
 from equimod.pipelines.records.check import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
 from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.pipelines.timing import Stages
+from equimod.pipelines.timing import StageTimes
 
 _BATCHES_AHEAD = 2
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
@@ -46,7 +46,7 @@ class DaliBackend:
         batch_size: int,
         workers: int,
         device: torch.device,
-        stages: Stages,  # not used: the engine does everything
+        stages: StageTimes,  # not used: the engine does everything
     ) -> None:
         self._records, self._policy, self._with_x = records, policy, with_x
         device_id = (device.index or 0) if device.type == "cuda" else None

@@ -36,7 +36,7 @@ from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.beton import JPEG, BetonRecords
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.timing import Stages
+from equimod.pipelines.timing import StageTimes
 
 _BATCHES_AHEAD = 2
 _POLL_SECONDS = 0.1
@@ -54,7 +54,7 @@ class FfcvBackend:
         batch_size: int,
         workers: int,
         device: torch.device,
-        stages: Stages,  # not used: the engine does everything
+        stages: StageTimes,  # not used: the engine does everything
     ) -> None:
         if not isinstance(records, BetonRecords):
             raise BackendUnavailableError(

@@ -18,7 +18,7 @@ from equimod.pipelines.decode import RegionDecoder, decode_stored, read_stored
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resize import Cutter, center_cuts, crop_cuts, seen
-from equimod.pipelines.timing import Laps, Stages
+from equimod.pipelines.timing import StageTimes, Timer
 from equimod.pipelines.workers import stay_on_own_cores
 
 _BATCHES_AHEAD = 2
@@ -37,7 +37,7 @@ class NativeBackend:
         batch_size: int,
         workers: int,
         device: torch.device,
-        stages: Stages,
+        stages: StageTimes,
     ) -> None:
         self._records, self._policy, self._with_x, self._stages = records, policy, with_x, stages
         self._workers, self._pin_memory = workers, device.type == "cuda"
@@ -94,18 +94,18 @@ class NativeBackend:
         rows: list[int],
     ) -> None:
         """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `cut`."""
-        laps, samples = Laps(), position[rows]
+        timer, samples = Timer(), position[rows]
         sizes = self._records.stored[samples].tolist()
         for row, sample, size, region in zip(rows, samples.tolist(), sizes, regions[rows].tolist(), strict=True):
             stored = read_stored(self._records, sample)
-            laps.lap("read")
+            timer.lap("read")
             pixels = own.decode(stored, size, region)
             if pixels is None:
                 pixels = decode_stored(self._records, sample, stored)
-            laps.lap("decode")
+            timer.lap("decode")
             cut(row, pixels)
-            laps.lap("resize")
-        self._stages.add(laps)
+            timer.lap("resize")
+        self._stages.add(timer)
 
 
 def _finished(images: Images, tasks: list[Future[None]]) -> Images:
