@@ -28,7 +28,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.benchmarks.result import keep
 from equimod.train.config import RECIPES, Config, read_recipe
-from equimod.train.distributed import World
+from equimod.train.distributed import DistInfo
 from equimod.train.run import training_parts
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def peak_bytes(config: Config, ranks: int) -> int:
     Embeddings gathered from the other ranks are left out: megabytes.
     """
     config = replace(config, batch_size=config.batch_size // ranks)
-    parts = training_parts(config, Photos(), 312, World(0, 0, 1, CPU))
+    parts = training_parts(config, Photos(), 312, DistInfo(0, 0, 1, CPU))
     with FakeTensorMode(allow_non_fake_inputs=True):
         few = batch_without_values(config, 2, CPU)
         step(replace(parts, backward=replace(parts.backward, parts=1)), few)  # so that there are momenta

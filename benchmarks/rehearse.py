@@ -35,7 +35,7 @@ from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import POLICIES
 from equimod.train.config import METHODS, Config, ConfigError, Method, check, default_recipe, read_recipe
-from equimod.train.distributed import World
+from equimod.train.distributed import DistInfo
 from equimod.train.loop import Parts, train_step
 from equimod.train.run import training_parts
 
@@ -108,11 +108,11 @@ class Norms:
 
 
 @contextmanager
-def pretended_world(ranks: int) -> Iterator[World]:
+def pretended_ranks(ranks: int) -> Iterator[DistInfo]:
     """Rank 0 of `ranks`, of which there is no other; inside, collectives return at once."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
-        yield World(0, 0, ranks, META)
+        yield DistInfo(0, 0, ranks, META)
     finally:
         dist.destroy_process_group()
 
@@ -134,15 +134,15 @@ def paper_config(method: Method, equimod: bool, batch_size: int, accumulate: int
     return config
 
 
-def rehearse(config: Config, here: World) -> dict[str, Any]:
+def rehearse(config: Config, dist_info: DistInfo) -> dict[str, Any]:
     """Take two steps, the first of which is counted. Raises what torch raises where the device would be waited for."""
     began = time.perf_counter()
-    parts = training_parts(config, Photos(), 312, here)
+    parts = training_parts(config, Photos(), 312, dist_info)
     buckets: list[int] = []
     if isinstance(parts.backward.parallel, nn.parallel.DistributedDataParallel):
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
         parts.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
-    batch = batch_without_values(config, config.batch_size // here.size, META)
+    batch = batch_without_values(config, config.batch_size // dist_info.world_size, META)
     norms = Norms(parts.model)
     with FlopCounterMode(display=False) as flops, Collectives() as collectives:
         step(parts, batch)
@@ -217,9 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        with pretended_world(arguments.ranks) as here:
+        with pretended_ranks(arguments.ranks) as dist_info:
             rows = [
-                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.accumulate), here)
+                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.accumulate), dist_info)
                 for method in METHODS
                 for equimod in (False, True)
                 if equimod or method != "none"

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equimod.benchmarks.gpu_memory import PART
-from equimod.benchmarks.rehearse import paper_config, pretended_world, rehearse
+from equimod.benchmarks.rehearse import paper_config, pretended_ranks, rehearse
 from equimod.benchmarks.result import keep
 from equimod.train.config import ConfigError, Method
 
@@ -113,8 +113,8 @@ def predict(arguments: Arguments, ranks: int) -> dict[str, float]:
     """Times of a step on `ranks` GPUs, in seconds, and what follows from them."""
     device, network, loader = arguments.device, arguments.network, arguments.loader
     local = arguments.batch_size // ranks
-    with pretended_world(ranks) as here:
-        counted = rehearse(paper_config(arguments.method, arguments.equimod, arguments.batch_size, 1), here)
+    with pretended_ranks(ranks) as dist_info:
+        counted = rehearse(paper_config(arguments.method, arguments.equimod, arguments.batch_size, 1), dist_info)
     alone = local / (device.images_per_s or device.tflops * device.utilization * local / counted["tflop"])
     again = 4 / 3 if local > device.part else 1.0
     compute = max(alone * again, device.least_ms / 1e3)

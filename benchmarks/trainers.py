@@ -18,7 +18,7 @@ from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
 from equimod.train.config import parse
 from equimod.train.data import prepare
-from equimod.train.distributed import world
+from equimod.train.distributed import process_group
 from equimod.train.loop import Parts, train_step
 from equimod.train.run import training_parts, training_pipeline, with_backend
 
@@ -41,12 +41,12 @@ class _Training:
         stack = ExitStack()
         atexit.register(stack.close)
         config = parse(settings.arguments)
-        here = stack.enter_context(world(config.system.device))
-        config, records = prepare(config, here)
-        config, _ = with_backend(config, records, None, here)
-        self.pipeline = training_pipeline(config, records, here)
-        self.parts = training_parts(config, records, len(self.pipeline), here)
-        self._batches, self._device = settings.batches, here.device
+        dist_info = stack.enter_context(process_group(config.system.device))
+        config, records = prepare(config, dist_info)
+        config, _ = with_backend(config, records, None, dist_info)
+        self.pipeline = training_pipeline(config, records, dist_info)
+        self.parts = training_parts(config, records, len(self.pipeline), dist_info)
+        self._batches, self._device = settings.batches, dist_info.device
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """As many batches as a round has, over several epochs where one is shorter."""

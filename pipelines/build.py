@@ -17,7 +17,7 @@ from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.geometry import stored_box
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
 from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
-from equimod.pipelines.prefetch import one_ahead
+from equimod.pipelines.prefetch import prefetch
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.sampler import Sampler
 from equimod.pipelines.timing import StageTimes
@@ -53,7 +53,7 @@ class Pipeline:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of `epoch` from `start_step` on, augmented, on the device, computed one ahead."""
-        return one_ahead(self._augmented(epoch, start_step), self._device)
+        return prefetch(self._augmented(epoch, start_step), self._device)
 
     def decoded(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
         """The same samples before the operators: uint8 images where the backend makes them."""

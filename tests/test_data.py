@@ -14,9 +14,9 @@ from equimod.pipelines.decode import decode
 from equimod.pipelines.records import open_records
 from equimod.train import data
 from equimod.train.config import ConfigError, parse
-from equimod.train.distributed import World
+from equimod.train.distributed import DistInfo
 
-ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistInfo(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
 from equimod.train.config import METHODS, RECIPES, parse
-from equimod.train.distributed import World
+from equimod.train.distributed import DistInfo
 from equimod.train.loop import train_step
 from equimod.train.run import training_parts, training_pipeline
 
@@ -67,9 +67,9 @@ def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_pat
         method, [f"--{method.replace('_', '-')}.hidden", "64"]
     )
     config = parse(["--config", str(tmp_path / "recipe.yaml"), *beside, *small])
-    records, here = open_records(images), World(0, 0, 1, torch.device("cpu"))
-    pipeline = training_pipeline(config, records, here)
-    parts = training_parts(config, records, len(pipeline), here)
+    records, dist_info = open_records(images), DistInfo(0, 0, 1, torch.device("cpu"))
+    pipeline = training_pipeline(config, records, dist_info)
+    parts = training_parts(config, records, len(pipeline), dist_info)
     parts.model.double()
     curve, total = [], config.epochs * len(pipeline)
     for epoch in range(config.epochs):

@@ -15,7 +15,7 @@ from equimod.benchmarks import gpu_memory
 from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, plans
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.train.config import RECIPES, Config, read_recipe
-from equimod.train.distributed import World
+from equimod.train.distributed import DistInfo
 from equimod.train.run import build_model, training_parts
 
 
@@ -41,7 +41,7 @@ def test_tensors_count_once_and_as_long_as_they_live() -> None:
 
 
 def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
-    parts = training_parts(config, Photos(), 312, World(0, 0, 1, torch.device("cpu")))
+    parts = training_parts(config, Photos(), 312, DistInfo(0, 0, 1, torch.device("cpu")))
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = batch_without_values(config, 64, torch.device("cpu"))
         images = [batch.x, *(view.image for view in batch.views)]

@@ -15,12 +15,12 @@ from torch import nn
 from equimod.benchmarks.rehearse import Photos, batch_without_values
 from equimod.models.encoder import Encoder
 from equimod.train.config import RECIPES, Config, SystemSettings, read_recipe
-from equimod.train.distributed import World, sync_batchnorm
+from equimod.train.distributed import DistInfo, sync_batchnorm
 from equimod.train.loop import train_step
 from equimod.train.run import training_parts
 
-ALONE = World(0, 0, 1, torch.device("cpu"))
-GPUS = World(0, 0, 2, torch.device("cuda"))
+ALONE = DistInfo(0, 0, 1, torch.device("cpu"))
+GPUS = DistInfo(0, 0, 2, torch.device("cuda"))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_apex_takes_over_the_batch_norms_of_images(encoder: Encoder, monkeypatch
 
 def test_apex_is_refused_where_it_cannot_work(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="runs on GPUs, not on cpu"):
-        sync_batchnorm(encoder, World(0, 0, 2, torch.device("cpu")), "apex")
+        sync_batchnorm(encoder, DistInfo(0, 0, 2, torch.device("cpu")), "apex")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     with pytest.raises(ValueError, match="reaches the 1 ranks of a node, not all 2"):
         sync_batchnorm(encoder, GPUS, "apex")

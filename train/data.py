@@ -17,13 +17,13 @@ from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config, ConfigError
-from equimod.train.distributed import World, barrier
+from equimod.train.distributed import DistInfo, barrier
 
 SHAPES_SAMPLES: dict[Split, int] = {"train": 10_000, "test": 2_000}
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-def prepare(config: Config, world: World) -> tuple[Config, Records]:
+def prepare(config: Config, dist_info: DistInfo) -> tuple[Config, Records]:
     """The training records, and the configuration with the paths of what was made for it.
 
     shapes is drawn and cifar10 downloaded, once, into $EQUIMOD_CACHE (by default ~/.cache/equimod), where --data is
@@ -32,10 +32,10 @@ def prepare(config: Config, world: World) -> tuple[Config, Records]:
     if config.data is None:
         make = {"shapes": _draw_shapes, "cifar10": _download_cifar10}[config.dataset]
         cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
-        if world.rank == 0:
+        if dist_info.rank == 0:
             for split in SPLITS:
                 _make_once(cache, split, make)
-        barrier(world)
+        barrier(dist_info)
         config = replace(config, data=cache / "train", val=config.val or cache / "test")
     assert config.data is not None
     records = open_records(config.data)

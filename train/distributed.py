@@ -34,35 +34,35 @@ class RankLostError(Exception):
 
 
 @dataclass(frozen=True)
-class World:
+class DistInfo:
     """This process among the ranks of the run."""
 
     rank: int
     local_rank: int  # among the ranks of this node
-    size: int
+    world_size: int
     device: torch.device
 
 
 @contextmanager
-def world(device: str = "auto") -> Iterator[World]:
-    """The world torchrun describes in the environment, or this process alone; the process group is up inside.
+def process_group(device: str = "auto") -> Iterator[DistInfo]:
+    """This process among the ranks that torchrun describes in the environment, or alone; the group is up inside.
 
     `device`: "cpu", "cuda", or "auto" for cuda where there is a GPU. ValueError where a rank has no GPU to itself, and
     where torchrun would restart lost ranks in vain.
     """
     rank, local_rank, size = (int(os.environ.get(name, alone)) for name, alone in _TORCHRUN.items())
-    here = World(rank, local_rank, size, _device(device, local_rank))
+    dist_info = DistInfo(rank, local_rank, size, _device(device, local_rank))
     if size == 1:
-        yield here
+        yield dist_info
         return
     _refuse_restarts_that_hang()
     backend = "gloo"
-    if here.device.type == "cuda":
-        torch.cuda.set_device(here.device)
+    if dist_info.device.type == "cuda":
+        torch.cuda.set_device(dist_info.device)
         backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
-        yield here
+        yield dist_info
     except RuntimeError as error:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
             raise RankLostError("another rank ended or does not answer; its own message says why") from error
@@ -99,37 +99,37 @@ def _device(device: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def any_rank(flag: bool, world: World) -> bool:
+def any_rank(flag: bool, dist_info: DistInfo) -> bool:
     """Whether `flag` is true on any rank; all ranks must ask, and all get the same answer."""
-    if world.size == 1:
+    if dist_info.world_size == 1:
         return flag
     flags = torch.tensor(flag, dtype=torch.int32)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
 
 
-def barrier(world: World) -> None:
+def barrier(dist_info: DistInfo) -> None:
     """Wait until all ranks are here (on the host: work queued on a GPU may still be running)."""
-    any_rank(False, world)
+    any_rank(False, dist_info)
 
 
-def mean_over_ranks(values: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+def mean_over_ranks(values: dict[str, Tensor], dist_info: DistInfo) -> dict[str, Tensor]:
     """The mean over the ranks of tensors of one shape on the training device: same names, same device, detached."""
-    if world.size == 1 or not values:
+    if dist_info.world_size == 1 or not values:
         return {name: value.detach() for name, value in values.items()}
     stacked = torch.stack([value.detach() for value in values.values()])
     dist.all_reduce(stacked)
-    return dict(zip(values, (stacked / world.size).unbind(), strict=True))
+    return dict(zip(values, (stacked / dist_info.world_size).unbind(), strict=True))
 
 
-def same_on_all_ranks(value: str, what: str, world: World) -> None:
+def assert_same_on_all_ranks(value: str, what: str, dist_info: DistInfo) -> None:
     """ValueError, on every rank, if `value` is not the same everywhere.
 
     `what` names it in the message, which gives the first line that differs.
     """
-    if world.size == 1:
+    if dist_info.world_size == 1:
         return
-    values: list[Any] = [None] * world.size
+    values: list[Any] = [None] * dist_info.world_size
     dist.all_gather_object(values, value)
     for rank, other in enumerate(values):
         for first, second in zip_longest(values[0].splitlines(), other.splitlines(), fillvalue=""):
@@ -137,54 +137,54 @@ def same_on_all_ranks(value: str, what: str, world: World) -> None:
                 raise ValueError(f"{what} differs between the ranks: {first!r} on rank 0, {second!r} on rank {rank}")
 
 
-def data_parallel(module: nn.Module, world: World) -> nn.Module:
+def data_parallel(module: nn.Module, dist_info: DistInfo) -> nn.Module:
     """`module` with gradients averaged over the ranks, its parameters and buffers those of rank 0; alone, itself.
 
     Buffers are not sent around again: `sync_batchnorm` keeps them the same on all ranks.
     """
-    if world.size == 1:
+    if dist_info.world_size == 1:
         return module
-    device_ids = [world.device] if world.device.type == "cuda" else None
+    device_ids = [dist_info.device] if dist_info.device.type == "cuda" else None
     parallel = nn.parallel.DistributedDataParallel(
         module,
         device_ids=device_ids,
         gradient_as_bucket_view=True,
-        init_sync=world.device.type != "meta",  # where there are no values to send
+        init_sync=dist_info.device.type != "meta",  # where there are no values to send
     )
-    if world.device.type == "cpu":
+    if dist_info.device.type == "cpu":
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        parallel.register_comm_hook(world, lambda world, bucket: _average_one_by_one(world, bucket))
+        parallel.register_comm_hook(dist_info, lambda dist_info, bucket: _average_one_by_one(dist_info, bucket))
     # Set afterwards: the constructor's argument of this name would leave out sending them once, and is deprecated.
     parallel.broadcast_buffers = False
     return parallel
 
 
-def _average_one_by_one(world: World, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average every gradient of a bucket by itself, so that nothing hangs by which gradients share the bucket.
+def _average_one_by_one(dist_info: DistInfo, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average every gradient of a bucket by itself: its value then does not depend on what else is in the bucket.
 
     DDP regroups them after the first step. Where a value stands in the buffer decides in which order gloo adds three
     or more ranks, so a resumed run would otherwise differ in the last bit from one that never stopped.
     """
     futures = []
     for gradient in bucket.gradients():
-        work = dist.all_reduce(gradient.div_(world.size), async_op=True)
+        work = dist.all_reduce(gradient.div_(dist_info.world_size), async_op=True)
         futures.append(work.get_future())
     return torch.futures.collect_all(futures).then(lambda _: bucket.buffer())
 
 
-def sync_batchnorm(module: M, world: World, kernel: Literal["torch", "apex"] = "torch") -> M:
+def sync_batchnorm(module: M, dist_info: DistInfo, kernel: Literal["torch", "apex"] = "torch") -> M:
     """`module` with every batch norm below it computing over the batches of all ranks; alone, as it is.
 
     Changes `module` in place and keeps its state-dict keys. Call before `data_parallel`. On "meta", where a step is
     counted and not computed, they stay as they are. `kernel` "apex" takes apex's for images; ValueError where it is not
     installed or cannot reach all ranks.
     """
-    if world.size == 1 or world.device.type == "meta":
+    if dist_info.world_size == 1 or dist_info.device.type == "meta":
         return module
     if kernel == "apex":
-        _apex_batchnorm(module, world)
+        _apex_batchnorm(module, dist_info)
     for parent, name, norm in _batchnorms(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        on_gpu = world.device.type == "cuda"
+        on_gpu = dist_info.device.type == "cuda"
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(norm) if on_gpu else GlooSyncBatchNorm(norm))
     return module
 
@@ -199,16 +199,16 @@ def _batchnorms(module: nn.Module, kinds: tuple[type[_BatchNorm], ...]) -> list[
     ]
 
 
-def _apex_batchnorm(module: nn.Module, world: World) -> None:
+def _apex_batchnorm(module: nn.Module, dist_info: DistInfo) -> None:
     """Replace the batch norms of images by apex's, which speak over the memory of one node. Not run on a GPU yet."""
-    if world.device.type != "cuda":
+    if dist_info.device.type != "cuda":
         raise ValueError(
-            f"system.batchnorm=apex runs on GPUs, not on {world.device.type}; give --system.batchnorm torch"
+            f"system.batchnorm=apex runs on GPUs, not on {dist_info.device.type}; give --system.batchnorm torch"
         )
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    if here != world.size:
+    of_node = int(os.environ.get("LOCAL_WORLD_SIZE", dist_info.world_size))
+    if of_node != dist_info.world_size:
         raise ValueError(
-            f"system.batchnorm=apex reaches the {here} ranks of a node, not all {world.size}; "
+            f"system.batchnorm=apex reaches the {of_node} ranks of a node, not all {dist_info.world_size}; "
             "give --system.batchnorm torch"
         )
     try:
@@ -220,7 +220,7 @@ def _apex_batchnorm(module: nn.Module, world: World) -> None:
             "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 APEX_CUDNN_GBN=1 APEX_PEER_MEMORY=1 pip install --no-build-isolation ."
         ) from error
     for parent, name, norm in _batchnorms(module, (nn.BatchNorm2d,)):
-        grouped = GroupBatchNorm2d(norm.num_features, world.size, norm.eps, norm.momentum)
+        grouped = GroupBatchNorm2d(norm.num_features, dist_info.world_size, norm.eps, norm.momentum)
         grouped._parameters, grouped._buffers = norm._parameters, norm._buffers
         setattr(parent, name, grouped.train(norm.training))
 

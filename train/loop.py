@@ -13,7 +13,7 @@ from equimod.models.ssl import SSL
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
 from equimod.pipelines.sampler import Cursor
-from equimod.train.distributed import World, any_rank, mean_over_ranks
+from equimod.train.distributed import DistInfo, any_rank, mean_over_ranks
 from equimod.train.grad_cache import Backward
 from equimod.train.report import Reporter
 
@@ -40,7 +40,7 @@ def train(
     start: Cursor,
     epochs: int,
     *,
-    world: World,
+    dist_info: DistInfo,
     reporter: Reporter,
     log_every: int,
     checkpoint_every: int,
@@ -58,19 +58,19 @@ def train(
     steps = len(pipeline)
     total = epochs * steps
     done = start.epoch * steps + start.step
-    history, stages = _History(done, world), pipeline.stages
+    buffer, stages = LossBuffer(done, dist_info), pipeline.stages
     for epoch in range(start.epoch, epochs):
         first = start.step if epoch == start.epoch else 0
         for step, batch in enumerate(stages.record_each("wait", pipeline.epoch(epoch, first)), first + 1):
             lr = parts.learning_rate(done)
             with stages.record("optimizer", batch.label.device):
                 parts.model.before_step(done / total)
-            history.add(train_step(parts, batch, lr))
+            buffer.add(train_step(parts, batch, lr))
             done += 1
-            stopping = any_rank(stop_asked(), world)
+            stopping = any_rank(stop_asked(), dist_info)
             saving = stopping or done == total or done % checkpoint_every == 0
             if saving or done % log_every == 0:
-                losses = history.losses(lr, last_good)
+                losses = buffer.losses(lr, last_good)
                 if done == total or done % log_every == 0:
                     with stages.record("logging"):
                         reporter.log(done, epoch, lr, losses)
@@ -99,11 +99,11 @@ def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-class _History:
+class LossBuffer:
     """The losses since the host last looked, kept on the device."""
 
-    def __init__(self, done: int, world: World) -> None:
-        self._done, self._world = done, world
+    def __init__(self, done: int, dist_info: DistInfo) -> None:
+        self._done, self._dist_info = done, dist_info
         self._steps: list[dict[str, Tensor]] = []
 
     def add(self, losses: dict[str, Tensor]) -> None:
@@ -112,7 +112,7 @@ class _History:
     def losses(self, lr: float, last_good: str) -> dict[str, float]:
         """The losses of the last step, averaged over the ranks; NonFiniteLoss if any step since was not finite."""
         stacked = {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
-        values = {name: value.tolist() for name, value in mean_over_ranks(stacked, self._world).items()}
+        values = {name: value.tolist() for name, value in mean_over_ranks(stacked, self._dist_info).items()}
         for offset, loss in enumerate(values["loss"]):
             if not math.isfinite(loss):
                 raise NonFiniteLoss(

@@ -28,7 +28,14 @@ from equimod.pipelines.timing import StageTimes
 from equimod.train import checkpoint
 from equimod.train.config import Config, ConfigError, read_recipe
 from equimod.train.data import prepare
-from equimod.train.distributed import World, barrier, data_parallel, same_on_all_ranks, sync_batchnorm, world
+from equimod.train.distributed import (
+    DistInfo,
+    assert_same_on_all_ranks,
+    barrier,
+    data_parallel,
+    process_group,
+    sync_batchnorm,
+)
 from equimod.train.grad_cache import Backward
 from equimod.train.lars import LARS, lars_groups
 from equimod.train.loop import AUTOCAST, Parts, train
@@ -48,28 +55,30 @@ def run(config: Config) -> int:
     """
     with _sigterm() as stop_asked, ExitStack() as stack:
         with _usage():
-            here = stack.enter_context(world(config.system.device))
-            same_on_all_ranks(code_digest(), "the code of equimod", here)
+            dist_info = stack.enter_context(process_group(config.system.device))
+            assert_same_on_all_ranks(code_digest(), "the code of equimod", dist_info)
             resume_from = checkpoint_to_resume(config)
-            same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", here)
-            same_on_all_ranks(str(resume_from), "the checkpoint to resume from", here)
-        config, records = prepare(config, here)
-        config, why = with_backend(config, records, resume_from, here)
+            assert_same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", dist_info)
+            assert_same_on_all_ranks(str(resume_from), "the checkpoint to resume from", dist_info)
+        config, records = prepare(config, dist_info)
+        config, why = with_backend(config, records, resume_from, dist_info)
         with _usage():
             fingerprint = records.fingerprint()
-            same_on_all_ranks(fingerprint, "the content of the training records", here)
-            same_on_all_ranks(config.backend, "the backend", here)
-            pipeline = training_pipeline(config, records, here)
-            parts = training_parts(config, records, len(pipeline), here, pipeline.stages)
+            assert_same_on_all_ranks(fingerprint, "the content of the training records", dist_info)
+            assert_same_on_all_ranks(config.backend, "the backend", dist_info)
+            pipeline = training_pipeline(config, records, dist_info)
+            parts = training_parts(config, records, len(pipeline), dist_info, pipeline.stages)
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
             start = checkpoint.restore(
                 resume_from, parts.model, parts.optimizer, parts.backward.scaler, records=fingerprint
             )
-        if here.rank == 0:
+        if dist_info.rank == 0:
             stack.enter_context(claim(config, resume_from))
-        barrier(here)
-        return _train(config, records, fingerprint, pipeline, parts, start, resume_from, here, why, stop_asked.is_set)
+        barrier(dist_info)
+        return _train(
+            config, records, fingerprint, pipeline, parts, start, resume_from, dist_info, why, stop_asked.is_set
+        )
 
 
 def code_digest() -> str:
@@ -94,7 +103,7 @@ def build_model(config: Config, records: Contents) -> SSL:
     )
 
 
-def with_backend(config: Config, records: Records, resume_from: Path | None, here: World) -> tuple[Config, str]:
+def with_backend(config: Config, records: Records, resume_from: Path | None, dist_info: DistInfo) -> tuple[Config, str]:
     """The configuration with the backend that `auto` stands for, and the reason.
 
     A resumed run keeps the one it had, so that its images stay the same to the bit where another one is there now.
@@ -104,20 +113,20 @@ def with_backend(config: Config, records: Records, resume_from: Path | None, her
     if resume_from is not None:
         before = read_recipe(resume_from / checkpoint.CONFIG)
         return replace(config, backend=before.backend), "as before"
-    choice = choose(records, here.device)
+    choice = choose(records, dist_info.device)
     return replace(config, backend=choice.backend), choice.reason
 
 
-def training_pipeline(config: Config, records: Records, here: World) -> Pipeline:
+def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> Pipeline:
     return build_pipeline(
         records,
         POLICIES[config.policy],
         backend=config.backend,
         batch_size=config.batch_size,
         seed=config.seed,
-        rank=here.rank,
-        world_size=here.size,
-        device=here.device,
+        rank=dist_info.rank,
+        world_size=dist_info.world_size,
+        device=dist_info.device,
         with_x=config.equimod,
         workers=config.system.workers,
         window=config.shuffle_window,
@@ -126,7 +135,7 @@ def training_pipeline(config: Config, records: Records, here: World) -> Pipeline
 
 
 def training_parts(
-    config: Config, records: Contents, steps: int, here: World, stages: StageTimes | None = None
+    config: Config, records: Contents, steps: int, dist_info: DistInfo, stages: StageTimes | None = None
 ) -> Parts:
     """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room.
 
@@ -141,13 +150,13 @@ def training_parts(
         peak=config.optim.lr,
     )
     learning_rate(0)
-    share = config.batch_size // here.size
+    share = config.batch_size // dist_info.world_size
     if share % config.accumulate:
         raise ValueError(
             f"accumulate={config.accumulate} does not divide the {share} images of a rank; give a divisor of {share}"
         )
-    model = build_model(config, records).to(here.device).to(memory_format=torch.channels_last)
-    parallel = data_parallel(sync_batchnorm(model, here, config.system.batchnorm), here)
+    model = build_model(config, records).to(dist_info.device).to(memory_format=torch.channels_last)
+    parallel = data_parallel(sync_batchnorm(model, dist_info, config.system.batchnorm), dist_info)
     if config.system.compile != "no":
         _compile_encoders(model, config.system.compile)
     optimizer = LARS(
@@ -157,7 +166,7 @@ def training_parts(
         weight_decay=config.optim.weight_decay,
         trust_coefficient=config.optim.trust_coefficient,
     )
-    scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
+    scaler = torch.amp.GradScaler(dist_info.device.type, enabled=config.precision == "fp16")
     backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision], stages or StageTimes())
     return Parts(model, optimizer, backward, learning_rate)
 
@@ -186,35 +195,35 @@ def _train(
     parts: Parts,
     start: Cursor,
     resume_from: Path | None,
-    here: World,
+    dist_info: DistInfo,
     why_backend: str,
     stop_asked: Callable[[], bool],
 ) -> int:
     folder, steps = config.run_folder(), len(pipeline)
 
     def save(cursor: Cursor, global_step: int) -> str:
-        if here.rank == 0:
+        if dist_info.rank == 0:
             model, optimizer, scaler = parts.model, parts.optimizer, parts.backward.scaler
             checkpoint.save(folder / CHECKPOINTS, cursor, global_step, model, optimizer, scaler, config, fingerprint)
-        barrier(here)
+        barrier(dist_info)
         return str(checkpoint.step_folder(folder / CHECKPOINTS, global_step))
 
     start_step = start.epoch * steps + start.step
     with Reporter(
-        folder if here.rank == 0 else None,
-        Clock(pipeline.stages, pipeline.workers, config.batch_size // here.size),
+        folder if dist_info.rank == 0 else None,
+        Clock(pipeline.stages, pipeline.workers, config.batch_size // dist_info.world_size),
         total_steps=config.epochs * steps,
         start_step=start_step,
         batch_size=config.batch_size,
     ) as reporter:
-        reporter.say(_opening(config, records, parts.model, here, start_step))
+        reporter.say(_opening(config, records, parts.model, dist_info, start_step))
         reporter.say(f"backend {config.backend}: {why_backend}")
         reached_end = train(
             parts,
             pipeline,
             start,
             config.epochs,
-            world=here,
+            dist_info=dist_info,
             reporter=reporter,
             log_every=config.log.every,
             checkpoint_every=config.log.checkpoint_every,
@@ -225,19 +234,19 @@ def _train(
         if not reached_end:
             reporter.say(f"stopped by SIGTERM after a checkpoint; --resume auto goes on in {folder}")
             return SIGTERM_EXIT
-        if here.rank == 0:
+        if dist_info.rank == 0:
             checkpoint.export_encoder(parts.model.encoder, folder / "encoder.safetensors")
         reporter.say(f"done: {folder}; evaluate it with: python train/evaluate.py {folder}")
     return 0
 
 
-def _opening(config: Config, records: Records, model: SSL, here: World, start_step: int) -> str:
+def _opening(config: Config, records: Records, model: SSL, dist_info: DistInfo, start_step: int) -> str:
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     resumed = f", resumed at step {start_step}" if start_step else ""
     return (
         f"{config.title} on {config.dataset}: {len(records)} images, {config.encoder.arch} width "
-        f"{config.encoder.width}, {parameters:.1f} M parameters, {here.size} rank(s) on {here.device.type}, "
-        f"{config.precision}, output {config.run_folder()}{resumed}"
+        f"{config.encoder.width}, {parameters:.1f} M parameters, {dist_info.world_size} rank(s) "
+        f"on {dist_info.device.type}, {config.precision}, output {config.run_folder()}{resumed}"
     )
 
 
