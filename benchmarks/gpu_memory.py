@@ -29,7 +29,7 @@ from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.benchmarks.result import keep
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo
-from equimod.train.run import training_parts
+from equimod.train.run import build_train_state
 
 CPU = torch.device("cpu")
 CARDS = (12, 16, 24, 32, 40, 48, 80, 141)  # GiB, of GPUs in use
@@ -77,19 +77,19 @@ def peak_bytes(config: Config, ranks: int) -> int:
     Embeddings gathered from the other ranks are left out: megabytes.
     """
     config = replace(config, batch_size=config.batch_size // ranks)
-    parts = training_parts(config, Photos(), 312, DistInfo(0, 0, 1, CPU))
+    state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, CPU))
     with FakeTensorMode(allow_non_fake_inputs=True):
         few = batch_without_values(config, 2, CPU)
-        step(replace(parts, backward=replace(parts.backward, parts=1)), few)  # so that there are momenta
+        step(replace(state, backward=replace(state.backward, parts=1)), few)  # so that there are momenta
         batch = batch_without_values(config, config.batch_size, CPU)
         images = [t for t in (batch.x, *(view.image for view in batch.views)) if t is not None]
         loaded = [torch.empty_like(t, dtype=torch.uint8) for t in images]
-        buckets = [torch.empty_like(p) for p in parts.model.parameters() if p.requires_grad and ranks > 1]  # of DDP
+        buckets = [torch.empty_like(p) for p in state.model.parameters() if p.requires_grad and ranks > 1]  # of DDP
         memory = LiveMemory()
-        memory.add([*parts.model.parameters(), *parts.model.buffers(), *images, *loaded, *buckets])
-        memory.add(tree_leaves([list(state.values()) for state in parts.optimizer.state.values()]))
+        memory.add([*state.model.parameters(), *state.model.buffers(), *images, *loaded, *buckets])
+        memory.add(tree_leaves([list(buffers.values()) for buffers in state.optimizer.state.values()]))
         with memory:
-            step(parts, batch)
+            step(state, batch)
     return memory.peak
 
 

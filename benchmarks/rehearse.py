@@ -36,8 +36,8 @@ from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import POLICIES
 from equimod.train.config import METHODS, Config, ConfigError, Method, check, default_recipe, read_recipe
 from equimod.train.distributed import DistInfo
-from equimod.train.loop import Parts, train_step
-from equimod.train.run import training_parts
+from equimod.train.loop import TrainState, train_step
+from equimod.train.run import build_train_state
 
 META = torch.device("meta")
 
@@ -137,18 +137,18 @@ def paper_config(method: Method, equimod: bool, batch_size: int, accumulate: int
 def rehearse(config: Config, dist_info: DistInfo) -> dict[str, Any]:
     """Take two steps, the first of which is counted. Raises what torch raises where the device would be waited for."""
     began = time.perf_counter()
-    parts = training_parts(config, Photos(), 312, dist_info)
+    state = build_train_state(config, Photos(), 312, dist_info)
     buckets: list[int] = []
-    if isinstance(parts.backward.parallel, nn.parallel.DistributedDataParallel):
+    if isinstance(state.backward.parallel, nn.parallel.DistributedDataParallel):
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        parts.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
+        state.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
     batch = batch_without_values(config, config.batch_size // dist_info.world_size, META)
-    norms = Norms(parts.model)
+    norms = Norms(state.model)
     with FlopCounterMode(display=False) as flops, Collectives() as collectives:
-        step(parts, batch)
+        step(state, batch)
     batchnorm = vars(norms).copy()
     # Once more, with momenta that are there; without DDP, which regroups gradients now and reads values for it.
-    step(replace(parts, backward=replace(parts.backward, parallel=parts.model)), batch)
+    step(replace(state, backward=replace(state.backward, parallel=state.model)), batch)
     return {
         "method": config.method,
         "equimod": config.equimod,
@@ -158,7 +158,7 @@ def rehearse(config: Config, dist_info: DistInfo) -> dict[str, Any]:
         "calls": dict(collectives.calls),
         "buckets": len(buckets),
         "batchnorm": batchnorm,
-        "parameter_bytes": sum(p.nbytes for p in parts.model.parameters() if p.requires_grad),
+        "parameter_bytes": sum(p.nbytes for p in state.model.parameters() if p.requires_grad),
         "seconds": time.perf_counter() - began,
     }
 
@@ -172,10 +172,10 @@ def _averaged(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[
     return done
 
 
-def step(parts: Parts, batch: Batch) -> None:
+def step(state: TrainState, batch: Batch) -> None:
     """The trainer's step in the middle of a run."""
-    parts.model.before_step(0.5)
-    train_step(parts, batch, 1.0)
+    state.model.before_step(0.5)
+    train_step(state, batch, 1.0)
 
 
 def batch_without_values(config: Config, n: int, device: torch.device) -> Batch:

@@ -19,8 +19,8 @@ from equimod.pipelines.build import Pipeline
 from equimod.train.config import parse
 from equimod.train.data import prepare
 from equimod.train.distributed import process_group
-from equimod.train.loop import Parts, train_step
-from equimod.train.run import training_parts, training_pipeline, with_backend
+from equimod.train.loop import TrainState, train_step
+from equimod.train.run import build_train_state, training_pipeline, with_backend
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class _Training:
     """Everything of a run but its loop."""
 
     pipeline: Pipeline
-    parts: Parts
+    state: TrainState
 
     def __init__(self, settings: TrainSettings) -> None:
         stack = ExitStack()
@@ -45,7 +45,7 @@ class _Training:
         config, records = prepare(config, dist_info)
         config, _ = with_backend(config, records, None, dist_info)
         self.pipeline = training_pipeline(config, records, dist_info)
-        self.parts = training_parts(config, records, len(self.pipeline), dist_info)
+        self.state = build_train_state(config, records, len(self.pipeline), dist_info)
         self._batches, self._device = settings.batches, dist_info.device
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -55,10 +55,10 @@ class _Training:
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[int]:
         """Train on `batches`. A GPU is waited for after the first step and after the last, not between."""
-        learning_rate = self.parts.learning_rate(len(self.pipeline) - 1)
+        learning_rate = self.state.learning_rate(len(self.pipeline) - 1)
         for number, batch in enumerate(batches, 1):
-            self.parts.model.before_step(0.0)
-            train_step(self.parts, batch, learning_rate)
+            self.state.model.before_step(0.0)
+            train_step(self.state, batch, learning_rate)
             if self._device.type == "cuda" and number in (1, self._batches):
                 torch.cuda.synchronize(self._device)
             yield len(batch)

@@ -44,7 +44,7 @@ from equimod.train.distributed import (
 )
 from equimod.train.grad_cache import Backward
 from equimod.train.loop import train_step
-from equimod.train.run import training_parts, training_pipeline
+from equimod.train.run import build_train_state, training_pipeline
 
 N, P = 8, 5  # samples of the global batch, encoded parameters
 ALONE = DistInfo(0, 0, 1, torch.device("cpu"))
@@ -189,7 +189,7 @@ def _check_training(dist_info: DistInfo) -> Results:
         pipeline = training_pipeline(config, records, dist_info)
         torch.set_default_dtype(torch.float64)
         try:
-            parts = training_parts(config, records, len(pipeline), dist_info)
+            state = build_train_state(config, records, len(pipeline), dist_info)
         finally:
             torch.set_default_dtype(torch.float32)
         for step, batch in enumerate(itertools.chain(pipeline.epoch(0), pipeline.epoch(1))):
@@ -198,8 +198,8 @@ def _check_training(dist_info: DistInfo) -> Results:
                 replace(view, image=view.image.double(), encoding=view.encoding.double()) for view in batch.views
             )
             batch = replace(batch, x=batch.x.double(), views=views)
-            parts.model.before_step(step / 10)
-            losses = mean_over_ranks(train_step(parts, batch, parts.learning_rate(step)), dist_info)
+            state.model.before_step(step / 10)
+            losses = mean_over_ranks(train_step(state, batch, state.learning_rate(step)), dist_info)
             results[f"step {step}.loss"] = losses["loss"]
             results[f"step {step}.index/rows"] = batch.index
             results[f"step {step}.encoding/rows"] = batch.views[1].encoding

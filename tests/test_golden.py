@@ -22,7 +22,7 @@ from equimod.pipelines.shapes import draw_dataset
 from equimod.train.config import METHODS, RECIPES, parse
 from equimod.train.distributed import DistInfo
 from equimod.train.loop import train_step
-from equimod.train.run import training_parts, training_pipeline
+from equimod.train.run import build_train_state, training_pipeline
 
 CURVES = Path(__file__).parent / "golden" / "curves.json"
 TOLERANCE = 1e-4
@@ -69,14 +69,14 @@ def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_pat
     config = parse(["--config", str(tmp_path / "recipe.yaml"), *beside, *small])
     records, dist_info = open_records(images), DistInfo(0, 0, 1, torch.device("cpu"))
     pipeline = training_pipeline(config, records, dist_info)
-    parts = training_parts(config, records, len(pipeline), dist_info)
-    parts.model.double()
+    state = build_train_state(config, records, len(pipeline), dist_info)
+    state.model.double()
     curve, total = [], config.epochs * len(pipeline)
     for epoch in range(config.epochs):
         for decoded in pipeline.decoded(epoch):
             batch = _double(decoded, POLICIES[config.policy])
-            parts.model.before_step(len(curve) / total)
-            curve.append(float(train_step(parts, batch, parts.learning_rate(len(curve)))["loss"]))
+            state.model.before_step(len(curve) / total)
+            curve.append(float(train_step(state, batch, state.learning_rate(len(curve)))["loss"]))
     assert len(set(curve)) == 20
     stored = json.loads(CURVES.read_text()) if CURVES.exists() else {}
     if os.environ.get("EQUIMOD_STORE_GOLDEN"):

@@ -16,7 +16,7 @@ from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, pl
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo
-from equimod.train.run import build_model, training_parts
+from equimod.train.run import build_model, build_train_state
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,15 @@ def test_tensors_count_once_and_as_long_as_they_live() -> None:
 
 
 def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
-    parts = training_parts(config, Photos(), 312, DistInfo(0, 0, 1, torch.device("cpu")))
+    state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, torch.device("cpu")))
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = batch_without_values(config, 64, torch.device("cpu"))
         images = [batch.x, *(view.image for view in batch.views)]
-        step(parts, batch)
+        step(state, batch)
         theirs = MemTracker()
-        theirs.track_external(parts.model, parts.optimizer, *images)
+        theirs.track_external(state.model, state.optimizer, *images)
         with theirs:
-            step(parts, batch)
+            step(state, batch)
         peak = theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     loaded = 64 * 3 * 3 * 32 * 32  # uint8, of the batch to come
     assert peak_bytes(config, 1) == peak + loaded

@@ -25,14 +25,14 @@ import torch
 from equimod.benchmarks.rehearse import Collectives, Photos, batch_without_values, step
 from equimod.train.config import parse
 from equimod.train.distributed import process_group
-from equimod.train.run import training_parts
+from equimod.train.run import build_train_state
 config = parse(sys.argv[2:])
 with process_group("cpu") as dist_info:
-    parts = training_parts(config, Photos(), 312, dist_info)
+    state = build_train_state(config, Photos(), 312, dist_info)
     batch = batch_without_values(config, config.batch_size // dist_info.world_size, torch.device("cpu"))
     batch = replace(batch, label=torch.zeros_like(batch.label))
     with Collectives() as counted:
-        step(parts, batch)
+        step(state, batch)
     (Path(sys.argv[1]) / f"{dist_info.rank}.json").write_text(json.dumps(counted.bytes))
 """
 

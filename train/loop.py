@@ -25,7 +25,7 @@ class NonFiniteLoss(Exception):
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainState:
     """What is trained and how."""
 
     model: SSL
@@ -35,7 +35,7 @@ class Parts:
 
 
 def train(
-    parts: Parts,
+    state: TrainState,
     pipeline: Pipeline,
     start: Cursor,
     epochs: int,
@@ -62,10 +62,10 @@ def train(
     for epoch in range(start.epoch, epochs):
         first = start.step if epoch == start.epoch else 0
         for step, batch in enumerate(stages.record_each("wait", pipeline.epoch(epoch, first)), first + 1):
-            lr = parts.learning_rate(done)
+            lr = state.learning_rate(done)
             with stages.record("optimizer", batch.label.device):
-                parts.model.before_step(done / total)
-            buffer.add(train_step(parts, batch, lr))
+                state.model.before_step(done / total)
+            buffer.add(train_step(state, batch, lr))
             done += 1
             stopping = any_rank(stop_asked(), dist_info)
             saving = stopping or done == total or done % checkpoint_every == 0
@@ -86,16 +86,16 @@ def train(
     return True
 
 
-def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
+def train_step(state: TrainState, batch: Batch, lr: float) -> dict[str, Tensor]:
     """Forward, backward and optimizer on one batch. Returns the losses of this rank, detached, on the device."""
-    stages, device = parts.backward.stages, batch.label.device
-    for group in parts.optimizer.param_groups:
+    stages, device = state.backward.stages, batch.label.device
+    for group in state.optimizer.param_groups:
         group["lr"] = lr
-    parts.optimizer.zero_grad(set_to_none=True)
-    losses = parts.backward(batch)
+    state.optimizer.zero_grad(set_to_none=True)
+    losses = state.backward(batch)
     with stages.record("optimizer", device):
-        parts.backward.scaler.step(parts.optimizer)
-        parts.backward.scaler.update()
+        state.backward.scaler.step(state.optimizer)
+        state.backward.scaler.update()
     return {name: loss.detach() for name, loss in losses.items()}
 
 

@@ -38,7 +38,7 @@ from equimod.train.distributed import (
 )
 from equimod.train.grad_cache import Backward
 from equimod.train.lars import LARS, lars_groups
-from equimod.train.loop import AUTOCAST, Parts, train
+from equimod.train.loop import AUTOCAST, TrainState, train
 from equimod.train.report import Reporter
 from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, claim
 from equimod.train.schedule import warmup_cosine
@@ -67,17 +67,17 @@ def run(config: Config) -> int:
             assert_same_on_all_ranks(fingerprint, "the content of the training records", dist_info)
             assert_same_on_all_ranks(config.backend, "the backend", dist_info)
             pipeline = training_pipeline(config, records, dist_info)
-            parts = training_parts(config, records, len(pipeline), dist_info, pipeline.stages)
+            state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
             start = checkpoint.restore(
-                resume_from, parts.model, parts.optimizer, parts.backward.scaler, records=fingerprint
+                resume_from, state.model, state.optimizer, state.backward.scaler, records=fingerprint
             )
         if dist_info.rank == 0:
             stack.enter_context(claim(config, resume_from))
         barrier(dist_info)
         return _train(
-            config, records, fingerprint, pipeline, parts, start, resume_from, dist_info, why, stop_asked.is_set
+            config, records, fingerprint, pipeline, state, start, resume_from, dist_info, why, stop_asked.is_set
         )
 
 
@@ -134,9 +134,9 @@ def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> 
     )
 
 
-def training_parts(
+def build_train_state(
     config: Config, records: Contents, steps: int, dist_info: DistInfo, stages: StageTimes | None = None
-) -> Parts:
+) -> TrainState:
     """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room.
 
     The time that steps take goes to `stages`, those of the pipeline in a run.
@@ -168,7 +168,7 @@ def training_parts(
     )
     scaler = torch.amp.GradScaler(dist_info.device.type, enabled=config.precision == "fp16")
     backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision], stages or StageTimes())
-    return Parts(model, optimizer, backward, learning_rate)
+    return TrainState(model, optimizer, backward, learning_rate)
 
 
 def _compile_encoders(model: SSL, mode: str) -> None:
@@ -192,7 +192,7 @@ def _train(
     records: Records,
     fingerprint: str,
     pipeline: Pipeline,
-    parts: Parts,
+    state: TrainState,
     start: Cursor,
     resume_from: Path | None,
     dist_info: DistInfo,
@@ -203,7 +203,7 @@ def _train(
 
     def save(cursor: Cursor, global_step: int) -> str:
         if dist_info.rank == 0:
-            model, optimizer, scaler = parts.model, parts.optimizer, parts.backward.scaler
+            model, optimizer, scaler = state.model, state.optimizer, state.backward.scaler
             checkpoint.save(folder / CHECKPOINTS, cursor, global_step, model, optimizer, scaler, config, fingerprint)
         barrier(dist_info)
         return str(checkpoint.step_folder(folder / CHECKPOINTS, global_step))
@@ -216,10 +216,10 @@ def _train(
         start_step=start_step,
         batch_size=config.batch_size,
     ) as reporter:
-        reporter.say(_opening(config, records, parts.model, dist_info, start_step))
+        reporter.say(_opening(config, records, state.model, dist_info, start_step))
         reporter.say(f"backend {config.backend}: {why_backend}")
         reached_end = train(
-            parts,
+            state,
             pipeline,
             start,
             config.epochs,
@@ -235,7 +235,7 @@ def _train(
             reporter.say(f"stopped by SIGTERM after a checkpoint; --resume auto goes on in {folder}")
             return SIGTERM_EXIT
         if dist_info.rank == 0:
-            checkpoint.export_encoder(parts.model.encoder, folder / "encoder.safetensors")
+            checkpoint.export_encoder(state.model.encoder, folder / "encoder.safetensors")
         reporter.say(f"done: {folder}; evaluate it with: python train/evaluate.py {folder}")
     return 0
 
