@@ -33,7 +33,7 @@ from equimod.train.run import build_train_state
 
 CPU = torch.device("cpu")
 CARDS = (12, 16, 24, 32, 40, 48, 80, 141)  # GiB, of GPUs in use
-PART = 128  # images that go through the encoder at once: the paper's share of one of 32 GPUs
+CHUNK = 128  # images that go through the encoder at once: the paper's share of one of 32 GPUs
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def peak_bytes(config: Config, ranks: int) -> int:
     state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, CPU))
     with FakeTensorMode(allow_non_fake_inputs=True):
         few = batch_without_values(config, 2, CPU)
-        step(replace(state, backward=replace(state.backward, parts=1)), few)  # so that there are momenta
+        step(replace(state, grad_cache=replace(state.grad_cache, chunks=1)), few)  # so that there are momenta
         batch = batch_without_values(config, config.batch_size, CPU)
         images = [t for t in (batch.x, *(view.image for view in batch.views)) if t is not None]
         loaded = [torch.empty_like(t, dtype=torch.uint8) for t in images]
@@ -99,10 +99,10 @@ def card(peak: int) -> int | None:
 
 
 def plans(name: str, config: Config) -> list[tuple[Config, int]]:
-    """The recipe with its accumulation, and ranks, for each of the machines that it is looked at on."""
+    """The recipe with its chunks, and the number of ranks, for each of the machines that it is reckoned for."""
     if not name.endswith("imagenet"):
         return [(config, 1)]
-    return [(replace(config, accumulate=config.batch_size // ranks // PART), ranks) for ranks in (32, 8, 1)]
+    return [(replace(config, grad_cache=config.batch_size // ranks // CHUNK), ranks) for ranks in (32, 8, 1)]
 
 
 def _recipes() -> list[tuple[str, Config]]:
@@ -113,13 +113,13 @@ def _recipes() -> list[tuple[str, Config]]:
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(Column("recipe", no_wrap=True), "GPUs", "images a GPU", "--accumulate", "peak, GiB", "fits, GiB")
+    table = Table(Column("recipe", no_wrap=True), "GPUs", "images a GPU", "--grad-cache", "peak, GiB", "fits, GiB")
     for row in rows:
         table.add_row(
             row["recipe"],
             str(row["ranks"]),
             str(row["images_a_rank"]),
-            str(row["accumulate"]),
+            str(row["grad_cache"]),
             f"{row['peak_bytes'] / 2**30:.1f}",
             str(row["card_gib"]),
         )
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "precision": config.precision,
                     "ranks": ranks,
                     "images_a_rank": config.batch_size // ranks,
-                    "accumulate": config.accumulate,
+                    "grad_cache": config.grad_cache,
                     "peak_bytes": peak,
                     "card_gib": card(peak),
                     "seconds": time.perf_counter() - began,

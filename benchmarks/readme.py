@@ -25,6 +25,7 @@ _CHECKOUT = Path(__file__).parent.parent
 
 _SPEED, _MEMORY = "images/s (lowest to highest round)", "peak memory, MiB"
 _OPERATORS = ("crop", "flip", "jitter", "gray", "blur", "solarize")
+_FORMER = {"grad_cache": "accumulate"}  # names in results that were stored under an earlier one
 _RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@5"}
 SCORES = {  # name in the result: title and digits
     "linear_top1": ("linear top-1, %", 2),
@@ -71,7 +72,7 @@ def render(text: str, results: Path) -> str:
 
 def _newest(benchmark: str, results: Path) -> dict[str, Any]:
     found = [json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))]
-    of_this = [result for result in found if result["benchmark"] == benchmark]
+    of_this = [result for result in found if result["benchmark"] in (benchmark, _FORMER.get(benchmark))]
     if not of_this:
         raise ReadmeError(f"{results} holds no result of {benchmark!r}; run that benchmark with --output")
     newest: dict[str, Any] = max(of_this, key=lambda result: result["date"])
@@ -228,13 +229,14 @@ def gpu_memory_table(result: dict[str, Any]) -> str:
         (row["recipe"], row["ranks"]): f"{row['peak_bytes'] / 2**30:.1f} ({row['card_gib'] or 'none'})"
         for row in result["rows"]
     }
-    parts = {row["ranks"]: row["accumulate"] for row in result["rows"] if row["recipe"].endswith("imagenet")}
-    header = [f"{n} GPU{'s' * (n > 1)}{f', `--accumulate {k}`' * (k > 1)}" for n, k in parts.items()]
-    rows = {recipe: [f"`{recipe}.yaml`", *(cells.get((recipe, n), "–") for n in parts)] for recipe, _ in cells}
+    key = "grad_cache" if "grad_cache" in result["rows"][0] else _FORMER["grad_cache"]
+    chunks = {row["ranks"]: row[key] for row in result["rows"] if row["recipe"].endswith("imagenet")}
+    header = [f"{n} GPU{'s' * (n > 1)}{f', `--grad-cache {k}`' * (k > 1)}" for n, k in chunks.items()]
+    rows = {recipe: [f"`{recipe}.yaml`", *(cells.get((recipe, n), "–") for n in chunks)] for recipe, _ in cells}
     return (
         _rows(("recipe", *header), list(rows.values()))
         + "\nGiB at the peak of a step, and in brackets the smallest of the usual cards that holds it with a tenth and "
-        "1.5 GiB left for CUDA and the allocator. A recipe for CIFAR-10 runs on one GPU without `--accumulate`. "
+        "1.5 GiB left for CUDA and the allocator. A recipe for CIFAR-10 runs on one GPU without `--grad-cache`. "
         f"{_origin(result)}\n"
     )
 
@@ -336,7 +338,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "views": views_table,
     "augment": augment_table,
     "train": train_table,
-    "accumulate": cost_table,
+    "grad_cache": cost_table,
     "loss": cost_table,
     "rehearse": rehearse_table,
     "gpu_memory": gpu_memory_table,

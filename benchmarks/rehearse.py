@@ -50,8 +50,8 @@ class Arguments:
     """Ranks that share the batch."""
     batch_size: int = 4096
     """Images of the global batch."""
-    accumulate: int = 1
-    """Parts that a rank's images go through the encoder in."""
+    grad_cache: int = 1
+    """Chunks that a rank's images go through the encoder in."""
     output: Path | None = None
     """JSON file for the result."""
 
@@ -117,7 +117,7 @@ def pretended_ranks(ranks: int) -> Iterator[DistInfo]:
         dist.destroy_process_group()
 
 
-def paper_config(method: Method, equimod: bool, batch_size: int, accumulate: int) -> Config:
+def paper_config(method: Method, equimod: bool, batch_size: int, grad_cache: int) -> Config:
     """The recipe for ImageNet, or for a method without one SimCLR's augmentation and encoder."""
     path = default_recipe(method, "imagenet", equimod) or default_recipe("simclr", "imagenet", equimod)
     assert path is not None
@@ -127,7 +127,7 @@ def paper_config(method: Method, equimod: bool, batch_size: int, accumulate: int
         equimod=equimod,
         data=Path("imagenet"),
         batch_size=batch_size,
-        accumulate=accumulate,
+        grad_cache=grad_cache,
         precision="fp32",
     )
     check(config)
@@ -139,16 +139,16 @@ def rehearse(config: Config, dist_info: DistInfo) -> dict[str, Any]:
     began = time.perf_counter()
     state = build_train_state(config, Photos(), 312, dist_info)
     buckets: list[int] = []
-    if isinstance(state.backward.parallel, nn.parallel.DistributedDataParallel):
+    if isinstance(state.grad_cache.parallel, nn.parallel.DistributedDataParallel):
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        state.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
+        state.grad_cache.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
     batch = batch_without_values(config, config.batch_size // dist_info.world_size, META)
     norms = Norms(state.model)
     with FlopCounterMode(display=False) as flops, Collectives() as collectives:
         step(state, batch)
     batchnorm = vars(norms).copy()
     # Once more, with momenta that are there; without DDP, which regroups gradients now and reads values for it.
-    step(replace(state, backward=replace(state.backward, parallel=state.model)), batch)
+    step(replace(state, grad_cache=replace(state.grad_cache, parallel=state.model)), batch)
     return {
         "method": config.method,
         "equimod": config.equimod,
@@ -219,14 +219,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with pretended_ranks(arguments.ranks) as dist_info:
             rows = [
-                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.accumulate), dist_info)
+                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.grad_cache), dist_info)
                 for method in METHODS
                 for equimod in (False, True)
                 if equimod or method != "none"
             ]
         _show(rows)
         if arguments.output:
-            names = ("ranks", "batch_size", "accumulate")
+            names = ("ranks", "batch_size", "grad_cache")
             settings = {name: getattr(arguments, name) for name in names}
             result = {"benchmark": "rehearse", "settings": settings, "rows": rows}
             keep(result, "rehearse.py", given, arguments.output)

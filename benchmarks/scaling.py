@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from equimod.benchmarks.gpu_memory import PART
+from equimod.benchmarks.gpu_memory import CHUNK
 from equimod.benchmarks.rehearse import paper_config, pretended_ranks, rehearse
 from equimod.benchmarks.result import keep
 from equimod.train.config import ConfigError, Method
@@ -39,8 +39,8 @@ class Device:
     """Share of the peak that a step reaches."""
     least_ms: float = 15
     """A step with hardly any images: the time that launching its kernels takes."""
-    part: int = PART
-    """Images that fit at once; more go through in parts (--accumulate), forward twice."""
+    chunk: int = CHUNK
+    """Images that fit at once; more go through in chunks (--grad-cache), forward twice."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def predict(arguments: Arguments, ranks: int) -> dict[str, float]:
     with pretended_ranks(ranks) as dist_info:
         counted = rehearse(paper_config(arguments.method, arguments.equimod, arguments.batch_size, 1), dist_info)
     alone = local / (device.images_per_s or device.tflops * device.utilization * local / counted["tflop"])
-    again = 4 / 3 if local > device.part else 1.0
+    again = 4 / 3 if local > device.chunk else 1.0
     compute = max(alone * again, device.least_ms / 1e3)
     gradients, norms, calls = counted["parameter_bytes"], counted["batchnorm"], counted["calls"]
     gathered, summed = counted["bytes"].get("allgather", 0), counted["bytes"].get("allreduce", 0) - gradients

@@ -20,6 +20,6 @@ class BarlowTwins(Method):
         self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="linear")
         self.lambd = settings.lambd
 
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         z_i, z_j = self.projector(torch.cat(h)).chunk(2)
         return barlow_twins_loss(z_i, z_j, self.lambd)

@@ -26,14 +26,14 @@ class BYOL(Method):
         self.target_projector = deepcopy(self.projector).requires_grad_(False)
         self.momentum = settings.momentum
 
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         q_i, q_j = self.predictor(self.projector(torch.cat(h))).chunk(2)
         with torch.no_grad():
-            t_i, t_j = self.target_projector(torch.cat(seen)).chunk(2)
+            t_i, t_j = self.target_projector(torch.cat(targets)).chunk(2)
         return byol_loss(q_i, q_j, t_i, t_j)
 
     @torch.no_grad()
-    def look(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def target_forward(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """The target encoder's representations of both views, (N,F) each."""
         h: Tensor = self.target_encoder(torch.cat(views))
         return h.chunk(2)

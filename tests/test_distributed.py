@@ -42,7 +42,7 @@ from equimod.train.distributed import (
     process_group,
     sync_batchnorm,
 )
-from equimod.train.grad_cache import Backward
+from equimod.train.grad_cache import GradCache
 from equimod.train.loop import train_step
 from equimod.train.run import build_train_state, training_pipeline
 
@@ -148,7 +148,7 @@ def _check_ssl(dist_info: DistInfo) -> Results:
     return results
 
 
-def _check_accumulation(dist_info: DistInfo) -> Results:
+def _check_grad_cache(dist_info: DistInfo) -> Results:
     """Two parts a rank, with frozen statistics in the encoder, against the whole batch at once."""
     results: Results = {}
     x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), dist_info) for k in range(3))
@@ -165,10 +165,10 @@ def _check_accumulation(dist_info: DistInfo) -> Results:
             model.method.target_encoder.eval()
         parallel = data_parallel(sync_batchnorm(model, dist_info), dist_info)
         off = torch.amp.GradScaler("cpu", enabled=False)
-        backward = Backward(model, parallel, 1 if dist_info.world_size == 1 else 2, off, None)
+        grad_cache = GradCache(model, parallel, 1 if dist_info.world_size == 1 else 2, off, None)
         for _ in range(2):  # DDP regroups gradients after the first step
             model.zero_grad()
-            losses = backward(batch)
+            losses = grad_cache(batch)
         results |= {f"{method}.{name}": value for name, value in mean_over_ranks(losses, dist_info).items()}
         results |= {f"{method}.grad.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
     return results
@@ -212,7 +212,7 @@ CHECKS = (
     _check_batchnorm,
     _check_half_precision_batchnorm,
     _check_ssl,
-    _check_accumulation,
+    _check_grad_cache,
     _check_training,
 )
 

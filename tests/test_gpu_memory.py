@@ -58,7 +58,7 @@ def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
 def test_parts_take_less_and_keep_the_images_of_the_others(config: Config) -> None:
     whole, quarter = peak_bytes(config, 1), peak_bytes(replace(config, batch_size=16), 1)
     held = (64 - 16) * 3 * 3 * 32 * 32 * 4
-    assert quarter + held < peak_bytes(replace(config, accumulate=4), 1) < whole
+    assert quarter + held < peak_bytes(replace(config, grad_cache=4), 1) < whole
 
 
 def test_a_rank_has_its_share_and_the_buckets_of_its_gradients(config: Config) -> None:
@@ -76,7 +76,7 @@ def test_a_card_keeps_a_reserve() -> None:
 
 def test_every_recipe_of_the_paper_has_a_plan_with_parts_of_a_gpus_share() -> None:
     recipe = read_recipe(RECIPES / "byol_equimod_imagenet.yaml")
-    assert [(config.accumulate, ranks) for config, ranks in plans("byol_equimod_imagenet", recipe)] == [
+    assert [(config.grad_cache, ranks) for config, ranks in plans("byol_equimod_imagenet", recipe)] == [
         (1, 32),
         (4, 8),
         (32, 1),

@@ -42,7 +42,7 @@ with process_group("cpu") as dist_info:
     "method",
     [
         ["simclr", "--equimod"],
-        ["byol", "--equimod", "--accumulate", "2"],
+        ["byol", "--equimod", "--grad-cache", "2"],
         ["barlow_twins", "--essl"],
         ["vicreg", "--online-probe"],
     ],
@@ -81,7 +81,7 @@ def arguments() -> Arguments:
 def test_one_gpu_is_as_fast_as_it_was_measured(arguments: Arguments) -> None:
     alone = predict(arguments, 1)
     assert alone["step_s"] == pytest.approx(0.256 * 4 / 3)  # in parts of 128
-    assert predict(replace(arguments, device=replace(arguments.device, part=256)), 1)["images_per_s"] == 1000
+    assert predict(replace(arguments, device=replace(arguments.device, chunk=256)), 1)["images_per_s"] == 1000
     assert alone["cores_a_node"] == pytest.approx(alone["images_per_s"] * 1.44 / 1e3)
 
 

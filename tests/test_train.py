@@ -177,7 +177,7 @@ def test_a_checkpoint_resumes_on_another_number_of_ranks_at_the_same_sample(
 
 
 def test_a_killed_run_in_parts_resumes_bit_for_bit(options: list[str], tmp_path: Path) -> None:
-    options = [*options, "--accumulate", "2"]
+    options = [*options, "--grad-cache", "2"]
     alone, killed = ["--output", str(tmp_path / "alone")], ["--output", str(tmp_path / "killed")]
     assert _faulty([*options, *alone], -1, "SIGKILL") == [(0, "")]
     assert _faulty([*options, *killed], 5, "SIGKILL")[0][0] == -9

@@ -97,10 +97,10 @@ class _RunSettings:
     """Passes over the data."""
     batch_size: int = 512
     """Images a step over all ranks together."""
-    accumulate: int = 1
-    """Parts of a rank's images that go through the encoder one after the other, for batches that do not fit at once.
-    Not the usual sum of the gradients of small batches: losses compare the whole batch, and the gradient is that of
-    the whole batch. Batch norms of the encoder see one part at a time; the encoder runs forward twice."""
+    grad_cache: int = 1
+    """Chunks in which a rank's images go through the encoder, for batches that do not fit at once (GradCache, Gao et
+    al., 2021). Losses compare the whole batch, and the gradient is that of the whole batch. Batch norms of the encoder
+    see one chunk at a time; the encoder runs forward twice."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Precision of the forward pass; weights stay float32."""
     seed: int = 0
@@ -199,9 +199,9 @@ def check(config: Config) -> None:
         )
     if config.dataset == "imagenet" and config.data is None:
         raise ConfigError("data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS")
-    if config.system.compile in ("reduce-overhead", "max-autotune") and (config.accumulate > 1 or config.essl):
+    if config.system.compile in ("reduce-overhead", "max-autotune") and (config.grad_cache > 1 or config.essl):
         raise ConfigError(
-            f"system.compile={config.system.compile} keeps one output of the encoder at a time, and --accumulate and "
+            f"system.compile={config.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
             "--essl need several; give --system.compile default"
         )
     if config.system.batchnorm == "apex" and config.precision != "fp16":
@@ -216,7 +216,7 @@ def check(config: Config) -> None:
     at_least = {
         "epochs": 1,
         "batch_size": 2,
-        "accumulate": 1,
+        "grad_cache": 1,
         "encoder.width": 8,
         **{f"{method}.dim": 1 for method in METHODS if hasattr(getattr(config, method), "dim")},
         "byol.hidden": 1,

@@ -14,7 +14,7 @@ from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
 from equimod.pipelines.sampler import Cursor
 from equimod.train.distributed import DistInfo, any_rank, mean_over_ranks
-from equimod.train.grad_cache import Backward
+from equimod.train.grad_cache import GradCache
 from equimod.train.report import Reporter
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
@@ -30,7 +30,7 @@ class TrainState:
 
     model: SSL
     optimizer: torch.optim.Optimizer
-    backward: Backward
+    grad_cache: GradCache
     learning_rate: Callable[[int], float]  # of a step, counted over the whole run
 
 
@@ -88,14 +88,14 @@ def train(
 
 def train_step(state: TrainState, batch: Batch, lr: float) -> dict[str, Tensor]:
     """Forward, backward and optimizer on one batch. Returns the losses of this rank, detached, on the device."""
-    stages, device = state.backward.stages, batch.label.device
+    stages, device = state.grad_cache.stages, batch.label.device
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     state.optimizer.zero_grad(set_to_none=True)
-    losses = state.backward(batch)
+    losses = state.grad_cache(batch)
     with stages.record("optimizer", device):
-        state.backward.scaler.step(state.optimizer)
-        state.backward.scaler.update()
+        state.grad_cache.scaler.step(state.optimizer)
+        state.grad_cache.scaler.update()
     return {name: loss.detach() for name, loss in losses.items()}
 
 

@@ -36,7 +36,7 @@ from equimod.train.distributed import (
     process_group,
     sync_batchnorm,
 )
-from equimod.train.grad_cache import Backward
+from equimod.train.grad_cache import GradCache
 from equimod.train.lars import LARS, lars_groups
 from equimod.train.loop import AUTOCAST, TrainState, train
 from equimod.train.report import Reporter
@@ -71,7 +71,7 @@ def run(config: Config) -> int:
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
             start = checkpoint.restore(
-                resume_from, state.model, state.optimizer, state.backward.scaler, records=fingerprint
+                resume_from, state.model, state.optimizer, state.grad_cache.scaler, records=fingerprint
             )
         if dist_info.rank == 0:
             stack.enter_context(claim(config, resume_from))
@@ -151,9 +151,9 @@ def build_train_state(
     )
     learning_rate(0)
     share = config.batch_size // dist_info.world_size
-    if share % config.accumulate:
+    if share % config.grad_cache:
         raise ValueError(
-            f"accumulate={config.accumulate} does not divide the {share} images of a rank; give a divisor of {share}"
+            f"grad_cache={config.grad_cache} does not divide the {share} images of a rank; give a divisor of {share}"
         )
     model = build_model(config, records).to(dist_info.device).to(memory_format=torch.channels_last)
     parallel = data_parallel(sync_batchnorm(model, dist_info, config.system.batchnorm), dist_info)
@@ -167,8 +167,10 @@ def build_train_state(
         trust_coefficient=config.optim.trust_coefficient,
     )
     scaler = torch.amp.GradScaler(dist_info.device.type, enabled=config.precision == "fp16")
-    backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision], stages or StageTimes())
-    return TrainState(model, optimizer, backward, learning_rate)
+    grad_cache = GradCache(
+        model, parallel, config.grad_cache, scaler, AUTOCAST[config.precision], stages or StageTimes()
+    )
+    return TrainState(model, optimizer, grad_cache, learning_rate)
 
 
 def _compile_encoders(model: SSL, mode: str) -> None:
@@ -203,7 +205,7 @@ def _train(
 
     def save(cursor: Cursor, global_step: int) -> str:
         if dist_info.rank == 0:
-            model, optimizer, scaler = state.model, state.optimizer, state.backward.scaler
+            model, optimizer, scaler = state.model, state.optimizer, state.grad_cache.scaler
             checkpoint.save(folder / CHECKPOINTS, cursor, global_step, model, optimizer, scaler, config, fingerprint)
         barrier(dist_info)
         return str(checkpoint.step_folder(folder / CHECKPOINTS, global_step))
