@@ -64,7 +64,7 @@ def decode_stored(records: Records, position: int, stored: Stored) -> NDArray[np
 
 
 class RegionDecoder:
-    """Decodes no more of a JPEG than is looked at, into memory that it uses again: one a thread.
+    """Decodes the region of a JPEG that its crops need, into memory that it uses again: one decoder a thread.
 
     By libjpeg-turbo, through native/decode.c, where installation found its header.
     """
@@ -78,9 +78,9 @@ class RegionDecoder:
     ) -> NDArray[np.uint8] | None:
         """Pixels (H,W,3) of an image of `size` (width, height), valid until the next call.
 
-        Those of `region`, from x0, y0 up to x1, y1, are those of `decode`, byte for byte; the others are anything. None
-        for what is no sound RGB or gray JPEG of that size, which `decode_sample` serves or refuses; damage below the
-        region is not seen.
+        Inside `region`, from x0, y0 up to x1, y1, they equal those of `decode`, byte for byte; outside it they are
+        undefined. Returns None for what is no sound RGB or gray JPEG of that size, which `decode_sample` decodes or
+        rejects. Damage below the region goes unnoticed.
         """
         if self._decode is None or isinstance(stored, np.ndarray):
             return None

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from equimod.pipelines.geometry import center_geometry
-from equimod.pipelines.kernel import CUT, Kernel, load
+from equimod.pipelines.kernel import CropSpec, Kernel, load
 from equimod.pipelines.policy import CenterPolicy, Interpolation
 
 KERNEL = load()
@@ -24,52 +24,52 @@ NO_KERNEL = "resizing with torch, which is slower; apt-get install g++ and pip i
 """What to tell where KERNEL is None."""
 
 
-def crop_cuts(boxes: NDArray[np.int64], size: int, mode: Interpolation) -> NDArray[np.void]:
-    """Cuts (N,) of `boxes` (N,4), x, y, width, height in pixels, resized to `size` square."""
-    cuts = np.zeros(len(boxes), CUT)
+def crop_specs(boxes: NDArray[np.int64], size: int, mode: Interpolation) -> NDArray[np.void]:
+    """CropSpecs (N,) of `boxes` (N,4), x, y, width, height in pixels, resized to `size` square."""
+    specs = np.zeros(len(boxes), CropSpec)
     for name, values in zip(("x", "y", "width", "height"), boxes.T, strict=True):
-        cuts[name] = values
+        specs[name] = values
     for name in ("full_width", "full_height", "size"):
-        cuts[name] = size
-    cuts["cubic"] = mode == "bicubic"
-    return cuts
+        specs[name] = size
+    specs["cubic"] = mode == "bicubic"
+    return specs
 
 
-def center_cuts(sizes: NDArray[np.int32], policy: CenterPolicy) -> NDArray[np.void]:
-    """Cuts (N,) of the non-augmented images, torchvision's Resize and CenterCrop, of images of `sizes` (N,2)."""
-    cuts = np.zeros(len(sizes), CUT)
-    cuts["width"], cuts["height"] = sizes.T
-    for cut, (width, height) in zip(cuts, sizes.tolist(), strict=True):
-        (cut["full_width"], cut["full_height"]), (cut["left"], cut["top"]) = center_geometry(width, height, policy)
-    cuts["size"], cuts["cubic"] = policy.size, policy.interpolation == "bicubic"
-    return cuts
+def center_crop_specs(sizes: NDArray[np.int32], policy: CenterPolicy) -> NDArray[np.void]:
+    """CropSpecs (N,) of the non-augmented images, torchvision's Resize and CenterCrop, of images of `sizes` (N,2)."""
+    specs = np.zeros(len(sizes), CropSpec)
+    specs["width"], specs["height"] = sizes.T
+    for spec, (width, height) in zip(specs, sizes.tolist(), strict=True):
+        (spec["full_width"], spec["full_height"]), (spec["left"], spec["top"]) = center_geometry(width, height, policy)
+    specs["size"], specs["cubic"] = policy.size, policy.interpolation == "bicubic"
+    return specs
 
 
-def seen(cuts: NDArray[np.void]) -> NDArray[np.int64]:
-    """What of its image each row of `cuts` (N,K) looks at: int64 (N,4), from x0, y0 up to x1, y1."""
+def regions_of_interest(specs: NDArray[np.void]) -> NDArray[np.int64]:
+    """The region of each image that its crops `specs` (N,K) read: int64 (N,4), from x0, y0 up to x1, y1."""
     edges = []
     for start, length, full, first in (("x", "width", "full_width", "left"), ("y", "height", "full_height", "top")):
-        scale = cuts[length] / cuts[full]
-        reach = np.where(cuts["cubic"], 2, 1) * np.maximum(scale, 1) + 1  # of the filter, and a pixel for rounding
-        low = np.floor(scale * cuts[first] - reach).clip(0)
-        high = np.minimum(np.ceil(scale * (cuts[first] + cuts["size"]) + reach), cuts[length])
-        edges.append(((cuts[start] + low).min(axis=1), (cuts[start] + high).max(axis=1)))
+        scale = specs[length] / specs[full]
+        reach = np.where(specs["cubic"], 2, 1) * np.maximum(scale, 1) + 1  # of the filter, and a pixel for rounding
+        low = np.floor(scale * specs[first] - reach).clip(0)
+        high = np.minimum(np.ceil(scale * (specs[first] + specs["size"]) + reach), specs[length])
+        edges.append(((specs[start] + low).min(axis=1), (specs[start] + high).max(axis=1)))
     (x0, x1), (y0, y1) = edges
     return np.stack([x0, y0, x1, y1], axis=1).astype(np.int64)
 
 
-class Cutter:
-    """Resizes what `cuts` (N,K) cut out of N images, an image at a time, into K `targets`: uint8 (N,size,size,3).
+class CropResizer:
+    """Crops and resizes N images by `specs` (N,K), an image at a time, into K `targets`: uint8 (N,size,size,3).
 
     By `kernel`, or torch where there is none. Images may come in any order, and several at once. ValueError for
     targets of another shape, type or layout.
     """
 
     def __init__(
-        self, cuts: NDArray[np.void], targets: Sequence[NDArray[np.uint8]], kernel: Kernel | None = KERNEL
+        self, specs: NDArray[np.void], targets: Sequence[NDArray[np.uint8]], kernel: Kernel | None = KERNEL
     ) -> None:
-        self._cuts, self._targets, self._kernel = np.ascontiguousarray(cuts).copy(), targets, kernel
-        for column, target in zip(self._cuts.T, targets, strict=True):
+        self._specs, self._targets, self._kernel = np.ascontiguousarray(specs).copy(), targets, kernel
+        for column, target in zip(self._specs.T, targets, strict=True):
             size = int(column["size"].max(initial=0))
             wanted = (len(column), size, size, 3)
             if target.shape != wanted or target.dtype != np.uint8 or not target.flags.c_contiguous:
@@ -79,23 +79,23 @@ class Cutter:
     def __call__(self, row: int, image: NDArray[np.uint8]) -> None:
         """Fill `row` of the targets from `image` (H,W,3), whose pixels lie side by side.
 
-        ValueError for another shape, and for a cut that does not lie in the image.
+        ValueError for another shape, and for a crop that does not lie in the image.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.strides[1:] != (3, 1):
             raise ValueError(f"image: uint8 (H,W,3) with pixels side by side is wanted: {image.dtype} {image.shape}")
         if self._kernel is not None:
-            self._kernel.resample(image, self._cuts[row])
+            self._kernel.resample(image, self._specs[row])
             return
-        for cut, target in zip(self._cuts[row], self._targets, strict=True):
-            target[row] = _with_torch(image, cut)
+        for spec, target in zip(self._specs[row], self._targets, strict=True):
+            target[row] = _with_torch(image, spec)
 
 
-def _with_torch(image: NDArray[np.uint8], cut: np.void) -> NDArray[np.uint8]:
-    _, x, y, width, height, full_width, full_height, left, top, size, cubic = cut.tolist()
+def _with_torch(image: NDArray[np.uint8], spec: np.void) -> NDArray[np.uint8]:
+    _, x, y, width, height, full_width, full_height, left, top, size, cubic = spec.tolist()
     across, down = image.shape[1] - x - width, image.shape[0] - y - height
     kept = (full_width - left - size, full_height - top - size)
     if min(x, y, width - 1, height - 1, left, top, across, down, *kept) < 0:
-        raise ValueError(f"cut {cut} does not lie in an image of {image.shape[1]}x{image.shape[0]} pixels")
+        raise ValueError(f"crop {spec} does not lie in an image of {image.shape[1]}x{image.shape[0]} pixels")
     # The batch dimension goes first: torch then sees channels_last, and does not turn the pixels around and back.
     box = image[y : y + height, x : x + width]
     box = box if box.flags.writeable else box.copy()  # torch takes no memory such as a mapped file

@@ -17,7 +17,7 @@ from equimod.pipelines.backends import Images, Request
 from equimod.pipelines.decode import RegionDecoder, decode_stored, read_stored
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resize import Cutter, center_cuts, crop_cuts, seen
+from equimod.pipelines.resize import CropResizer, center_crop_specs, crop_specs, regions_of_interest
 from equimod.pipelines.timing import StageTimes, Timer
 from equimod.pipelines.workers import stay_on_own_cores
 
@@ -73,27 +73,27 @@ class NativeBackend:
             return torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
 
         images = Images(empty() if self._with_x else None, tuple(empty() for _ in request.crops))
-        cuts = [
-            crop_cuts(boxes.numpy(), policy.crop.size, policy.crop.interpolation)
+        of_output = [
+            crop_specs(boxes.numpy(), policy.crop.size, policy.crop.interpolation)
             for policy, boxes in zip(self._policy.views, request.crops, strict=True)
         ]
         if self._with_x:
-            cuts.insert(0, center_cuts(self._records.stored[request.position], self._policy.x))
+            of_output.insert(0, center_crop_specs(self._records.stored[request.position], self._policy.x))
         targets = [t.permute(0, 2, 3, 1).numpy() for t in (images.x, *images.views) if t is not None]
         rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._workers))
-        of_sample = np.stack(cuts, axis=1)
-        fill = partial(self._fill, own, request.position, seen(of_sample), Cutter(of_sample, targets))
-        return images, [pool.submit(fill, share.tolist()) for share in rows]
+        specs = np.stack(of_output, axis=1)
+        fill = partial(self._fill, own, request.position, regions_of_interest(specs), CropResizer(specs, targets))
+        return images, [pool.submit(fill, some.tolist()) for some in rows]
 
     def _fill(
         self,
         own: threading.local,
         position: NDArray[np.int64],
         regions: NDArray[np.int64],
-        cut: Cutter,
+        resize: CropResizer,
         rows: list[int],
     ) -> None:
-        """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `cut`."""
+        """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `resize`."""
         timer, samples = Timer(), position[rows]
         sizes = self._records.stored[samples].tolist()
         for row, sample, size, region in zip(rows, samples.tolist(), sizes, regions[rows].tolist(), strict=True):
@@ -103,7 +103,7 @@ class NativeBackend:
             if pixels is None:
                 pixels = decode_stored(self._records, sample, stored)
             timer.lap("decode")
-            cut(row, pixels)
+            resize(row, pixels)
             timer.lap("resize")
         self._stages.add(timer)
 
