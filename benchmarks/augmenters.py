@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.measure import Workload
 from equimod.pipelines import ops
 from equimod.pipelines.build import Operators
 from equimod.pipelines.params import AugmentationParams, draw
@@ -50,7 +50,7 @@ def crops(settings: AugmentSettings) -> Views:
     return tuple(batch(view.crop.size) for view in POLICIES[settings.policy].views)
 
 
-def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings) -> Load:
+def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings) -> Workload:
     torch.set_num_threads(settings.threads)
     views, augment = crops(settings), build(settings)
 
@@ -207,6 +207,6 @@ OPERATORS: dict[str, Callable[[AugmentSettings], Augment]] = {
     "pillow": pillow,
 }
 
-AUGMENTERS: dict[str, Callable[[AugmentSettings], Load]] = {
+AUGMENTERS: dict[str, Callable[[AugmentSettings], Workload]] = {
     name: partial(_load, build) for name, build in OPERATORS.items()
 }

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from equimod.benchmarks.measure import Load, Round, Spread, interleave, ratio
+from equimod.benchmarks.measure import Round, Spread, Workload, interleave, ratio
 from equimod.pipelines.records.protocol import RecordsError
 
 Pair = tuple[str, str]
@@ -46,7 +46,7 @@ class Benchmark(ABC):
             raise UsageError(f"output={self.output} does not end in .json; give a file name that does")
 
     @abstractmethod
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """The contenders, the settings that each is called with, and what else to keep of the settings."""
 
     @abstractmethod

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.measure import Workload
 from equimod.benchmarks.throughput import Step
 
 
@@ -45,7 +45,7 @@ class Chunks(Step):
         for chunks in self.chunks:
             replace(self, trainer=_in_chunks(self.trainer, chunks), chunks=()).check()
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         _, settings, more = super().plan()
         return {f"{n} chunk{'s' if n > 1 else ''}": partial(_step_in_chunks, n) for n in self.chunks}, settings, more
@@ -59,7 +59,7 @@ def _in_chunks(trainer: tuple[str, ...], chunks: int) -> tuple[str, ...]:
     return (*trainer, "--grad-cache", str(chunks))
 
 
-def _step_in_chunks(chunks: int, settings: Any) -> Load:
+def _step_in_chunks(chunks: int, settings: Any) -> Workload:
     from equimod.benchmarks.trainers import step
 
     return step(replace(settings, arguments=_in_chunks(settings.arguments, chunks)))
@@ -89,7 +89,7 @@ class Loss(Benchmark):
             if ranks < 1 or self.batch % ranks:
                 raise UsageError(f"ranks={ranks} does not divide batch={self.batch}; give divisors")
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         shares = {f"share of {n} rank{'s' if n > 1 else ''}": partial(_share, n) for n in self.ranks}
         return {"full matrix": _full, "embeddings alone": _nothing, **shares}, LossSettings(self.batch, self.dim), {}
@@ -99,7 +99,7 @@ class Loss(Benchmark):
         return [(name, "full matrix") for name in names if name.startswith("share")]
 
 
-def _loss(settings: LossSettings, loss: Callable[[Any], Any]) -> Load:
+def _loss(settings: LossSettings, loss: Callable[[Any], Any]) -> Workload:
     """Forward and backward of `loss`, of unit vectors (2 · batch, dim)."""
     import torch
     import torch.nn.functional as F
@@ -115,7 +115,7 @@ def _loss(settings: LossSettings, loss: Callable[[Any], Any]) -> Load:
     return load
 
 
-def _full(settings: LossSettings) -> Load:
+def _full(settings: LossSettings) -> Workload:
     import torch
     import torch.nn.functional as F
 
@@ -126,11 +126,11 @@ def _full(settings: LossSettings) -> Load:
     return _loss(settings, loss)
 
 
-def _nothing(settings: LossSettings) -> Load:
+def _nothing(settings: LossSettings) -> Workload:
     return _loss(settings, lambda z: z.sum())
 
 
-def _share(ranks: int, settings: LossSettings) -> Load:
+def _share(ranks: int, settings: LossSettings) -> Workload:
     import torch
 
     from equimod.models.losses import log_sum_exp

@@ -23,7 +23,7 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Rando
 from torchvision.transforms import functional as F
 
 from equimod.benchmarks.augmenters import normalized, transforms
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.measure import Workload
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.decode import RegionDecoder, decode
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
@@ -78,7 +78,7 @@ class _Round:
         return self._records.name(int(self._position[position]))
 
 
-def decode_alone(settings: LoaderSettings) -> Load:
+def decode_alone(settings: LoaderSettings) -> Workload:
     """The ceiling: read and decode every image, whole, in as many threads, and drop it."""
     records = _Round(open_records(settings.records), settings.images)
     sampler = Sampler(len(records), settings.batch_size, seed=0)
@@ -104,7 +104,7 @@ def decode_alone(settings: LoaderSettings) -> Load:
     return load
 
 
-def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
+def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Workload:
     """A pipeline of this project: x, two views, every parameter drawn and encoded."""
     torch.set_num_threads(1)
     pipeline = build_pipeline(
@@ -119,17 +119,17 @@ def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
     return lambda epoch: (len(batch) for batch in batches(epoch))
 
 
-def native(settings: LoaderSettings) -> Load:
+def native(settings: LoaderSettings) -> Workload:
     """The native backend."""
     return _pipeline(settings, "native", _Round(open_records(settings.records), settings.images))
 
 
-def dali(settings: LoaderSettings) -> Load:
+def dali(settings: LoaderSettings) -> Workload:
     """The DALI backend, on the CPU."""
     return _pipeline(settings, "dali", _Round(open_records(settings.records), settings.images))
 
 
-def ffcv(settings: LoaderSettings) -> Load:
+def ffcv(settings: LoaderSettings) -> Workload:
     """The FFCV backend, on a .beton file of the round's samples."""
     records = open_records(settings.records)
     if not isinstance(records, BetonRecords) or len(records) != settings.images:
@@ -179,7 +179,7 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
         return self._finish_x(self._x(image)), *views, *boxes, int(self._records.label[position]), position
 
 
-def torchvision_dataloader(settings: LoaderSettings) -> Load:
+def torchvision_dataloader(settings: LoaderSettings) -> Workload:
     """torch's DataLoader with as many worker processes, its defaults but for workers that stay over the epochs."""
     torch.set_num_threads(1)
     records = _Round(open_records(settings.records), settings.images)
@@ -194,7 +194,7 @@ def torchvision_dataloader(settings: LoaderSettings) -> Load:
     return lambda epoch: (len(batch[0]) for batch in loader)
 
 
-LOADERS: dict[str, Callable[[LoaderSettings], Load]] = {
+LOADERS: dict[str, Callable[[LoaderSettings], Workload]] = {
     "native": native,  # first to warm up: its error about a damaged image names the file
     "dali": dali,
     "ffcv": ffcv,

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 
 from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run
-from equimod.benchmarks.measure import Load, Spread
+from equimod.benchmarks.measure import Spread, Workload
 from equimod.pipelines.policy import POLICIES
 
 
@@ -71,7 +71,7 @@ class Loader(Benchmark):
         if self.images < self.batch_size:
             raise UsageError(f"images={self.images} is less than a batch; give {self.batch_size} or more")
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.loaders import LOADERS, LoaderSettings
         from equimod.pipelines.records import open_records
@@ -161,7 +161,7 @@ class Augment(Benchmark):
         if self.images < self.batch_size:
             raise UsageError(f"images={self.images} is less than a batch; give {self.batch_size} or more")
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.augmenters import AUGMENTERS, AugmentSettings
 
@@ -202,7 +202,7 @@ class Step(Benchmark):
         except ConfigError as error:
             raise UsageError(str(error)) from error
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.trainers import TRAINERS, TrainSettings
         from equimod.train.config import parse

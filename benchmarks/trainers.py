@@ -13,7 +13,7 @@ from itertools import islice, repeat
 
 import torch
 
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.measure import Workload
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
 from equimod.train.config import parse
@@ -64,23 +64,23 @@ class _Training:
             yield len(batch)
 
 
-def step(settings: TrainSettings) -> Load:
+def step(settings: TrainSettings) -> Workload:
     """The step alone, again and again on one batch that is on the device."""
     training = _Training(settings)
     batch = next(training.batches(0))
     return lambda epoch: training.steps(repeat(batch, settings.batches))
 
 
-def pipeline(settings: TrainSettings) -> Load:
+def pipeline(settings: TrainSettings) -> Workload:
     """The pipeline alone: decode, crop, resize, operators, parameters, on the device."""
     training = _Training(settings)
     return lambda epoch: (len(batch) for batch in training.batches(epoch))
 
 
-def train(settings: TrainSettings) -> Load:
+def train(settings: TrainSettings) -> Workload:
     """The step on what the pipeline makes."""
     training = _Training(settings)
     return lambda epoch: training.steps(training.batches(epoch))
 
 
-TRAINERS: dict[str, Callable[[TrainSettings], Load]] = {"step": step, "pipeline": pipeline, "train": train}
+TRAINERS: dict[str, Callable[[TrainSettings], Workload]] = {"step": step, "pipeline": pipeline, "train": train}

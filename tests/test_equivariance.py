@@ -20,7 +20,7 @@ from equimod.pipelines.shapes import draw_dataset
 from equimod.train import equivariance
 from equimod.train.config import RECIPES, read_recipe
 from equimod.train.equivariance import LEAST_DISSIMILARITY, displacement
-from equimod.train.evaluators import EVALUATORS, open_subject
+from equimod.train.evaluators import EVALUATORS, open_trained_run
 from equimod.train.features import FrozenEncoder
 from equimod.train.main import main as train
 
@@ -149,17 +149,17 @@ def test_after_a_training_the_predictor_moves_views_and_the_identity_does_not(
     options += ["--simclr.hidden", "128", "--equivariance.projector", "128", "64", "--precision", "fp32"]
     assert train(options) == 0
     config = read_recipe(tmp_path / "run" / "config.yaml")
-    subject = open_subject(tmp_path / "run", config, None, seed=0, workers=None)
+    trained = open_trained_run(tmp_path / "run", config, None, seed=0, workers=None)
 
     def measured() -> dict[str, float]:
-        found = dict(EVALUATORS["equivariance"].run(subject))
-        return found | dict(EVALUATORS["equivariance_per_operator"].run(subject))
+        found = dict(EVALUATORS["equivariance"].run(trained))
+        return found | dict(EVALUATORS["equivariance_per_operator"].run(trained))
 
     found = measured()
     for name in ("", "_jitter", "_gray"):
         assert found[f"equivariance_absolute{name}"] > found[f"equivariance_absolute{name}_ci95"]
         assert found[f"equivariance_relative{name}"] > 1
-    monkeypatch.setattr(subject.model.equimod, "predict", lambda y_x, t: y_x)
+    monkeypatch.setattr(trained.model.equimod, "predict", lambda y_x, t: y_x)
     for name, value in measured().items():
         expected = 0 if "ci95" in name or "absolute" in name else 1
         assert value == pytest.approx(expected, abs=1e-9), name

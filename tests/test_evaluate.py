@@ -20,7 +20,7 @@ from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
 from equimod.train.config import SystemSettings, read_recipe
 from equimod.train.evaluate import main
-from equimod.train.evaluators import open_subject
+from equimod.train.evaluators import open_trained_run
 from equimod.train.features import FrozenEncoder, extract
 from equimod.train.main import main as train
 
@@ -198,8 +198,8 @@ def test_ctrl_c_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], monke
 def test_a_run_on_the_cpu_is_evaluated_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(read_recipe(run / "config.yaml"), system=SystemSettings(device="cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    subject = open_subject(run, config, None, seed=0, workers=1)
-    assert next(subject.model.parameters()).device.type == "cpu"
+    trained = open_trained_run(run, config, None, seed=0, workers=1)
+    assert next(trained.model.parameters()).device.type == "cpu"
 
 
 def test_help_does_not_wait_for_torch() -> None:

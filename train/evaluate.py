@@ -100,13 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: torch takes seconds to import, and --help should not.
     from equimod.pipelines.records.protocol import RecordsError
     from equimod.train.checkpoint import CheckpointError
-    from equimod.train.evaluators import draw_figures, evaluate, open_subject
+    from equimod.train.evaluators import draw_figures, evaluate, open_trained_run
 
     try:
-        subject = open_subject(options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers)
-        evaluate(subject, [name for name in chosen if name != "figures"])
+        trained = open_trained_run(
+            options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers
+        )
+        evaluate(trained, [name for name in chosen if name != "figures"])
         if "figures" in chosen:
-            draw_figures(subject)
+            draw_figures(trained)
     except ConfigError as error:
         return fail(error, 2)
     except (RecordsError, CheckpointError) as error:

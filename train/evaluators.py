@@ -27,7 +27,7 @@ from equimod.train.run import build_model
 
 
 @dataclass(frozen=True)
-class Subject:
+class TrainedRun:
     """A checkpoint of a run, with the data it is evaluated on.
 
     Features are computed once, for the first evaluator that needs them: its duration in eval.json includes theirs.
@@ -64,37 +64,37 @@ Values = Iterator[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Evaluator:
-    run: Callable[[Subject], Values]
+    run: Callable[[TrainedRun], Values]
     settings: dict[str, Any] = field(default_factory=dict)  # for eval.json
 
 
-def _linear(s: Subject) -> Values:
-    policy = EVALUATION_POLICIES[s.config.dataset]
-    return linear_probe.run(s.encoder, s.train, s.val_features, policy, seed=s.seed, workers=s.workers)
+def _linear(run: TrainedRun) -> Values:
+    policy = EVALUATION_POLICIES[run.config.dataset]
+    return linear_probe.run(run.encoder, run.train, run.val_features, policy, seed=run.seed, workers=run.workers)
 
 
-def _linear_cached(s: Subject) -> Values:
-    return linear_probe.run_cached(s.train_features, s.val_features, seed=s.seed)
+def _linear_cached(run: TrainedRun) -> Values:
+    return linear_probe.run_cached(run.train_features, run.val_features, seed=run.seed)
 
 
-def _knn(s: Subject) -> Values:
-    return knn.run(s.train_features, s.val_features)
+def _knn(run: TrainedRun) -> Values:
+    return knn.run(run.train_features, run.val_features)
 
 
-def _of_predictor(run: Callable[..., Values]) -> Callable[[Subject], Values]:
+def _of_predictor(measure: Callable[..., Values]) -> Callable[[TrainedRun], Values]:
     """An evaluator of EquiMod's predictor on views of the validation images."""
 
-    def of_subject(s: Subject) -> Values:
-        if s.model.equimod is None:
+    def on_run(run: TrainedRun) -> Values:
+        if run.model.equimod is None:
             raise ValueError("this is measured with EquiMod's predictor, and this model has none")
-        policy = POLICIES[s.config.policy]
-        return run(s.encoder, s.model.equimod, s.val, policy, seed=s.seed, workers=s.workers)
+        policy = POLICIES[run.config.policy]
+        return measure(run.encoder, run.model.equimod, run.val, policy, seed=run.seed, workers=run.workers)
 
-    return of_subject
+    return on_run
 
 
-def _readout(s: Subject) -> Values:
-    return readout.run(s.encoder, s.train, s.val, POLICIES[s.config.policy], seed=s.seed, workers=s.workers)
+def _readout(run: TrainedRun) -> Values:
+    return readout.run(run.encoder, run.train, run.val, POLICIES[run.config.policy], seed=run.seed, workers=run.workers)
 
 
 EVALUATORS = {
@@ -108,7 +108,7 @@ EVALUATORS = {
 }
 
 
-def open_subject(folder: Path, config: Config, path: Path | None, *, seed: int, workers: int | None) -> Subject:
+def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: int, workers: int | None) -> TrainedRun:
     """Load a checkpoint of the run in `folder`, the newest where `path` is None, on the GPU where there is one and
     the run was not told to leave it alone.
 
@@ -127,56 +127,56 @@ def open_subject(folder: Path, config: Config, path: Path | None, *, seed: int, 
     checkpoint.load_model(path, model)
     model.to("cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu")
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
-    return Subject(folder, config, identity, model, train, val, seed, workers)
+    return TrainedRun(folder, config, identity, model, train, val, seed, workers)
 
 
-def evaluate(subject: Subject, names: Sequence[str]) -> None:
+def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
     """Run evaluators and print and keep in eval.json what they find, each as soon as it is done.
 
     Raises ConfigError where eval.json is damaged.
     """
-    _held(subject.folder / "eval.json")  # rather before the work than after it
+    _held(trained.folder / "eval.json")  # rather before the work than after it
     for name in names:
         began = time.perf_counter()
-        values = dict(EVALUATORS[name].run(subject))
+        values = dict(EVALUATORS[name].run(trained))
         used = {
             **EVALUATORS[name].settings,
-            "seed": subject.seed,
-            "train": str(subject.config.data),
-            "train_images": len(subject.train),
-            "val": str(subject.config.val),
-            "val_images": len(subject.val),
+            "seed": trained.seed,
+            "train": str(trained.config.data),
+            "train_images": len(trained.train),
+            "val": str(trained.config.val),
+            "val_images": len(trained.val),
             "seconds": round(time.perf_counter() - began, 2),
         }
-        _keep(subject, name, values, used)
+        _keep(trained, name, values, used)
         for key, value in values.items():
             print(f"{key:<40}{value:>10.3f}{' %' if '_top' in key else ''}", flush=True)
 
 
-def draw_figures(subject: Subject) -> None:
+def draw_figures(trained: TrainedRun) -> None:
     """Draw loss.png, views.png and, once it is measured, equivariance.png into the run's figures/."""
-    config, folder = subject.config, subject.folder / "figures"
-    figures.draw_losses(subject.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.dataset}")
+    config, folder = trained.config, trained.folder / "figures"
+    figures.draw_losses(trained.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.dataset}")
     figures.draw_views(
-        subject.train, POLICIES[config.policy], folder / "views.png", seed=config.seed, window=config.shuffle_window
+        trained.train, POLICIES[config.policy], folder / "views.png", seed=config.seed, window=config.shuffle_window
     )
     drawn = [folder / "loss.png", folder / "views.png"]
-    found = _held(subject.folder / "eval.json")
-    if found.get("weights") == subject.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
+    found = _held(trained.folder / "eval.json")
+    if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
         drawn.append(folder / "equivariance.png")
         figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.dataset}")
     print(f"figures: {', '.join(map(str, drawn))}", flush=True)
 
 
-def _keep(subject: Subject, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
+def _keep(trained: TrainedRun, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
     """Merge results into eval.json; results of another checkpoint are dropped from it."""
-    path = subject.folder / "eval.json"
+    path = trained.folder / "eval.json"
     held = _held(path)
-    if held.get("weights") != subject.identity["weights"]:
+    if held.get("weights") != trained.identity["weights"]:
         held = {}
     evaluators = {**held.pop("evaluators", {}), name: used}
     with durable_file(path) as out:
-        out.write(json.dumps({**held, **subject.identity, **values, "evaluators": evaluators}, indent=2).encode())
+        out.write(json.dumps({**held, **trained.identity, **values, "evaluators": evaluators}, indent=2).encode())
 
 
 def _held(path: Path) -> dict[str, Any]:
