@@ -53,7 +53,7 @@ class Benchmark(ABC):
     def pairs(self, names: Sequence[str]) -> list[Pair]:
         """The ratios to show between the contenders `names`."""
 
-    def run(self) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
         """The result, but for where it comes from. Raises UsageError, RecordsError."""
         from equimod.pipelines.backends import BackendUnavailableError
 
@@ -130,12 +130,14 @@ def show(result: dict[str, Any]) -> None:
         console.print(f"{name}: {value['median']:.2f} ({value['low']:.2f} to {value['high']:.2f})")
 
 
-def run(commands: Mapping[str, Callable[..., Benchmark]], script: str, about: str | None, argv: Sequence[str]) -> int:
+def run_benchmark(
+    commands: Mapping[str, Callable[..., Benchmark]], script: str, about: str | None, argv: Sequence[str]
+) -> int:
     """Run the command line of a script. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
     command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=script, description=about, args=argv)
     try:
         command.check()
-        result = command.run()
+        result = command.measure()
         show(result)
         if command.output:
             from equimod.benchmarks.picture import draw

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run
+from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run_benchmark
 from equimod.benchmarks.measure import Workload
 from equimod.benchmarks.throughput import Step
 
@@ -150,7 +150,7 @@ COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name.replace("_", "-"):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
-    return run(COMMANDS, "large_batch.py", __doc__, list(sys.argv[1:] if argv is None else argv))
+    return run_benchmark(COMMANDS, "large_batch.py", __doc__, list(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.beton_writer import write_beton
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import Stored
+from equimod.pipelines.records.protocol import StoredImage
 from equimod.pipelines.sampler import Sampler
 
 _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
@@ -59,13 +59,13 @@ class _Round:
         self._records = records
         self.classes, self.fingerprint = records.classes, records.fingerprint
         self.label, self.size = records.label[self._position], records.size[self._position]
-        self.stored, self.length = records.stored[self._position], records.length[self._position]
+        self.stored_size, self.length = records.stored_size[self._position], records.length[self._position]
         self.raw = records.raw
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def read(self, position: int) -> Stored:
+    def read(self, position: int) -> StoredImage:
         return self._records.read(int(self._position[position]))
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
@@ -86,9 +86,9 @@ def decode_alone(settings: LoaderSettings) -> Workload:
     def decode_some(positions: NDArray[np.int64]) -> int:
         decode_region = RegionDecoder()
         for position in positions.tolist():
-            stored, (width, height) = records.read(position), records.stored[position].tolist()
-            if decode_region(stored, (width, height), (0, 0, width, height)) is None:
-                decode(stored)
+            content, (width, height) = records.read(position), records.stored_size[position].tolist()
+            if decode_region(content, (width, height), (0, 0, width, height)) is None:
+                decode(content)
         return len(positions)
 
     def load(epoch: int) -> Iterator[int]:
@@ -161,11 +161,11 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
         return len(self._records)
 
     def __getitem__(self, position: int) -> tuple[Tensor | int, ...]:
-        stored = self._records.read(position)
-        if isinstance(stored, np.ndarray):
-            image = Image.fromarray(stored)
+        content = self._records.read(position)
+        if isinstance(content, np.ndarray):
+            image = Image.fromarray(content)
         else:
-            with Image.open(io.BytesIO(stored)) as file:
+            with Image.open(io.BytesIO(content)) as file:
                 image = file.convert("RGB")
         views, boxes = [], []
         for crop, finish in zip(self._crops, self._finish, strict=True):

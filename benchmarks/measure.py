@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 Workload = Callable[[int], Iterable[int]]
-"""Work through one epoch, given its number; yields how many images each batch held, when that batch is ready."""
+"""Work through one epoch, given its number; yields the number of images of each batch, when that batch is ready."""
 
 Settings = TypeVar("Settings")
 

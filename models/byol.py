@@ -41,13 +41,13 @@ class BYOL(Method):
     @torch.no_grad()
     def before_step(self, encoder: Encoder, progress: float) -> None:
         """Move the target towards the online network: momentum 1 - (1 - base) (cos(pi progress) + 1) / 2."""
-        share = (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        weight = (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for target, online in ((self.target_encoder, encoder), (self.target_projector, self.projector)):
-            _follow(target, online, share)
+            _follow(target, online, weight)
 
 
-def _follow(target: nn.Module, online: nn.Module, share: float) -> None:
-    """target += share · (online - target), running statistics included; counters are copied."""
+def _follow(target: nn.Module, online: nn.Module, weight: float) -> None:
+    """target += weight · (online - target), running statistics included; counters are copied."""
     targets, onlines = [], []
     for t, o in zip(target.state_dict().values(), online.state_dict().values(), strict=True):
         if t.is_floating_point():
@@ -55,4 +55,4 @@ def _follow(target: nn.Module, online: nn.Module, share: float) -> None:
             onlines.append(o)
         else:
             t.copy_(o)
-    torch._foreach_lerp_(targets, onlines, share)
+    torch._foreach_lerp_(targets, onlines, weight)

@@ -68,11 +68,11 @@ class Pipeline:
                 with self.stages.record("draw"):
                     params = self._draw(position, epoch)
                     drawn.append((position, params))
-                    size, stored = self._records.size[position], self._records.stored[position]
-                    request = Request(position, tuple(stored_box(p.crop, size, stored) for p in params))
+                    size, stored_size = self._records.size[position], self._records.stored_size[position]
+                    request = Request(position, tuple(stored_box(p.crop, size, stored_size) for p in params))
                 yield request
 
-        for images in self.stages.record_each("load", self._backend.run(requests())):
+        for images in self.stages.record_each("load", self._backend.load(requests())):
             position, params = drawn.popleft()
             views = tuple(
                 View(image, p, layout.encode(p))

@@ -21,15 +21,15 @@ def center_geometry(width: int, height: int, policy: CenterPolicy) -> tuple[tupl
     return (new_width, new_height), (round((new_width - policy.size) / 2), round((new_height - policy.size) / 2))
 
 
-def stored_box(box: Tensor, size: NDArray[np.int32], stored: NDArray[np.int32]) -> Tensor:
+def stored_box(box: Tensor, size: NDArray[np.int32], stored_size: NDArray[np.int32]) -> Tensor:
     """Boxes of original images in the pixels of smaller copies: edges scaled and rounded, at least a pixel apart.
 
-    `box` int64 (N,4) x, y, width, height; `size` and `stored` (N,2) width and height of original and copy.
+    `box` int64 (N,4) x, y, width, height; `size` and `stored_size` (N,2) width and height of original and copy.
     Where both are equal, and so in all records without smaller copies, boxes stay as they are.
     """
-    if np.array_equal(size, stored):
+    if np.array_equal(size, stored_size):
         return box
-    original, copy = (torch.from_numpy(a.astype(np.int64)) for a in (size, stored))
+    original, copy = (torch.from_numpy(a.astype(np.int64)) for a in (size, stored_size))
     first = (box[:, :2] * copy / original).round().long().minimum(copy - 1)
     last = ((box[:, :2] + box[:, 2:]) * copy / original).round().long()
     return torch.cat([first, last.maximum(first + 1) - first], dim=1)

@@ -40,14 +40,14 @@ def _noisy(mean: float) -> BackendFactory:
     """The native backend with integer noise of the given mean size on every pixel."""
 
     class Noisy(NativeBackend):
-        def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+        def load(self, requests: Iterator[Request]) -> Iterator[Images]:
             generator = torch.Generator().manual_seed(0)
 
             def noise(image: torch.Tensor) -> torch.Tensor:
                 amount = torch.empty(image.shape).uniform_(-2 * mean, 2 * mean, generator=generator)
                 return (image + amount).round().clamp(0, 255).to(torch.uint8)
 
-            for images in super().run(requests):
+            for images in super().load(requests):
                 yield Images(None if images.x is None else noise(images.x), tuple(map(noise, images.views)))
 
     return Noisy

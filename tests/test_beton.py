@@ -180,7 +180,7 @@ def test_an_image_that_is_too_wide_for_the_format_names_the_remedy(tmp_path: Pat
     (tmp_path / "tree" / "class" / "wide.jpg").write_bytes(buffer.getvalue())
     convert(tmp_path / "tree", tmp_path / "tar", workers=1)
     records = TarRecords(tmp_path / "tar")
-    records.stored = np.array([[70_000, 1]], dtype=np.int32)
+    records.stored_size = np.array([[70_000, 1]], dtype=np.int32)
     with pytest.raises(RecordsError, match=r"wide\.jpg.*--max-side"):
         write_beton(records, tmp_path / "wide.beton", records.manifest)
     assert not (tmp_path / "wide.beton").exists()

@@ -15,8 +15,8 @@ from equimod.pipelines.backends.native_backend import NativeBackend
 
 
 class _Brighter(NativeBackend):
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        for images in super().run(requests):
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        for images in super().load(requests):
             views = tuple((view.clamp(max=245) + 10).to(torch.uint8) for view in images.views)
             yield Images(images.x, views)
 

@@ -41,7 +41,7 @@ def _convert(source: Source | Path, output: Path, **settings: object) -> Records
 
 
 def _same_samples(a: Records, b: Records) -> bool:
-    columns = ("label", "index", "size", "stored", "length")
+    columns = ("label", "index", "size", "stored_size", "length")
     return (
         a.classes == b.classes
         and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in columns)
@@ -220,13 +220,13 @@ def test_smaller_copies_keep_the_original_size_and_small_images_their_bytes(
     full = _convert(image_tree, tmp_path / f"full-{output}")
     small = _convert(image_tree, tmp_path / output, shrink=Shrink(60, 95))
     assert np.array_equal(small.size, full.size)
-    assert small.stored.max() == 60
+    assert small.stored_size.max() == 60
     for position in range(len(full)):
         same = bytes(small.read(position)) == bytes(full.read(position))
         assert same == (full.size[position].max() <= 60)
         copy, original = (Image.open(io.BytesIO(bytes(r.read(position)))) for r in (small, full))
         assert copy.mode == original.mode
-        assert copy.size == tuple(small.stored[position])
+        assert copy.size == tuple(small.stored_size[position])
         expected = np.asarray(original.resize(copy.size, Image.Resampling.LANCZOS), dtype=float)
         assert np.abs(np.asarray(copy, dtype=float) - expected).mean() < 6
 
@@ -315,7 +315,7 @@ def test_records_say_how_small_their_copies_are_whatever_is_asked_later(image_tr
     for side, said in ((80, 50), (40, 40)):
         records = _convert(tmp_path / "50", tmp_path / str(side), shrink=Shrink(side, 80))
         assert isinstance(records, TarRecords)
-        assert (records.manifest.max_side, records.stored.max()) == (said, said)
+        assert (records.manifest.max_side, records.stored_size.max()) == (said, said)
 
 
 def test_a_file_of_pixels_stays_one(image_tree: Path, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ class _Engine:
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
         for request in requests:
             time.sleep(0.1)
             n = len(request.position)

@@ -49,8 +49,8 @@ def describe(records: Records) -> list[str]:
         f"a class       {count.min():,} to {count.max():,} samples",
         f"originals     {_sizes(records.size)}",
     ]
-    if not np.array_equal(records.size, records.stored):
-        lines.append(f"stored        {_sizes(records.stored)}")
+    if not np.array_equal(records.size, records.stored_size):
+        lines.append(f"stored        {_sizes(records.stored_size)}")
     lines += [f"images        {int(records.length.sum()):,} bytes", f"fingerprint   {records.fingerprint()}"]
     if manifest:
         smaller = f", longer side {manifest.max_side} pixels at most" if manifest.max_side else ""
@@ -99,11 +99,11 @@ def verify(records: Records) -> str:
     kinds = {"JPEG": 0, "PNG": 0, "pixels": 0, "other": 0}
     with image_progress("verifying") as progress:
         for position in range(len(records)):
-            stored = records.read(position)
-            if isinstance(stored, np.ndarray):
+            content = records.read(position)
+            if isinstance(content, np.ndarray):
                 kinds["pixels"] += 1
             else:
-                start = bytes(stored[:8])
+                start = bytes(content[:8])
                 kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
             progress(position + 1, len(records))
     found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)

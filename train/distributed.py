@@ -268,9 +268,9 @@ class GlooSyncBatchNorm(_BatchNorm):
         count = n * len(means)
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
-            share = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), share)
+            momentum = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), momentum)
         return mean, var
 
 

@@ -135,7 +135,7 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
 
     Raises ConfigError where eval.json is damaged.
     """
-    _held(trained.folder / "eval.json")  # rather before the work than after it
+    _read_results(trained.folder / "eval.json")  # rather before the work than after it
     for name in names:
         began = time.perf_counter()
         values = dict(EVALUATORS[name].run(trained))
@@ -161,7 +161,7 @@ def draw_figures(trained: TrainedRun) -> None:
         trained.train, POLICIES[config.policy], folder / "views.png", seed=config.seed, window=config.shuffle_window
     )
     drawn = [folder / "loss.png", folder / "views.png"]
-    found = _held(trained.folder / "eval.json")
+    found = _read_results(trained.folder / "eval.json")
     if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
         drawn.append(folder / "equivariance.png")
         figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.dataset}")
@@ -171,23 +171,23 @@ def draw_figures(trained: TrainedRun) -> None:
 def _keep(trained: TrainedRun, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
     """Merge results into eval.json; results of another checkpoint are dropped from it."""
     path = trained.folder / "eval.json"
-    held = _held(path)
-    if held.get("weights") != trained.identity["weights"]:
-        held = {}
-    evaluators = {**held.pop("evaluators", {}), name: used}
+    found = _read_results(path)
+    if found.get("weights") != trained.identity["weights"]:
+        found = {}
+    evaluators = {**found.pop("evaluators", {}), name: used}
     with durable_file(path) as out:
-        out.write(json.dumps({**held, **trained.identity, **values, "evaluators": evaluators}, indent=2).encode())
+        out.write(json.dumps({**found, **trained.identity, **values, "evaluators": evaluators}, indent=2).encode())
 
 
-def _held(path: Path) -> dict[str, Any]:
-    """What eval.json holds already. Raises ConfigError where it is damaged."""
+def _read_results(path: Path) -> dict[str, Any]:
+    """The content of eval.json so far. Raises ConfigError where it is damaged."""
     try:
-        held = json.loads(path.read_bytes()) if path.exists() else {}
+        found = json.loads(path.read_bytes()) if path.exists() else {}
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON ({error}); remove it and evaluate again") from error
-    if not isinstance(held, dict):
+    if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no results of an evaluation; remove it and evaluate again")
-    return held
+    return found
 
 
 def _identity(path: Path) -> dict[str, Any]:

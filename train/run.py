@@ -47,7 +47,7 @@ from equimod.train.time_spent import Clock
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
-def run(config: Config) -> int:
+def run_training(config: Config) -> int:
     """Train after `config`, in this process as one rank. Returns the exit code: 0, or 143 when stopped by SIGTERM.
 
     Raises ConfigError for what the command line must change, RecordsError, CheckpointError and OSError otherwise.
@@ -150,10 +150,11 @@ def build_train_state(
         peak=config.optim.lr,
     )
     learning_rate(0)
-    share = config.batch_size // dist_info.world_size
-    if share % config.grad_cache:
+    local_batch_size = config.batch_size // dist_info.world_size
+    if local_batch_size % config.grad_cache:
         raise ValueError(
-            f"grad_cache={config.grad_cache} does not divide the {share} images of a rank; give a divisor of {share}"
+            f"grad_cache={config.grad_cache} does not divide the {local_batch_size} images of a rank; "
+            f"give a divisor of {local_batch_size}"
         )
     model = build_model(config, records).to(dist_info.device).to(memory_format=torch.channels_last)
     parallel = data_parallel(sync_batchnorm(model, dist_info, config.system.batchnorm), dist_info)

@@ -41,7 +41,7 @@ class Images:
 
 
 class Backend(Protocol):
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
         """Answer every request, in order, reading ahead. Closing the iterator frees what it holds.
 
         Raises RecordsError, naming the sample, where one cannot be read or decoded.

@@ -59,8 +59,8 @@ class DaliBackend:
         pipeline.build()
         return pipeline
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        """See `Backend.run`. Runs at the same time have a pipeline each: one would mix up their batches."""
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """See `Backend.load`. Runs at the same time have a pipeline each: one would mix up their batches."""
         pipeline = self._idle.pop() if self._idle else self._built()
         pending: deque[Request] = deque()
         try:
@@ -81,11 +81,11 @@ class DaliBackend:
         give = self._pixels if self._records.raw else self._encoded
         inputs: dict[str, Any] = {"image": [give(int(position)) for position in request.position]}
         if self._with_x:
-            stored = self._records.stored[request.position]
-            places = [center_geometry(width, height, self._policy.x) for width, height in stored.tolist()]
+            stored_size = self._records.stored_size[request.position]
+            places = [center_geometry(width, height, self._policy.x) for width, height in stored_size.tolist()]
             resized, corner = (np.array(column) for column in zip(*places, strict=True))
             edges = {"x_start": corner, "x_end": corner + self._policy.x.size}  # of the crop, in the resized image
-            inputs |= {name: (edge * stored / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
+            inputs |= {name: (edge * stored_size / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
         for number, crop in enumerate(request.crops):
             box = crop.numpy().astype(np.int32)
             inputs |= {f"start_{number}": box[:, :2].copy(), f"shape_{number}": box[:, 2:].copy()}

@@ -77,8 +77,8 @@ class FfcvBackend:
                 },
             )
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        """See `Backend.run`."""
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """See `Backend.load`."""
         epoch = _Epoch(self._loader, self._workers, requests, self._batch)
         try:
             yield from epoch.images()
@@ -100,8 +100,8 @@ class FfcvBackend:
         """(N,K,4): for x the size of the whole image after its resize and the corner of the crop, for views the box."""
         columns = [crop.numpy() for crop in request.crops]
         if self._with_x:
-            stored = self._records.stored[request.position].tolist()
-            places = [center_geometry(width, height, self._policy.x) for width, height in stored]
+            stored_size = self._records.stored_size[request.position].tolist()
+            places = [center_geometry(width, height, self._policy.x) for width, height in stored_size]
             columns.insert(0, np.array([(*size, *corner) for size, corner in places], dtype=np.int64))
         return np.stack(columns, axis=1)
 
@@ -138,13 +138,15 @@ class _Decoder(SimpleRGBImageDecoder):
             images, status, geometry = memory
             for row in rows(len(batch_indices)):
                 image = metadata[batch_indices[row]]
-                stored = read(image["data_ptr"], storage_state)
+                content = read(image["data_ptr"], storage_state)
                 height, width = np.int64(image["height"]), np.int64(image["width"])
                 if image["mode"] == JPEG:
                     pixels = np.empty((height, width, 3), np.uint8)
-                    status[row, 0] = decode_jpeg(stored, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+                    status[row, 0] = decode_jpeg(
+                        content, pixels, height, width, height, width, 0, 0, 1, 1, False, False
+                    )
                 else:
-                    pixels = stored.reshape(height, width, 3)
+                    pixels = content.reshape(height, width, 3)
                     status[row, 0] = 0
                 if first_view:
                     new_width, new_height, left, top = geometry[row, 0]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equimod.pipelines.backends import Images, Request
-from equimod.pipelines.decode import RegionDecoder, decode_stored, read_stored
+from equimod.pipelines.decode import RegionDecoder, decode_image, read_image
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resize import CropResizer, center_crop_specs, crop_specs, regions_of_interest
@@ -42,8 +42,8 @@ class NativeBackend:
         self._records, self._policy, self._with_x, self._stages = records, policy, with_x, stages
         self._workers, self._pin_memory = workers, device.type == "cuda"
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        """See `Backend.run`."""
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """See `Backend.load`."""
         own = threading.local()  # a decoder a thread; its memory goes when the thread ends
         with ThreadPoolExecutor(self._workers, "equimod-decode", self._begin, (own,)) as pool:
             pending: deque[tuple[Images, list[Future[None]]]] = deque()
@@ -78,7 +78,7 @@ class NativeBackend:
             for policy, boxes in zip(self._policy.views, request.crops, strict=True)
         ]
         if self._with_x:
-            of_output.insert(0, center_crop_specs(self._records.stored[request.position], self._policy.x))
+            of_output.insert(0, center_crop_specs(self._records.stored_size[request.position], self._policy.x))
         targets = [t.permute(0, 2, 3, 1).numpy() for t in (images.x, *images.views) if t is not None]
         rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._workers))
         specs = np.stack(of_output, axis=1)
@@ -95,13 +95,13 @@ class NativeBackend:
     ) -> None:
         """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `resize`."""
         timer, samples = Timer(), position[rows]
-        sizes = self._records.stored[samples].tolist()
+        sizes = self._records.stored_size[samples].tolist()
         for row, sample, size, region in zip(rows, samples.tolist(), sizes, regions[rows].tolist(), strict=True):
-            stored = read_stored(self._records, sample)
+            content = read_image(self._records, sample)
             timer.lap("read")
-            pixels = own.decode(stored, size, region)
+            pixels = own.decode(content, size, region)
             if pixels is None:
-                pixels = decode_stored(self._records, sample, stored)
+                pixels = decode_image(self._records, sample, content)
             timer.lap("decode")
             resize(row, pixels)
             timer.lap("resize")

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import RecordsError, Stored, content_digest, damaged
+from equimod.pipelines.records.protocol import RecordsError, StoredImage, content_digest, damaged
 from equimod.pipelines.records.read_ahead import read_ahead
 
 FORM = ("equimod-beton", 1)
@@ -100,10 +100,10 @@ class BetonRecords:
         image = metadata[self.image_field]
         self.label = numbers[self._one(fields, INT_FIELD, "label")]
         self.index = numbers.get("index", np.arange(len(metadata), dtype=np.int64))
-        self.stored = np.stack([image["width"], image["height"]], axis=1).astype(np.int32)
+        self.stored_size = np.stack([image["width"], image["height"]], axis=1).astype(np.int32)
         original = {"width", "height"} <= numbers.keys()
         self.size = (
-            np.stack([numbers["width"], numbers["height"]], axis=1).astype(np.int32) if original else self.stored
+            np.stack([numbers["width"], numbers["height"]], axis=1).astype(np.int32) if original else self.stored_size
         )
         self._mode, self._pointer = image["mode"], image["pointer"]
         self.length = self._lengths(int(header["table"]))
@@ -146,7 +146,7 @@ class BetonRecords:
         return length
 
     def _check(self) -> None:
-        sides = self.stored.astype(np.int64)
+        sides = self.stored_size.astype(np.int64)
         if (
             (self._pointer.astype(np.int64) + self.length > len(self._map)).any()
             or (self.length != sides.prod(axis=1) * 3)[self._mode == RAW].any()
@@ -169,7 +169,7 @@ class BetonRecords:
     def __len__(self) -> int:
         return len(self.label)
 
-    def read(self, position: int) -> Stored:
+    def read(self, position: int) -> StoredImage:
         """The JPEG file, or the pixels (H,W,3): a view into the mapped file.
 
         Raises RecordsError where the bytes do not have their checksum.
@@ -180,7 +180,7 @@ class BetonRecords:
             raise damaged(self.name(position))
         if self._mode[position] == JPEG:
             return content
-        width, height = self.stored[position].tolist()
+        width, height = self.stored_size[position].tolist()
         return np.frombuffer(content, np.uint8).reshape(height, width, 3)
 
     def will_read(self, positions: NDArray[np.int64]) -> None:

@@ -71,7 +71,7 @@ def write_beton(
                 at = _page_start(at, page)
             file.seek(at)
             file.write(content)
-            metadata["image"][position] = (mode, *records.stored[position], at)
+            metadata["image"][position] = (mode, *records.stored_size[position], at)
             entries[position] = (position, at, len(content))
             checksums[position] = zlib.crc32(content)
             at += len(content)
@@ -91,7 +91,7 @@ def write_beton(
 
 def _page_size(records: Records, raw: bool) -> int:
     """The smallest page that holds the largest image, in bytes."""
-    sides = records.stored.astype(np.int64)
+    sides = records.stored_size.astype(np.int64)
     lengths = sides.prod(axis=1) * 3 if raw else records.length
     largest, longest = int(lengths.argmax()), int(sides.max(axis=1).argmax())
     if sides[longest].max() > LONGEST_SIDE or lengths[largest] > LARGEST_PAGE:
@@ -108,9 +108,9 @@ def _contents(records: Records, raw: bool, workers: int) -> Iterator[tuple[int, 
     """Mode and bytes of every image in order, computed ahead in `workers` threads."""
 
     def content(position: int) -> tuple[int, bytes | memoryview]:
-        stored = records.read(position)
-        if not raw and not isinstance(stored, np.ndarray) and bytes(stored[:2]) == JPEG_START:
-            return JPEG, stored
+        content = records.read(position)
+        if not raw and not isinstance(content, np.ndarray) and bytes(content[:2]) == JPEG_START:
+            return JPEG, content
         return RAW, decode_sample(records, position).tobytes()
 
     positions = iter(range(len(records)))

@@ -28,7 +28,7 @@ class DamagedImageError(Exception):
 class CheckedImage:
     content: bytes  # a JPEG that decodes to RGB or gray, or a PNG
     size: tuple[int, int]  # width and height of the original in pixels
-    stored: tuple[int, int]  # width and height of `content`
+    stored_size: tuple[int, int]  # width and height of `content`
     reencoded: str | None  # why the bytes are not those of the source, None where they are
 
 
@@ -41,10 +41,10 @@ class Shrink:
 
     def apply(self, image: CheckedImage) -> CheckedImage:
         """A smaller copy, JPEG like its original or RGB; as it is where it is small enough."""
-        longest = max(image.stored)
+        longest = max(image.stored_size)
         if longest <= self.max_side:
             return image
-        width, height = (max(1, round(side * self.max_side / longest)) for side in image.stored)
+        width, height = (max(1, round(side * self.max_side / longest)) for side in image.stored_size)
         with Image.open(io.BytesIO(image.content)) as full:
             copy = (full if full.mode == "L" else full.convert("RGB")).resize((width, height), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()

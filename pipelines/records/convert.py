@@ -64,7 +64,7 @@ class Conversion:
     written: int  # shards written by this call; the others were in place
 
 
-def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int], None]) -> dict[int, ShardDone]:
+def _convert_shards(tasks: list[ShardTask], workers: int, progress: Callable[[int], None]) -> dict[int, ShardDone]:
     """Convert shards in `workers` processes; results by shard number. `progress` is told the images checked so far."""
     stop, checked = SPAWN.Event(), SPAWN.Value("q", 0)
     pool = worker_pool(min(workers, len(tasks)), start_worker, stop, checked)
@@ -102,7 +102,7 @@ def _clear(output: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _hold_to_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
+def _check_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with another source or other settings than an interrupted run had."""
     plan = {"version": FORM[1], "source": str(source.path.resolve()), "classes": source.classes, **settings}
     path = output / PROGRESS / "plan.json"
@@ -222,8 +222,8 @@ def convert(
         refuse_inside(source, output)
         source = open_source(source)
     refuse_inside(source.path, output)
-    with held(output, output):
-        return convert_held(
+    with lock_output(output, output):
+        return convert_locked(
             source,
             output,
             workers=workers,
@@ -236,10 +236,10 @@ def convert(
 
 
 @contextmanager
-def held(folder: Path, output: Path) -> Iterator[None]:
-    """Make `folder` where it is missing, and hold it against other conversions into `output`.
+def lock_output(folder: Path, output: Path) -> Iterator[None]:
+    """Make `folder` where it is missing, and lock it against other conversions into `output`.
 
-    Raises RecordsError where another one holds it or, inside the block too, where the system refuses to write.
+    Raises RecordsError where another one has the lock or, inside the block too, where the system refuses to write.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ def held(folder: Path, output: Path) -> Iterator[None]:
         ) from error
 
 
-def convert_held(
+def convert_locked(
     source: Source,
     output: Path,
     *,
@@ -264,7 +264,7 @@ def convert_held(
     overwrite: bool,
     progress: Callable[[int, int], None],
 ) -> Conversion:
-    """`convert` into a folder that is held."""
+    """`convert` into a folder that is locked."""
     if foreign := sorted(path.name for path in output.iterdir() if not OWN_NAMES.fullmatch(path.name)):
         raise RecordsError(f"{output} holds {foreign[0]}, which is no part of records; choose an empty folder")
     if overwrite:
@@ -275,7 +275,7 @@ def convert_held(
         if manifest.shard_size != shard_size or not fits(manifest, source, tasks, shrink, _pixels(source), on_error):
             raise other_records(output)
         return Conversion(manifest, written=0)
-    _hold_to_plan(source, output, {"shard size": shard_size, "size": asdict(shrink) if shrink else None})
+    _check_plan(source, output, {"shard size": shard_size, "size": asdict(shrink) if shrink else None})
     remove_leftovers(output)
     remove_leftovers(output / PROGRESS)
     done = {task.number: part for task in tasks if (part := taken_over(task))}
@@ -283,7 +283,7 @@ def convert_held(
     total = len(source.items)
     before = total - sum(len(task.items) for task in todo)
     if todo:
-        done |= _run(todo, workers, lambda checked: progress(before + checked, total))
+        done |= _convert_shards(todo, workers, lambda checked: progress(before + checked, total))
     manifest = _finish(source, output, shard_size, shrink, [done[task.number] for task in tasks])
     return Conversion(manifest, written=len(todo))
 

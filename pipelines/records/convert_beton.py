@@ -16,9 +16,9 @@ from equimod.pipelines.records.beton_writer import write_beton
 from equimod.pipelines.records.check import Shrink
 from equimod.pipelines.records.convert import (
     Conversion,
-    convert_held,
+    convert_locked,
     fits,
-    held,
+    lock_output,
     other_records,
     refuse_inside,
     shard_tasks,
@@ -58,12 +58,12 @@ def convert_to_beton(
     parts = parts_folder(output)
     if output.exists() and not overwrite:
         return _complete(source, output, shrink, raw, on_error)
-    with held(parts, output):
+    with lock_output(parts, output):
         if not shrink and isinstance(source.reader, RecordsReader) and (source.path / MANIFEST).is_file():
             shards, written = source.path, 0
         else:
             shards = parts
-            written = convert_held(
+            written = convert_locked(
                 source,
                 parts,
                 workers=workers,

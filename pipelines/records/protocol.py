@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Stored = bytes | memoryview | NDArray[np.uint8]
+StoredImage = bytes | memoryview | NDArray[np.uint8]
 """An image as it is stored: an encoded file, or its RGB pixels (H,W,3)."""
 
 
@@ -30,13 +30,13 @@ class Records(Contents, Protocol):
 
     label: NDArray[np.int64]  # (N,)
     index: NDArray[np.int64]  # (N,) position of the sample in the source, ascending; gaps where one was left out
-    stored: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
+    stored_size: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
     length: NDArray[np.int64]  # (N,) bytes of what `read` gives
     raw: bool  # whether `read` gives pixels, for some images at least
 
     def __len__(self) -> int: ...
 
-    def read(self, position: int) -> Stored:
+    def read(self, position: int) -> StoredImage:
         """The image at `position` (0 <= position < len), as stored.
 
         Raises RecordsError where the bytes are not there or do not have their checksum.

@@ -127,7 +127,7 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
                         index=item.index,
                         label=item.label,
                         size=image.size,
-                        stored=image.stored,
+                        stored_size=image.stored_size,
                         name=item.name,
                     )
                 with _Worker.checked.get_lock():

@@ -77,12 +77,12 @@ class RecordsReader:
     def load(self, item: Item) -> CheckedImage:
         records, position = _opened(self.path), item.place[0]
         try:
-            stored = records.read(position)
-            decode(stored)
+            image = records.read(position)
+            decode(image)
         except (RecordsError, ValueError, OSError) as error:
             raise DamagedImageError(str(error).partition("\n")[0]) from error
-        content = encode_png(stored) if isinstance(stored, np.ndarray) else bytes(stored)
-        return CheckedImage(content, _pair(records.size[position]), _pair(records.stored[position]), None)
+        content = encode_png(image) if isinstance(image, np.ndarray) else bytes(image)
+        return CheckedImage(content, _pair(records.size[position]), _pair(records.stored_size[position]), None)
 
     def length(self, item: Item) -> int:
         return int(_opened(self.path).length[item.place[0]])

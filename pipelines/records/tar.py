@@ -98,7 +98,7 @@ class ShardWriter:
         return offset, f"{name.partition('.')[2]} {offset} {len(content)} {name}"
 
     def add(
-        self, image: bytes, *, index: int, label: int, size: tuple[int, int], stored: tuple[int, int], name: str
+        self, image: bytes, *, index: int, label: int, size: tuple[int, int], stored_size: tuple[int, int], name: str
     ) -> None:
         """Append a sample: the encoded image, width and height of the original and of it, its path in the source."""
         fields = {"index": index, "label": label, "width": size[0], "height": size[1], "name": name}
@@ -107,7 +107,7 @@ class ShardWriter:
         _, cls = self._member(f"{index:09d}.cls", str(label).encode())
         _, meta = self._member(f"{index:09d}.json", json.dumps(fields).encode())
         self._lines.append(f"{entry} {cls} {meta}\n")
-        self.rows.append((self._number, offset, len(image), zlib.crc32(image), index, label, *size, *stored))
+        self.rows.append((self._number, offset, len(image), zlib.crc32(image), index, label, *size, *stored_size))
 
     def close(self) -> None:
         """Write the end of the archive."""
@@ -170,7 +170,7 @@ class TarRecords:
         self.label = self._table["label"].astype(np.int64)
         self.index = self._table["index"].astype(np.int64)
         self.size = np.stack([self._table["width"], self._table["height"]], axis=1)
-        self.stored = np.stack([self._table["stored_width"], self._table["stored_height"]], axis=1)
+        self.stored_size = np.stack([self._table["stored_width"], self._table["stored_height"]], axis=1)
         self.length = self._table["size"].astype(np.int64)
         self.raw = False
         self._maps: dict[int, mmap.mmap] = {}
