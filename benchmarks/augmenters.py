@@ -198,7 +198,7 @@ def kornia(settings: AugmentSettings) -> Augment:
     return augment
 
 
-OPERATORS: dict[str, Callable[[AugmentSettings], Augment]] = {
+AUGMENTS: dict[str, Callable[[AugmentSettings], Augment]] = {
     "equimod": equimod,
     "compiled": compiled,
     "one_by_one": one_by_one,
@@ -208,5 +208,5 @@ OPERATORS: dict[str, Callable[[AugmentSettings], Augment]] = {
 }
 
 AUGMENTERS: dict[str, Callable[[AugmentSettings], Workload]] = {
-    name: partial(_load, build) for name, build in OPERATORS.items()
+    name: partial(_load, build) for name, build in AUGMENTS.items()
 }

@@ -83,7 +83,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Loader:
+class LoaderSpec:
     """What an image costs before it is on the GPU."""
 
     cpu_ms: float = 1.44
@@ -104,7 +104,7 @@ class Arguments:
     """Images of the global batch, whatever the number of GPUs."""
     device: Device = field(default_factory=Device)
     network: Network = field(default_factory=Network)
-    loader: Loader = field(default_factory=Loader)
+    loader: LoaderSpec = field(default_factory=LoaderSpec)
     output: Path | None = None
     """JSON file for the result."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from equimod.pipelines.params import AugmentationParams
+from equimod.pipelines.policy import AFTER_JITTER
 
 Planes = Sequence[Tensor]
 """Red, green and blue of the same samples, (N,H,W) each."""
@@ -140,7 +141,7 @@ def group_samples(
         for some in samples.split(most) if len(samples) else ():
             rows = torch.cat([some[params.flip[some]], some[~params.flip[some]]])
             chosen = params[rows]
-            flags = {name: getattr(chosen, name) for name in ("gray", "blur", "solarize")}
+            flags = {name: getattr(chosen, name) for name in AFTER_JITTER}
             numbers = {name: move(flag.nonzero()[:, 0]) for name, flag in flags.items()}
             group = OperatorGroup(
                 place=None if where == _NO_JITTER else where,

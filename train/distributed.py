@@ -1,4 +1,4 @@
-"""Everything of the training that speaks to other ranks.
+"""Process group, collectives and data-parallel wrappers: all of the training that communicates with other ranks.
 
 A run alone has no process group, and everything here is then the identity. With torchrun, tensors go over nccl
 or gloo by their device; agreements between the ranks always go over gloo, on the host, so that asking for one

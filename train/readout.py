@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from equimod.pipelines.params import AugmentationParams
-from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.policy import AFTER_JITTER, AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 from equimod.train.features import FrozenEncoder, represent
 
@@ -17,7 +17,7 @@ RIDGE = 1e-3
 """Penalty on the squared weights, of features and parameters that are standardised, beside the mean squared error."""
 
 _ROUNDING = 1e-12  # share of a mean square
-_OPERATORS = ("crop",) * 4 + ("jitter",) * 4 + ("flip", "gray", "blur", "solarize")  # by column of `targets`
+_OPERATORS = ("crop",) * 4 + ("jitter",) * 4 + ("flip", *AFTER_JITTER)  # by column of `targets`
 
 
 def run(
