@@ -11,9 +11,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from equimod.pipelines.batch import Batch
+from equimod.pipelines.codec import encode_png
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
-from equimod.pipelines.records.check import encode_png
 from equimod.pipelines.records.protocol import StoredImage
 
 

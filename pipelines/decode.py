@@ -10,8 +10,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from equimod.pipelines.codec import JPEG_START, PRINT_COLORSPACES
 from equimod.pipelines.kernel import library
-from equimod.pipelines.records.check import JPEG_START, PRINT_COLORSPACES
 from equimod.pipelines.records.protocol import Records, RecordsError, StoredImage
 
 

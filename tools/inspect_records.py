@@ -11,11 +11,11 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
+from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
-from equimod.pipelines.records.check import JPEG_START, PNG_START
 from equimod.pipelines.records.manifest import Manifest, Note
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import TarRecords

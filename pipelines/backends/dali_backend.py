@@ -20,10 +20,10 @@ from nvidia.dali.data_node import DataNode
 from simplejpeg import decode_jpeg_header
 
 from equimod.pipelines.backends import Images, Request
+from equimod.pipelines.codec import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
 from equimod.pipelines.decode import decode_sample, undecodable
 from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy, Interpolation
-from equimod.pipelines.records.check import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.timing import StageTimes
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from equimod.pipelines.codec import JPEG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.beton import (
@@ -31,7 +32,6 @@ from equimod.pipelines.records.beton import (
     Trailer,
     head_checksum,
 )
-from equimod.pipelines.records.check import JPEG_START
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Records, RecordsError
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
-JPEG_START = b"\xff\xd8"
-PNG_START = b"\x89PNG\r\n\x1a\n"
-PRINT_COLORSPACES = ("CMYK", "YCCK")
+from equimod.pipelines.codec import JPEG_START, PRINT_COLORSPACES
+
 REENCODE_QUALITY = 95  # with full-resolution chroma: next to no loss, and only a handful of images grow
 
 
@@ -50,13 +47,6 @@ class Shrink:
         buffer = io.BytesIO()
         copy.save(buffer, "JPEG", quality=self.quality)
         return CheckedImage(buffer.getvalue(), image.size, (width, height), image.reencoded)
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of RGB pixels (H,W,3); the same pixels give the same bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _reencode(content: bytes, kind: str | None) -> CheckedImage:

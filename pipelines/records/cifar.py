@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from equimod.pipelines.records.check import CheckedImage, encode_png
+from equimod.pipelines.codec import encode_png
+from equimod.pipelines.records.check import CheckedImage
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.source import Item, Source
 

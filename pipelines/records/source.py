@@ -9,10 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
+from equimod.pipelines.codec import encode_png
 from equimod.pipelines.decode import decode
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.check import CheckedImage, DamagedImageError, check_image, encode_png
+from equimod.pipelines.records.check import CheckedImage, DamagedImageError, check_image
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Records, RecordsError

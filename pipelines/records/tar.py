@@ -26,8 +26,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from equimod.pipelines.codec import PNG_START
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.records.check import PNG_START
 from equimod.pipelines.records.manifest import Manifest, Shard
 from equimod.pipelines.records.protocol import RecordsError, content_digest, damaged
 from equimod.pipelines.records.read_ahead import read_ahead
