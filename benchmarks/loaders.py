@@ -25,11 +25,11 @@ from torchvision.transforms import functional as F
 from equimod.benchmarks.augmenters import normalized, transforms
 from equimod.benchmarks.measure import Workload
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion.beton_writer import write_beton
 from equimod.pipelines.decode import RegionDecoder, decode
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
-from equimod.pipelines.records.beton_writer import write_beton
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import StoredImage
 from equimod.pipelines.sampler import Sampler

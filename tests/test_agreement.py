@@ -21,10 +21,10 @@ from torchvision.transforms.v2 import functional as tv
 
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion.beton_writer import write_beton
+from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import Records, open_records
-from equimod.pipelines.records.beton_writer import write_beton
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.tar import TarRecords
 
 POLICY = POLICIES["simclr_imagenet"]

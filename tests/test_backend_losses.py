@@ -14,8 +14,8 @@ from needs import needs
 
 from equimod.pipelines.backends import BACKENDS, BackendFactory, Images, Request
 from equimod.pipelines.backends.native_backend import NativeBackend
-from equimod.pipelines.records.beton_writer import write_beton
-from equimod.pipelines.records.convert import convert
+from equimod.pipelines.conversion.beton_writer import write_beton
+from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.records.tar import TarRecords
 from equimod.train.main import main
 

@@ -10,11 +10,11 @@ import pytest
 from needs import needs
 from PIL import Image
 
+from equimod.pipelines.conversion.beton_writer import write_beton
+from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.decode import decode
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.beton import BetonRecords
-from equimod.pipelines.records.beton_writer import write_beton
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import TarRecords
 

@@ -20,8 +20,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from equimod.pipelines.conversion.convert import DamagedImagesError, convert
 from equimod.pipelines.records import RecordsError, open_records
-from equimod.pipelines.records.convert import DamagedImagesError, convert
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.tar import load_manifest
 

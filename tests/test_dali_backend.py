@@ -18,9 +18,9 @@ needs("dali", module=True)
 from equimod.pipelines.backends.dali_backend import graph  # noqa: E402
 from equimod.pipelines.batch import Batch  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
+from equimod.pipelines.conversion.convert import convert  # noqa: E402
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
-from equimod.pipelines.records.convert import convert  # noqa: E402
 from equimod.pipelines.records.protocol import RecordsError  # noqa: E402
 
 POLICY = POLICIES["simclr_shapes"]

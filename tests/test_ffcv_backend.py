@@ -16,11 +16,11 @@ needs("ffcv", module=True)
 from equimod.pipelines.backends import BackendUnavailableError  # noqa: E402
 from equimod.pipelines.batch import Batch  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
+from equimod.pipelines.conversion.beton_writer import write_beton  # noqa: E402
+from equimod.pipelines.conversion.convert import convert  # noqa: E402
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
 from equimod.pipelines.records.beton import BetonRecords  # noqa: E402
-from equimod.pipelines.records.beton_writer import write_beton  # noqa: E402
-from equimod.pipelines.records.convert import convert  # noqa: E402
 from equimod.pipelines.records.protocol import RecordsError  # noqa: E402
 from equimod.pipelines.records.tar import TarRecords  # noqa: E402
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.source import open_source
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.convert import convert
-from equimod.pipelines.records.convert_beton import convert_to_beton
-from equimod.pipelines.records.source import open_source
 from equimod.tools.inspect_records import CELL, COLUMNS, contact_sheet
 
 TOOL = Path(__file__).parent.parent / "tools" / "inspect_records.py"

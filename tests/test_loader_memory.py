@@ -14,9 +14,9 @@ import pytest
 
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline, build_pipeline
+from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import RecordsError, open_records
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.folder import FolderRecords
 
 # In a process of its own, since other tests' memory would blur the measure. Prints resident bytes after each epoch; an

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.source import open_source
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.convert import convert
-from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.folder import FolderRecords
 from equimod.pipelines.records.read_ahead import read_ahead
-from equimod.pipelines.records.source import open_source
 
 
 @pytest.fixture(params=["tar", "beton"])

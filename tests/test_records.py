@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.records import RecordsError, open_records
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.folder import FolderRecords, scan_tree
 from equimod.pipelines.records.tar import TarRecords
 

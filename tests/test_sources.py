@@ -17,16 +17,16 @@ from fake_archives import CIFAR_CLASSES, add, write_cifar10, write_train_archive
 from needs import needs
 from PIL import Image
 
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.cifar import cifar10_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton, parts_folder
+from equimod.pipelines.conversion.source import Source, open_source
 from equimod.pipelines.decode import decode
 from equimod.pipelines.durable import locked
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.cifar import cifar10_source
-from equimod.pipelines.records.convert import convert
-from equimod.pipelines.records.convert_beton import convert_to_beton, parts_folder
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.records.tar import TarRecords
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -290,9 +290,9 @@ def test_an_interrupted_beton_goes_on_to_the_same_bytes(
 ) -> None:
     _convert(image_tree, tmp_path / "whole.beton")
     place = {
-        "shards": "equimod.pipelines.records.convert._finish",
-        "file": "equimod.pipelines.records.beton_writer._descriptors",
-        "removal": "equimod.pipelines.records.convert_beton.shutil",
+        "shards": "equimod.pipelines.conversion.convert._finish",
+        "file": "equimod.pipelines.conversion.beton_writer._descriptors",
+        "removal": "equimod.pipelines.conversion.convert_beton.shutil",
     }[stage]
     output = tmp_path / "cut.beton"
 

@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 
 import tyro
 
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.convert import Conversion, DamagedImagesError, convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.records.beton import SUFFIX
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.convert import Conversion, DamagedImagesError, convert
-from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.source import Source
 from equimod.pipelines.workers import available_cores
 from equimod.tools.command import image_progress, run_command
 

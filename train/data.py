@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from equimod.pipelines.conversion.cifar import Split, cifar10_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.source import Source, open_source
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.cifar import Split, cifar10_source
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config, ConfigError

@@ -10,10 +10,10 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Literal
 
+from equimod.pipelines.conversion.check import DamagedImageError, Shrink
+from equimod.pipelines.conversion.source import Item, Reader
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.records.check import DamagedImageError, Shrink
 from equimod.pipelines.records.manifest import Note, Shard
-from equimod.pipelines.records.source import Item, Reader
 from equimod.pipelines.records.tar import PROGRESS, describe_shard, write_shard
 
 OnError = Literal["fail", "skip"]

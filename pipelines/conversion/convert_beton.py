@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.beton_writer import write_beton
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.convert import (
+from equimod.pipelines.conversion.beton_writer import write_beton
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.convert import (
     Conversion,
     convert_locked,
     fits,
@@ -23,9 +22,10 @@ from equimod.pipelines.records.convert import (
     refuse_inside,
     shard_tasks,
 )
+from equimod.pipelines.conversion.shard_task import OnError
+from equimod.pipelines.conversion.source import RecordsReader, Source
+from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.shard_task import OnError
-from equimod.pipelines.records.source import RecordsReader, Source
 from equimod.pipelines.records.tar import MANIFEST, TarRecords
 
 SHARD_SIZE = 1000  # of the shards in between

@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from equimod.pipelines.codec import encode_png
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
 from equimod.pipelines.decode import decode
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.check import CheckedImage, DamagedImageError, check_image
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Records, RecordsError
@@ -132,7 +132,7 @@ def open_source(path: Path, devkit: Path | None = None) -> Source:
     if path.suffix == SUFFIX or (path / MANIFEST).is_file():
         return records_source(path)
     if path.is_file():
-        from equimod.pipelines.records.imagenet import imagenet_source
+        from equimod.pipelines.conversion.imagenet import imagenet_source
 
         return imagenet_source(path, devkit)
     return tree_source(path)

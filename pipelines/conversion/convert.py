@@ -22,12 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.shard_task import (
+    OnError,
+    ShardDone,
+    ShardTask,
+    convert_shard,
+    start_worker,
+    taken_over,
+)
+from equimod.pipelines.conversion.source import Source, open_source
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
-from equimod.pipelines.records.check import Shrink
 from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.shard_task import OnError, ShardDone, ShardTask, convert_shard, start_worker, taken_over
-from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.records.tar import (
     CLASSES,
     FORM,
