@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from equimod.pipelines.conversion import open_source
 from equimod.pipelines.conversion.check import Shrink
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
-from equimod.pipelines.conversion.source import open_source
 from equimod.pipelines.records import open_records
 from equimod.tools.inspect_records import CELL, COLUMNS, contact_sheet
 

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion import open_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
-from equimod.pipelines.conversion.source import open_source
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.folder import FolderRecords

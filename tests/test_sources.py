@@ -17,11 +17,11 @@ from fake_archives import CIFAR_CLASSES, add, write_cifar10, write_train_archive
 from needs import needs
 from PIL import Image
 
+from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.check import Shrink
 from equimod.pipelines.conversion.cifar import cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.convert_beton import convert_to_beton, parts_folder
-from equimod.pipelines.conversion.source import Source, open_source
 from equimod.pipelines.decode import decode
 from equimod.pipelines.durable import locked
 from equimod.pipelines.records import Records, open_records

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.pipelines.conversion.convert import convert
-from equimod.pipelines.conversion.source import Source, open_source
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.check import Shrink
 from equimod.pipelines.conversion.shard_task import (
     OnError,
@@ -31,7 +32,7 @@ from equimod.pipelines.conversion.shard_task import (
     start_worker,
     taken_over,
 )
-from equimod.pipelines.conversion.source import Source, open_source
+from equimod.pipelines.conversion.tar_writer import save_manifest, write_table
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
 from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
@@ -42,8 +43,6 @@ from equimod.pipelines.records.tar import (
     PROGRESS,
     SAMPLES,
     load_manifest,
-    save_manifest,
-    write_table,
 )
 from equimod.pipelines.workers import SPAWN, worker_pool
 

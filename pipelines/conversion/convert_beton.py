@@ -22,8 +22,9 @@ from equimod.pipelines.conversion.convert import (
     refuse_inside,
     shard_tasks,
 )
+from equimod.pipelines.conversion.records_source import RecordsReader
 from equimod.pipelines.conversion.shard_task import OnError
-from equimod.pipelines.conversion.source import RecordsReader, Source
+from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import MANIFEST, TarRecords

@@ -12,9 +12,10 @@ from typing import Literal
 
 from equimod.pipelines.conversion.check import DamagedImageError, Shrink
 from equimod.pipelines.conversion.source import Item, Reader
+from equimod.pipelines.conversion.tar_writer import describe_shard, write_shard
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.manifest import Note, Shard
-from equimod.pipelines.records.tar import PROGRESS, describe_shard, write_shard
+from equimod.pipelines.records.tar import PROGRESS
 
 OnError = Literal["fail", "skip"]
 
