@@ -18,6 +18,19 @@ ALLOWED = {
     "tools": {"tools", "train", "models", "pipelines"},
     "benchmarks": {"benchmarks", "train", "models", "pipelines"},
 }
+PIPELINES = (
+    {"durable", "timing", "workers"},
+    {"policy", "philox", "geometry", "params", "sampler"},
+    {"records"},
+    {"codec", "kernel", "decode", "resize"},
+    {"backends"},
+    {"color", "ops", "compiled", "triton_ops"},
+    {"batch", "prefetch", "build"},
+    {"conversion", "shapes"},
+)
+"""The rooms of pipelines/ in the order of the flow: each imports itself and those before it."""
+TYPES = {"params", "batch", "records.protocol"}
+"""The modules of pipelines/ that models/ may know: what a batch and its parameters are."""
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -42,6 +55,43 @@ def test_a_folder_imports_only_what_lies_below_it(path: Path) -> None:
         assert first not in ALLOWED, f"{module}: import it as equimod.{module}"
         if first == "equimod":
             assert rest.split(".")[0] in ALLOWED[folder], f"{folder} must not import {module}"
+
+
+def _room(module: str) -> int:
+    """Position in PIPELINES of a module, given by its name below pipelines/."""
+    return next(place for place, names in enumerate(PIPELINES) if module.split(".")[0] in names)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "pipelines" in path.parts], ids=lambda path: path.stem)
+def test_inside_pipelines_the_flow_has_no_way_back(path: Path) -> None:
+    relative = path.relative_to(ROOT / "pipelines").with_suffix("")
+    if relative.name == "__init__" and len(relative.parts) == 1:
+        return
+    own = _room(".".join(relative.parts))
+    for module in _siblings(path, "pipelines"):
+        assert _room(module) <= own, f"{'.'.join(relative.parts)} must not import {module}, which comes after it"
+
+
+def test_models_know_nothing_of_pipelines_but_its_types() -> None:
+    imported = {module for path in FILES if "models" in path.parts for module in _siblings(path, "pipelines")}
+    assert imported <= TYPES
+
+
+def _siblings(path: Path, folder: str) -> list[str]:
+    """The modules below `folder` that a file imports, without "equimod.FOLDER."."""
+    prefix = f"equimod.{folder}."
+    found = []
+    for _, module in _imports(path):
+        if f"{module}." == prefix:  # `from equimod.pipelines import ops`
+            found += [f"{name}" for name in _names(path, module)]
+        elif module.startswith(prefix):
+            found.append(module.removeprefix(prefix))
+    return found
+
+
+def _names(path: Path, module: str) -> list[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [a.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == module for a in node.names]
 
 
 def test_no_file_of_a_script_folder_hides_a_module_of_the_standard_library_or_a_dependency() -> None:
