@@ -1,20 +1,16 @@
-"""The typed configuration of a run: a recipe (YAML) with the options of the command line on top.
+"""The settings of a run, as dataclasses: what a recipe, a command line and config.yaml hold.
 
-One parser, tyro's, reads both, so a value is checked alike wherever it comes from. Nothing here imports torch.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import io
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import tyro
 import yaml
 
 from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, MethodSettings
@@ -22,7 +18,6 @@ from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 
 Method = Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg", "none"]
 METHODS: tuple[Method, ...] = get_args(Method)
-RECIPES = Path(__file__).parent / "recipes"
 SEEDS = 2**64
 
 _NOT_OF_THE_RESULT = {"data", "val", "output", "config", "backend", "resume", "overwrite", "system", "log"}
@@ -146,49 +141,12 @@ class Config(MethodSettings, _RunSettings):
         return yaml.safe_dump(_plain(settings), sort_keys=False)
 
 
-def parse(argv: Sequence[str]) -> Config:
-    """The configuration that a command line asks for.
-
-    Raises ConfigError; exits 2 through tyro, with a hint, for options it does not know and 0 for --help.
-    """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--config", type=Path)
-    first.add_argument("--method")
-    first.add_argument("--dataset", default=Config.dataset)
-    first.add_argument("--equimod", action="store_true")
-    chosen, _ = first.parse_known_args(argv)
-    if chosen.config is None and chosen.method is None and not {"-h", "--help"} & set(argv):
-        raise ConfigError("--method is missing; give --method simclr, or --config FILE")
-    path = chosen.config or default_recipe(chosen.method or Config.method, chosen.dataset, chosen.equimod)
-    recipe, parent = _read(path) if path else (Config(), Config())
-    config: Config = tyro.cli(Config, args=list(argv), default=recipe, description=Config.__doc__)
-    config = _without_unused(config, recipe if recipe.equimod else parent, recipe, path)
-    check(config)
-    return config
-
-
-def default_recipe(method: str, dataset: str, equimod: bool) -> Path | None:
-    """The recipe of the paper's (or the embedded) setting, if there is one; with EquiMod, failing that, without."""
-    paths = [RECIPES / f"{method}_{infix}{dataset}.yaml" for infix in (["equimod_", ""] if equimod else [""])]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def read_recipe(path: Path) -> Config:
-    """Read a recipe or the config.yaml of a run.
-
-    It starts from the recipe beside it that `extends: FILE` names, otherwise from the one of its method and data set.
-    Raises ConfigError for a file that cannot be read, unknown keys and values of the wrong type.
-    """
-    recipe, parent = _read(path)
-    return _without_unused(recipe, parent, recipe, path)
-
-
 def check(config: Config) -> None:
     """Raise ConfigError for settings that do not go together."""
     if config.method == "none" and not (config.equimod or config.essl):
         raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
     if config.policy not in POLICIES:
-        hint = _nearest(config.policy, POLICIES)
+        hint = nearest(config.policy, POLICIES)
         raise ConfigError(f"policy={config.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
     size, needed = POLICIES[config.policy].size, EVALUATION_POLICIES[config.dataset].size
     if size != needed:
@@ -265,102 +223,22 @@ def differences(config: Config, other: Config) -> list[str]:
     mine, theirs = (
         {key: value for key, value in asdict(c).items() if key not in _NOT_OF_THE_RESULT} for c in (config, other)
     )
-    return _differing(mine, theirs, "", was=True)
+    return differing(mine, theirs, "", was=True)
 
 
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> tuple[Config, Config]:
-    """The configuration of a recipe, and the one that it started from."""
-    mapping, here = _load(path), path.resolve()
-    parent: Path | None
-    if "extends" in mapping:
-        parent = path.parent / str(mapping.pop("extends"))
-        if parent.resolve() in (here, *seen):
-            raise ConfigError(f"{path}: extends {parent.name}, which extends it in turn; name another recipe")
-    else:
-        method, dataset, equimod = (mapping.get(key, getattr(Config, key)) for key in ("method", "dataset", "equimod"))
-        parent = default_recipe(method, dataset, equimod)
-        if parent and parent.resolve() in (here, *seen):
-            parent = None
-    base = _read(parent, (here, *seen))[0] if parent else Config()
-    leaves = dict(_leaves(mapping, base, path))
-    config = _changed(base, leaves)
-    if config is None:
-        wrong = next(key for key, value in leaves.items() if _changed(base, {key: value}) is None)
-        raise ConfigError(f"{path}: {wrong}={leaves[wrong]!r} is of the wrong type; see --help for what it takes")
-    return config, base
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; recipes lie in {RECIPES}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}; correct it") from error
-    if not isinstance(mapping, dict):
-        raise ConfigError(f"{path} must hold settings as `key: value`, not {type(mapping).__name__}")
-    return mapping
-
-
-def _leaves(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a recipe, `optim: {lr: 3}` as ("optim.lr", 3). Raises ConfigError for unknown keys."""
-    known = {field.name for field in fields(settings)}
-    for key, value in mapping.items():
-        if key not in known:
-            raise ConfigError(f"{path}: no setting is called {prefix}{key}{_nearest(str(key), known)}")
-        inner = getattr(settings, key)
-        if not is_dataclass(inner):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, Mapping):
-            yield from _leaves(value, inner, path, f"{prefix}{key}.")
-        else:
-            raise ConfigError(f"{path}: {prefix}{key} holds settings of its own, not the value {value!r}")
-
-
-def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
-    """`base` with the settings of a recipe; None where one is of the wrong type."""
-    arguments: list[str] = []
-    for key, value in leaves.items():
-        option = key.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            arguments += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    try:
-        with silence():
-            return tyro.cli(Config, args=arguments, default=base)
-    except SystemExit:
-        return None
-
-
-def _without_unused(config: Config, before: Config, recipe: Config, path: Path | None) -> Config:
-    """Drop the settings of other methods, and those of EquiMod and E-SSL where they are off.
-
-    Raises ConfigError where they are not those of `before`; it names `path` where `recipe`, read from it, has them.
-    """
-    unused: dict[str, str] = {
-        name: f"with --method {config.method}; leave it out" for name in METHODS if name != config.method
-    }
-    if not config.equimod:
-        unused["equivariance"] = "without EquiMod; add --equimod or leave it out"
-    if not config.essl:
-        unused["rotation"] = "without E-SSL; add --essl or leave it out"
-    for name, remedy in unused.items():
-        changed = _differing(asdict(getattr(config, name)), asdict(getattr(before, name)), f"{name}.")
-        if changed:
-            source = f"{path}: " if getattr(config, name) == getattr(recipe, name) else ""
-            raise ConfigError(f"{source}{changed[0]} has no effect {remedy}")
-    return replace(config, **{name: getattr(Config, name) for name in unused})
-
-
-def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
+def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
     found = []
     for key, value in mine.items():
         if isinstance(value, Mapping):
-            found += _differing(value, theirs[key], f"{prefix}{key}.", was)
+            found += differing(value, theirs[key], f"{prefix}{key}.", was)
         elif value != theirs[key]:
             found.append(f"{prefix}{key}={value}" + (f" (was {theirs[key]})" if was else ""))
     return found
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, sorted(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
 
 
 def _get(config: Config, key: str) -> Any:
@@ -370,21 +248,9 @@ def _get(config: Config, key: str) -> Any:
     return value
 
 
-def _nearest(word: str, known: Any) -> str:
-    match = difflib.get_close_matches(word, sorted(known), n=1)
-    return f" (did you mean {match[0]}?)" if match else ""
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
         return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Drop what is printed inside."""
-    with io.StringIO() as sink, redirect_stdout(sink), redirect_stderr(sink):
-        yield
