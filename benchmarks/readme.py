@@ -19,7 +19,7 @@ import tyro
 from equimod.benchmarks.picture import AUGMENTER_TITLES, LOADER_TITLES
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.policy import OPERATORS
-from equimod.train.summary import mean_and_deviation
+from equimod.train.evaluation.summary import mean_and_deviation
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CHECKOUT = Path(__file__).parent.parent

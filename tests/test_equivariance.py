@@ -17,11 +17,11 @@ from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, one_by_one
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
-from equimod.train import equivariance
 from equimod.train.config import RECIPES, read_recipe
-from equimod.train.equivariance import LEAST_DISSIMILARITY, displacement
-from equimod.train.evaluators import EVALUATORS, open_trained_run
-from equimod.train.features import FrozenEncoder
+from equimod.train.evaluation import equivariance
+from equimod.train.evaluation.equivariance import LEAST_DISSIMILARITY, displacement
+from equimod.train.evaluation.evaluators import EVALUATORS, open_trained_run
+from equimod.train.evaluation.features import FrozenEncoder
 from equimod.train.main import main as train
 
 POLICY = POLICIES["simclr_cifar10"]

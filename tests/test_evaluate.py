@@ -20,8 +20,8 @@ from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
 from equimod.train.config import SystemSettings, read_recipe
 from equimod.train.evaluate import main
-from equimod.train.evaluators import open_trained_run
-from equimod.train.features import FrozenEncoder, extract
+from equimod.train.evaluation.evaluators import open_trained_run
+from equimod.train.evaluation.features import FrozenEncoder, extract
 from equimod.train.main import main as train
 
 POLICY = EVALUATION_POLICIES["cifar10"]
@@ -190,7 +190,7 @@ def test_ctrl_c_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], monke
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("equimod.train.evaluators.evaluate", interrupt)
+    monkeypatch.setattr("equimod.train.evaluation.evaluators.evaluate", interrupt)
     assert main([str(run), "--knn"]) == 130
     assert "interrupted" in _one_line(capsys.readouterr().err)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from equimod.train import knn
-from equimod.train.features import Features, top_k
-from equimod.train.knn import KnnSettings
+from equimod.train.evaluation import knn
+from equimod.train.evaluation.features import Features, top_k
+from equimod.train.evaluation.knn import KnnSettings
 
 CLASSES = 7
 

@@ -17,9 +17,9 @@ from equimod.models.settings import EncoderSettings
 from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.sampler import Sampler
-from equimod.train import linear_probe
-from equimod.train.features import Features, FrozenEncoder, extract
-from equimod.train.linear_probe import ProbeSettings
+from equimod.train.evaluation import linear_probe
+from equimod.train.evaluation.features import Features, FrozenEncoder, extract
+from equimod.train.evaluation.linear_probe import ProbeSettings
 
 POLICY = EVALUATION_POLICIES["cifar10"]
 

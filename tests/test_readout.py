@@ -15,8 +15,8 @@ from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train import readout
-from equimod.train.features import FrozenEncoder
+from equimod.train.evaluation import readout
+from equimod.train.evaluation.features import FrozenEncoder
 
 POLICY = POLICIES["simclr_cifar10"]
 

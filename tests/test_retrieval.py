@@ -14,8 +14,8 @@ from equimod.models.settings import EncoderSettings, EquiModSettings
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train import retrieval
-from equimod.train.features import FrozenEncoder
+from equimod.train.evaluation import retrieval
+from equimod.train.evaluation.features import FrozenEncoder
 
 POLICY = POLICIES["byol_cifar10"]
 CHANCE = {

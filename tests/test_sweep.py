@@ -13,7 +13,7 @@ import pytest
 
 from equimod.tools.sweep import TABLES, main
 from equimod.train.config import ConfigError, check, parse
-from equimod.train.summary import summary
+from equimod.train.evaluation.summary import summary
 
 SWEEP = Path(__file__).parent.parent / "tools" / "sweep.py"
 SMALL = ["--epochs", "2", "--optim.warmup-epochs", "1", "--batch-size", "8", "--encoder.width", "8"]

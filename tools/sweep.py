@@ -20,8 +20,8 @@ import tyro
 
 from equimod.pipelines.durable import durable_file
 from equimod.tools.command import run_command
-from equimod.train.provenance import provenance
-from equimod.train.summary import mean_and_deviation, summary
+from equimod.train.evaluation.provenance import provenance
+from equimod.train.evaluation.summary import mean_and_deviation, summary
 
 Size = Literal["cpu", "paper"]
 _CHECKOUT = Path(__file__).parent.parent

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: torch takes seconds to import, and --help should not.
     from equimod.pipelines.records.protocol import RecordsError
     from equimod.train.checkpoint import CheckpointError
-    from equimod.train.evaluators import draw_figures, evaluate, open_trained_run
+    from equimod.train.evaluation.evaluators import draw_figures, evaluate, open_trained_run
 
     try:
         trained = open_trained_run(

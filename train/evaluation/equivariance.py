@@ -12,7 +12,7 @@ from equimod.models.equimod import EquiMod
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import AugmentationPolicy, one_by_one
 from equimod.pipelines.records.protocol import Records
-from equimod.train.features import FrozenEncoder, represent
+from equimod.train.evaluation.features import FrozenEncoder, represent
 
 LEAST_DISSIMILARITY = 1e-6
 """Dissimilarities of Eq. 6 count as at least this much, so that the ratio stays finite for a perfect prediction."""

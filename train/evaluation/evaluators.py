@@ -18,10 +18,11 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
-from equimod.train import checkpoint, equivariance, figures, knn, linear_probe, readout, retrieval
+from equimod.train import checkpoint
 from equimod.train.config import Config, ConfigError
 from equimod.train.data import check_classes
-from equimod.train.features import Features, FrozenEncoder, extract
+from equimod.train.evaluation import equivariance, figures, knn, linear_probe, readout, retrieval
+from equimod.train.evaluation.features import Features, FrozenEncoder, extract
 from equimod.train.loop import AUTOCAST
 from equimod.train.run import build_model
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from equimod.models.equimod import EquiMod
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.train.features import FrozenEncoder, represent
+from equimod.train.evaluation.features import FrozenEncoder, represent
 
 VIEWS = 16
 _BATCH_SIZE = 32  # images, each with all its views

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equimod.train.features import Features, top_k
+from equimod.train.evaluation.features import Features, top_k
 
 _CHUNK = 256  # queries at a time: 1.3 GB of similarities with ImageNet's training set
 

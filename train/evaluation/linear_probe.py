@@ -14,7 +14,7 @@ from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.sampler import Sampler
-from equimod.train.features import Features, FrozenEncoder, top_k, track
+from equimod.train.evaluation.features import Features, FrozenEncoder, top_k, track
 from equimod.train.schedule import warmup_cosine
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AFTER_JITTER, AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.train.features import FrozenEncoder, represent
+from equimod.train.evaluation.features import FrozenEncoder, represent
 
 RIDGE = 1e-3
 """Penalty on the squared weights, of features and parameters that are standardised, beside the mean squared error."""
