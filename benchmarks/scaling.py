@@ -21,7 +21,8 @@ from rich.table import Table
 from equimod.benchmarks.gpu_memory import CHUNK
 from equimod.benchmarks.rehearse import paper_config, pretended_ranks, rehearse
 from equimod.benchmarks.result import keep
-from equimod.train.config import ConfigError, Method
+from equimod.models.settings import MethodName
+from equimod.train.config import ConfigError
 
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at once
 IMAGES = 1_281_167  # of ImageNet's training set
@@ -96,7 +97,7 @@ class LoaderSpec:
 class Arguments:
     """Predict step time, efficiency, cores and reading of a node for 1 to 1,024 GPUs."""
 
-    method: Method = "simclr"
+    method: MethodName = "simclr"
     """Invariance method."""
     equimod: bool = True
     """With EquiMod beside it."""

@@ -14,19 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from equimod.models.settings import METHOD_NAMES
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.ops import apply, apply_center
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
-from equimod.train.config import METHODS, RECIPES, parse
+from equimod.train.config import RECIPES, parse
 from equimod.train.distributed import DistInfo
 from equimod.train.loop import train_step
 from equimod.train.run import build_train_state, training_pipeline
 
 CURVES = Path(__file__).parent / "golden" / "curves.json"
 TOLERANCE = 1e-4
-RUNS = [f"{method}{beside}" for method in METHODS for beside in ("", " --equimod")]
+RUNS = [f"{method}{beside}" for method in METHOD_NAMES for beside in ("", " --equimod")]
 RUNS = [run for run in RUNS if run != "none"] + ["simclr --equimod --essl"]
 SETTINGS = """\
 extends: {recipe}

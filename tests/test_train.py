@@ -15,10 +15,11 @@ from ranks import run_ranks
 from safetensors.torch import load_file
 
 from equimod.models.encoder import Encoder
+from equimod.models.settings import METHOD_NAMES
 from equimod.pipelines.durable import locked
 from equimod.train import checkpoint
 from equimod.train.checkpoint import newest
-from equimod.train.config import METHODS, read_recipe
+from equimod.train.config import read_recipe
 from equimod.train.main import main
 
 HERE = Path(__file__).parent
@@ -129,7 +130,7 @@ def test_a_killed_run_resumes_bit_for_bit(options: list[str], tmp_path: Path, ki
     assert _losses(tmp_path / "alone") == _losses(tmp_path / "killed")
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "simclr"])
+@pytest.mark.parametrize("method", [m for m in METHOD_NAMES if m != "simclr"])
 def test_a_killed_run_of_every_method_resumes_bit_for_bit(method: str, image_tree: Path, tmp_path: Path) -> None:
     """BYOL's target, its running statistics and its momentum are part of that, and so is what stands beside."""
     beside = ["--equimod", "--essl", "--rotation.hidden", "16", "--online-probe"]

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from equimod.pipelines.durable import remedy
-from equimod.train.config import SEEDS, Config, ConfigError, check, read_recipe
+from equimod.train.config import SEEDS, Config, ConfigError, read_recipe
 from equimod.train.evaluation import EVALUATORS
 from equimod.train.usage import fail, wrong_usage_once
 
@@ -76,7 +76,7 @@ def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
         raise ConfigError(f"{options.run_dir} holds no run (no config.yaml); give the --output folder of a training")
     config = read_recipe(path)
     config = replace(config, data=options.train or config.data, val=options.val or config.val)
-    check(config)
+    config.require_complete()
     for option, records in (("train", config.data), ("val", config.val)):
         if records is None:
             raise ConfigError(f"{options.run_dir} names no {option} images; give --{option} RECORDS")

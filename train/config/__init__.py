@@ -5,28 +5,22 @@ Nothing here imports torch, so that `--help` answers at once.
 
 from __future__ import annotations
 
+from equimod.models.settings import ConfigError
 from equimod.train.config.command_line import parse
 from equimod.train.config.recipes import RECIPES, default_recipe, read_recipe, silence
 from equimod.train.config.settings import (
-    METHODS,
     SEEDS,
     Config,
-    ConfigError,
-    Method,
     SystemSettings,
-    check,
     differences,
 )
 
 __all__ = [
-    "METHODS",
     "RECIPES",
     "SEEDS",
     "Config",
     "ConfigError",
-    "Method",
     "SystemSettings",
-    "check",
     "default_recipe",
     "differences",
     "parse",

@@ -12,7 +12,8 @@ from typing import Any
 import tyro
 import yaml
 
-from equimod.train.config.settings import METHODS, Config, ConfigError, differing, nearest
+from equimod.models.settings import METHOD_NAMES, ConfigError
+from equimod.train.config.settings import Config, differing, nearest
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
@@ -48,11 +49,21 @@ def read_with_parent(path: Path, extending: tuple[Path, ...] = ()) -> tuple[Conf
             parent = None
     base = read_with_parent(parent, (resolved, *extending))[0] if parent else Config()
     leaves = dict(_leaves(mapping, base, path))
-    config = _changed(base, leaves)
+    try:
+        config = _changed(base, leaves)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     if config is None:
-        wrong = next(key for key, value in leaves.items() if _changed(base, {key: value}) is None)
+        wrong = next(key for key, value in leaves.items() if _is_of_wrong_type(base, key, value))
         raise ConfigError(f"{path}: {wrong}={leaves[wrong]!r} is of the wrong type; see --help for what it takes")
     return config, base
+
+
+def _is_of_wrong_type(base: Config, key: str, value: Any) -> bool:
+    try:
+        return _changed(base, {key: value}) is None
+    except ConfigError:  # of the right type
+        return False
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -83,7 +94,7 @@ def _leaves(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str =
 
 
 def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
-    """`base` with the settings of a recipe; None where one is of the wrong type."""
+    """`base` with the settings of a recipe; None where one is of the wrong type. Raises ConfigError for others."""
     arguments: list[str] = []
     for key, value in leaves.items():
         option = key.replace("_", "-")
@@ -104,7 +115,7 @@ def without_unused(config: Config, before: Config, recipe: Config, path: Path | 
     Raises ConfigError where they are not those of `before`; it names `path` where `recipe`, read from it, has them.
     """
     unused: dict[str, str] = {
-        name: f"with --method {config.method}; leave it out" for name in METHODS if name != config.method
+        name: f"with --method {config.method}; leave it out" for name in METHOD_NAMES if name != config.method
     }
     if not config.equimod:
         unused["equivariance"] = "without EquiMod; add --equimod or leave it out"

@@ -9,22 +9,26 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 
-from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, MethodSettings
+from equimod.models.settings import (
+    METHOD_NAMES,
+    ConfigError,
+    EncoderSettings,
+    EquiModSettings,
+    ESSLSettings,
+    MethodName,
+    MethodSettings,
+    require_at_least,
+    require_positive,
+)
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 
-Method = Literal["simclr", "byol", "barlow_twins", "simsiam", "vicreg", "none"]
-METHODS: tuple[Method, ...] = get_args(Method)
 SEEDS = 2**64
 
 _NOT_OF_THE_RESULT = {"data", "val", "output", "config", "backend", "resume", "overwrite", "system", "log"}
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be run: the message gives the key, its value and the remedy, in one line."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class OptimSettings:
     warmup_epochs: float = 10.0
     """Epochs of linear warm-up."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, "optim.", warmup_epochs=0, weight_decay=0)
+        require_positive(self, "optim.", "lr", "trust_coefficient")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optim.momentum={self.momentum} must lie in [0, 1)")
+
 
 @dataclass(frozen=True)
 class SystemSettings:
@@ -57,6 +67,9 @@ class SystemSettings:
     batchnorm: Literal["torch", "apex"] = "torch"
     """The encoder's batch norm over several GPUs; apex: its cudnn_gbn, within one node. Not run on a GPU yet."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, "system.", workers=1)
+
 
 @dataclass(frozen=True)
 class LogSettings:
@@ -65,10 +78,13 @@ class LogSettings:
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is one at the end and one at SIGTERM too."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, "log.", every=1, checkpoint_every=1)
+
 
 @dataclass(frozen=True)
 class _RunSettings:
-    method: Method = "simclr"
+    method: MethodName = "simclr"
     """Invariance method; none leaves EquiMod or E-SSL alone."""
     equimod: bool = False
     """Add the equivariance module of EquiMod beside the method."""
@@ -104,7 +120,7 @@ class _RunSettings:
     """never, auto (go on where the run in --output stopped), or the folder of a checkpoint."""
     overwrite: bool = False
     """Delete the run that --output holds and start anew."""
-    policy: str = "simclr_cifar10"
+    policy: str = "simclr_shapes"
     """Name of the augmentation policy."""
     shuffle_window: int | None = None
     """Shuffle within about this many neighbours, for cold disks; none: over the whole set."""
@@ -125,6 +141,48 @@ class Config(MethodSettings, _RunSettings):
     system: SystemSettings = SystemSettings()
     log: LogSettings = LogSettings()
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range and for settings that contradict each other."""
+        require_at_least(self, "", epochs=1, batch_size=2, grad_cache=1, seed=0)
+        if self.seed >= SEEDS:
+            raise ConfigError(f"seed={self.seed} is too large; give less than {SEEDS}")
+        self._check_policy()
+        if self.system.compile in ("reduce-overhead", "max-autotune") and (self.grad_cache > 1 or self.essl):
+            raise ConfigError(
+                f"system.compile={self.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
+                "--essl need several; give --system.compile default"
+            )
+        if self.system.batchnorm == "apex" and self.precision != "fp16":
+            raise ConfigError(f"system.batchnorm=apex computes in fp16, not {self.precision}; give --precision fp16")
+        if self.resume != "never" and self.overwrite:
+            raise ConfigError(f"resume={self.resume} and overwrite=True contradict each other; give one of them")
+        if self.optim.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"optim.warmup_epochs={self.optim.warmup_epochs} is not shorter than epochs={self.epochs}; "
+                "give --optim.warmup-epochs as well"
+            )
+
+    def _check_policy(self) -> None:
+        if self.policy not in POLICIES:
+            hint = nearest(self.policy, POLICIES)
+            raise ConfigError(f"policy={self.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
+        size, needed = POLICIES[self.policy].size, EVALUATION_POLICIES[self.dataset].size
+        if size != needed:
+            fitting = [name for name, policy in POLICIES.items() if policy.size == needed]
+            raise ConfigError(
+                f"policy={self.policy} makes images of {size} pixels, dataset={self.dataset} is evaluated at {needed}; "
+                f"give --policy {' or '.join(fitting)}"
+            )
+
+    def require_complete(self) -> None:
+        """Raise ConfigError where something is missing that a recipe may leave to the command line."""
+        if self.method == "none" and not (self.equimod or self.essl):
+            raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
+        if self.dataset == "imagenet" and self.data is None:
+            raise ConfigError(
+                "data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS"
+            )
+
     def run_folder(self) -> Path:
         """Where the run goes."""
         beside = ("-equimod" if self.equimod else "") + ("-essl" if self.essl else "")
@@ -137,85 +195,8 @@ class Config(MethodSettings, _RunSettings):
 
     def to_yaml(self) -> str:
         """Every setting that has a say as YAML, readable by `read_recipe`."""
-        settings = {key: value for key, value in asdict(self).items() if key not in METHODS or key == self.method}
+        settings = {key: value for key, value in asdict(self).items() if key not in METHOD_NAMES or key == self.method}
         return yaml.safe_dump(_plain(settings), sort_keys=False)
-
-
-def check(config: Config) -> None:
-    """Raise ConfigError for settings that do not go together."""
-    if config.method == "none" and not (config.equimod or config.essl):
-        raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
-    if config.policy not in POLICIES:
-        hint = nearest(config.policy, POLICIES)
-        raise ConfigError(f"policy={config.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
-    size, needed = POLICIES[config.policy].size, EVALUATION_POLICIES[config.dataset].size
-    if size != needed:
-        fitting = [name for name, policy in POLICIES.items() if policy.size == needed]
-        raise ConfigError(
-            f"policy={config.policy} makes images of {size} pixels, dataset={config.dataset} is evaluated at {needed}; "
-            f"give --policy {' or '.join(fitting)}"
-        )
-    if config.dataset == "imagenet" and config.data is None:
-        raise ConfigError("data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS")
-    if config.system.compile in ("reduce-overhead", "max-autotune") and (config.grad_cache > 1 or config.essl):
-        raise ConfigError(
-            f"system.compile={config.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
-            "--essl need several; give --system.compile default"
-        )
-    if config.system.batchnorm == "apex" and config.precision != "fp16":
-        raise ConfigError(f"system.batchnorm=apex computes in fp16, not {config.precision}; give --precision fp16")
-    if config.resume != "never" and config.overwrite:
-        raise ConfigError(f"resume={config.resume} and overwrite=True contradict each other; give one of them")
-    if config.optim.warmup_epochs >= config.epochs:
-        raise ConfigError(
-            f"optim.warmup_epochs={config.optim.warmup_epochs} is not shorter than epochs={config.epochs}; "
-            "give --optim.warmup-epochs as well"
-        )
-    at_least = {
-        "epochs": 1,
-        "batch_size": 2,
-        "grad_cache": 1,
-        "encoder.width": 8,
-        **{f"{method}.dim": 1 for method in METHODS if hasattr(getattr(config, method), "dim")},
-        "byol.hidden": 1,
-        "byol.momentum": 0,
-        "barlow_twins.lambd": 0,
-        "simsiam.bottleneck": 1,
-        "vicreg.invariance": 0,
-        "vicreg.variance": 0,
-        "vicreg.covariance": 0,
-        "log.every": 1,
-        "log.checkpoint_every": 1,
-        "system.workers": 1,
-        "optim.warmup_epochs": 0,
-        "optim.weight_decay": 0,
-        "equivariance.weight": 0,
-        "rotation.weight": 0,
-        "rotation.size": 8,
-        "seed": 0,
-    }
-    for key, minimum in at_least.items():
-        value = _get(config, key)
-        if value is not None and not value >= minimum:
-            raise ConfigError(f"{key}={value} is too small; give {minimum} or more")
-    if config.seed >= SEEDS:
-        raise ConfigError(f"seed={config.seed} is too large; give less than {SEEDS}")
-    hidden = {f"{method}.hidden": getattr(getattr(config, method), "hidden", None) for method in METHODS}
-    heads = ("rotation.hidden", "equivariance.projector", "equivariance.predictor_hidden", "equivariance.embedding")
-    for key in (*(key for key, widths in hidden.items() if isinstance(widths, tuple)), *heads):
-        widths = _get(config, key)
-        if widths and min(widths) < 1:
-            raise ConfigError(f"{key}={widths} holds a width below 1; give widths of 1 or more")
-    for key in ("equivariance.projector", "equivariance.embedding"):
-        if _get(config, key) == ():
-            raise ConfigError(f"{key}=() is empty; give widths, or None to do without")
-    for key in ("optim.lr", "optim.trust_coefficient", "simclr.temperature", "equivariance.temperature"):
-        if not _get(config, key) > 0:
-            raise ConfigError(f"{key}={_get(config, key)} must be positive")
-    if config.byol.momentum > 1:
-        raise ConfigError(f"byol.momentum={config.byol.momentum} must lie in [0, 1]")
-    if not 0 <= config.optim.momentum < 1:
-        raise ConfigError(f"optim.momentum={config.optim.momentum} must lie in [0, 1)")
 
 
 def differences(config: Config, other: Config) -> list[str]:
@@ -239,13 +220,6 @@ def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, w
 def nearest(word: str, known: Iterable[str]) -> str:
     match = difflib.get_close_matches(word, sorted(known), n=1)
     return f" (did you mean {match[0]}?)" if match else ""
-
-
-def _get(config: Config, key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _plain(value: Any) -> Any:
