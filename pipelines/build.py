@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equimod.pipelines import ops
-from equimod.pipelines.backends import BACKENDS, Backend, Request
+from equimod.pipelines.backends import BACKENDS, Backend, BackendConfig, Request
 from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.geometry import stored_box
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
@@ -30,22 +30,12 @@ Operators = Callable[[Tensor, AugmentationParams, ViewPolicy], Tensor]
 class Pipeline:
     """Batches of every epoch, the same for the same seed whatever the backend, the workers or the number of ranks."""
 
-    def __init__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        backend: Backend,
-        sampler: Sampler,
-        device: torch.device,
-        stages: StageTimes,
-        workers: int,
-        operators: Operators,
-    ) -> None:
-        self.stages = stages  # where its time goes, and that of a training on it
-        self.workers = workers  # threads or processes of the backend
-        self._records, self._policy, self._backend, self._sampler = records, policy, backend, sampler
-        self._device, self._operators = device, operators
-        self._layouts = tuple(ParamLayout.of(view) for view in policy.views)
+    def __init__(self, config: BackendConfig, backend: Backend, sampler: Sampler, operators: Operators) -> None:
+        self.stages = config.stages  # where its time goes, and that of a training on it
+        self.workers = config.workers  # threads or processes of the backend
+        self._records, self._policy, self._device = config.records, config.policy, config.device
+        self._backend, self._sampler, self._operators = backend, sampler, operators
+        self._layouts = tuple(ParamLayout.of(view) for view in self._policy.views)
 
     def __len__(self) -> int:
         """Steps an epoch on this rank."""
@@ -139,17 +129,8 @@ def build_pipeline(
     device = torch.device(device)
     sampler = Sampler(len(records), batch_size, seed, rank, world_size, shuffle, window)
     workers = workers or max(1, len(own_cores()))
-    stages = StageTimes()
-    images = BACKENDS[backend]()(
-        records,
-        policy,
-        with_x=with_x,
-        batch_size=batch_size // world_size,
-        workers=workers,
-        device=device,
-        stages=stages,
-    )
-    return Pipeline(records, policy, images, sampler, device, stages, workers, _operators(compiled))
+    config = BackendConfig(records, policy, with_x, sampler.local_batch_size, workers, device, StageTimes())
+    return Pipeline(config, BACKENDS[backend]()(config), sampler, _operators(compiled))
 
 
 def _operators(compiled: bool) -> Operators:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -49,18 +49,20 @@ class Backend(Protocol):
         ...
 
 
-class BackendFactory(Protocol):
-    def __call__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        *,
-        with_x: bool,
-        batch_size: int,  # of the largest request
-        workers: int,
-        device: torch.device,  # that the images are for
-        stages: StageTimes,  # for the seconds of its threads, by the names of `timing.LOADER`, where it can tell them
-    ) -> Backend: ...
+@dataclass(frozen=True)
+class BackendConfig:
+    """What a backend is made from."""
+
+    records: Records
+    policy: AugmentationPolicy
+    with_x: bool
+    batch_size: int  # of the largest request
+    workers: int
+    device: torch.device  # that the images are for
+    stages: StageTimes  # for the seconds of its threads, by the names of `timing.LOADER`, where it can tell them
+
+
+BackendFactory = Callable[[BackendConfig], Backend]
 
 
 @contextmanager

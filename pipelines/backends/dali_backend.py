@@ -19,13 +19,12 @@ from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.data_node import DataNode
 from simplejpeg import decode_jpeg_header
 
-from equimod.pipelines.backends import Images, Request
+from equimod.pipelines.backends import BackendConfig, Images, Request
 from equimod.pipelines.codec import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
 from equimod.pipelines.decode import decode_sample, undecodable
 from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy, Interpolation
-from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.pipelines.timing import StageTimes
+from equimod.pipelines.records.protocol import RecordsError
 
 _BATCHES_AHEAD = 2
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
@@ -37,20 +36,10 @@ _RGB_PNG = bytes((8, 2))  # bit depth and colour type, at byte 24
 class DaliBackend:
     """Decodes, crops and resizes in a DALI pipeline that is built once and serves every epoch."""
 
-    def __init__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        *,
-        with_x: bool,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        stages: StageTimes,  # not used: the engine does everything
-    ) -> None:
-        self._records, self._policy, self._with_x = records, policy, with_x
-        device_id = (device.index or 0) if device.type == "cuda" else None
-        self._settings = {"batch_size": batch_size, "num_threads": workers, "device_id": device_id}
+    def __init__(self, config: BackendConfig) -> None:
+        self._records, self._policy, self._with_x = config.records, config.policy, config.with_x
+        device_id = (config.device.index or 0) if config.device.type == "cuda" else None
+        self._settings = {"batch_size": config.batch_size, "num_threads": config.workers, "device_id": device_id}
         self._idle = [self._built()]
 
     def _built(self) -> Pipeline:

@@ -30,13 +30,10 @@ from ffcv.pipeline.state import State
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equimod.pipelines.backends import BackendUnavailableError, Images, Request, kept_torch_threads
+from equimod.pipelines.backends import BackendConfig, BackendUnavailableError, Images, Request, kept_torch_threads
 from equimod.pipelines.decode import decode_sample, undecodable
 from equimod.pipelines.geometry import center_geometry
-from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.beton import JPEG, BetonRecords
-from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.timing import StageTimes
 
 _BATCHES_AHEAD = 2
 _POLL_SECONDS = 0.1
@@ -45,34 +42,28 @@ _POLL_SECONDS = 0.1
 class FfcvBackend:
     """Decodes, crops and resizes in FFCV's compiled pipeline, which is built once and serves every epoch."""
 
-    def __init__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        *,
-        with_x: bool,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        stages: StageTimes,  # not used: the engine does everything
-    ) -> None:
+    def __init__(self, config: BackendConfig) -> None:
+        records = config.records
         if not isinstance(records, BetonRecords):
             raise BackendUnavailableError(
                 "backend=ffcv reads .beton files only; convert the data with --format ffcv or take another backend"
             )
-        self._records, self._policy, self._with_x = records, policy, with_x
-        self._workers, self._pin_memory = min(workers, numba.config.NUMBA_NUM_THREADS), device.type == "cuda"
-        outputs = with_x + len(policy.views)
+        self._records, self._policy, self._with_x = records, config.policy, config.with_x
+        self._workers = min(config.workers, numba.config.NUMBA_NUM_THREADS)
+        self._pin_memory = config.device.type == "cuda"
+        outputs = config.with_x + len(config.policy.views)
         with kept_torch_threads():
             self._loader = Loader(
                 str(records.path),
-                batch_size=batch_size,
+                batch_size=config.batch_size,
                 num_workers=self._workers,
                 os_cache=True,
                 seed=0,  # none would be drawn from numpy's global generator
                 batches_ahead=0,
                 pipelines={
-                    name: [_Decoder(outputs, policy.size, with_x)] if name == records.image_field else None
+                    name: [_Decoder(outputs, config.policy.size, config.with_x)]
+                    if name == records.image_field
+                    else None
                     for name in records.fields
                 },
             )
