@@ -16,6 +16,7 @@ from equimod.pipelines.backends import BACKENDS, BackendFactory, Images, Request
 from equimod.pipelines.backends.native_backend import NativeBackend
 from equimod.pipelines.conversion.beton_writer import write_beton
 from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records.tar import TarRecords
 from equimod.train.main import main
 
@@ -57,7 +58,7 @@ def _noisy(mean: float) -> BackendFactory:
 def losses(imagenet_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., torch.Tensor]:
     """Losses of a run on real ImageNet files, by backend (or the noise put on native's pixels) and seed."""
     folder = tmp_path_factory.mktemp("losses")
-    convert(imagenet_sample, folder / "tar", workers=2)
+    convert(imagenet_sample, folder / "tar", ConversionSettings(workers=2))
     records = TarRecords(folder / "tar")
     write_beton(records, folder / "sample.beton", records.manifest)
     recipe = folder / "tiny.yaml"

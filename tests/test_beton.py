@@ -12,6 +12,7 @@ from PIL import Image
 
 from equimod.pipelines.conversion.beton_writer import write_beton
 from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.decode import decode
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.beton import BetonRecords
@@ -22,7 +23,7 @@ from equimod.pipelines.records.tar import TarRecords
 @pytest.fixture(scope="module")
 def tar(imagenet_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> TarRecords:
     folder = tmp_path_factory.mktemp("tar") / "records"
-    convert(imagenet_sample, folder, workers=2, shard_size=100)
+    convert(imagenet_sample, folder, ConversionSettings(workers=2, shard_size=100))
     return TarRecords(folder)
 
 
@@ -37,7 +38,7 @@ def betons(tar: TarRecords) -> dict[bool, Path]:
 
 @pytest.fixture
 def small(image_tree: Path, tmp_path: Path) -> Path:
-    convert(image_tree, tmp_path / "tar", workers=1)
+    convert(image_tree, tmp_path / "tar", ConversionSettings(workers=1))
     records = TarRecords(tmp_path / "tar")
     write_beton(records, tmp_path / "small.beton", records.manifest)
     return tmp_path / "small.beton"
@@ -178,7 +179,7 @@ def test_an_image_that_is_too_wide_for_the_format_names_the_remedy(tmp_path: Pat
     buffer = io.BytesIO()
     Image.new("L", (65_400, 1)).save(buffer, "JPEG")
     (tmp_path / "tree" / "class" / "wide.jpg").write_bytes(buffer.getvalue())
-    convert(tmp_path / "tree", tmp_path / "tar", workers=1)
+    convert(tmp_path / "tree", tmp_path / "tar", ConversionSettings(workers=1))
     records = TarRecords(tmp_path / "tar")
     records.stored_size = np.array([[70_000, 1]], dtype=np.int32)
     with pytest.raises(RecordsError, match=r"wide\.jpg.*--max-side"):

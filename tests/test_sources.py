@@ -22,6 +22,7 @@ from equimod.pipelines.conversion.check import Shrink
 from equimod.pipelines.conversion.cifar import cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.convert_beton import convert_to_beton, parts_folder
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.decode import decode
 from equimod.pipelines.durable import locked
 from equimod.pipelines.records import Records, open_records
@@ -35,8 +36,8 @@ TOOLS = Path(__file__).parent.parent / "tools"
 def _convert(source: Source | Path, output: Path, **settings: object) -> Records:
     """Records of the format that the output's name asks for."""
     source = open_source(source) if isinstance(source, Path) else source
-    settings = {"workers": 1} | settings
-    (convert_to_beton if output.suffix == ".beton" else convert)(source, output, **settings)  # type: ignore[operator]
+    write = convert_to_beton if output.suffix == ".beton" else convert
+    write(source, output, ConversionSettings(**{"workers": 1, **settings}))  # type: ignore[arg-type]
     return open_records(output)
 
 
@@ -238,21 +239,23 @@ def test_a_finished_output_is_complete_and_another_one_is_refused(
     _convert(image_tree, tmp_path / output)
     source = open_source(image_tree)
     run = convert_to_beton if output.endswith("beton") else convert
-    assert run(source, tmp_path / output, workers=1).written == 0
+    assert run(source, tmp_path / output, ConversionSettings(workers=1)).written == 0
     with pytest.raises(RecordsError, match="--overwrite"):
-        run(source, tmp_path / output, workers=1, shrink=Shrink(60, 90))
-    assert run(source, tmp_path / output, workers=1, shrink=Shrink(60, 90), overwrite=True).written > 0
-    assert run(source, tmp_path / output, workers=1, shrink=Shrink(60, 90)).written == 0
+        run(source, tmp_path / output, ConversionSettings(workers=1, shrink=Shrink(60, 90)))
+    assert (
+        run(source, tmp_path / output, ConversionSettings(workers=1, shrink=Shrink(60, 90), overwrite=True)).written > 0
+    )
+    assert run(source, tmp_path / output, ConversionSettings(workers=1, shrink=Shrink(60, 90))).written == 0
     with pytest.raises(RecordsError, match="--overwrite"):
-        run(source, tmp_path / output, workers=1)
+        run(source, tmp_path / output, ConversionSettings(workers=1))
 
 
 def test_a_finished_beton_of_pixels_is_not_one_of_jpegs(image_tree: Path, tmp_path: Path) -> None:
     _convert(image_tree, tmp_path / "pixels.beton", raw=True)
     source = open_source(image_tree)
     with pytest.raises(RecordsError, match="--overwrite"):
-        convert_to_beton(source, tmp_path / "pixels.beton", workers=1)
-    assert convert_to_beton(source, tmp_path / "pixels.beton", workers=1, raw=True).written == 0
+        convert_to_beton(source, tmp_path / "pixels.beton", ConversionSettings(workers=1))
+    assert convert_to_beton(source, tmp_path / "pixels.beton", ConversionSettings(workers=1, raw=True)).written == 0
 
 
 def test_a_beton_that_cannot_be_written_is_named_itself(image_tree: Path, tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ def test_shards_of_jpegs_are_not_those_of_the_same_images_pixels(image_tree: Pat
     with pytest.raises(RecordsError, match="--overwrite"):
         _convert(tmp_path / "pixels.beton", tmp_path / "records")
     _convert(tmp_path / "pixels.beton", tmp_path / "png")
-    assert convert(open_source(tmp_path / "pixels.beton"), tmp_path / "png", workers=1).written == 0
+    assert convert(open_source(tmp_path / "pixels.beton"), tmp_path / "png", ConversionSettings(workers=1)).written == 0
 
 
 @pytest.mark.parametrize("source", ["tree", "records"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
@@ -64,7 +65,7 @@ def _make_once(cache: Path, split: Split, make: Callable[[Path, Split, Path], So
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         source = make(Path(scratch) / split, split, cache)
         converted = Path(scratch) / "records"
-        convert(source, converted, workers=available_cores())
+        convert(source, converted, ConversionSettings(workers=available_cores()))
         if not records.exists():  # another run may have been quicker
             converted.rename(records)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.codec import JPEG_START
+from equimod.pipelines.conversion.settings import Progress, no_progress
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.beton import (
@@ -49,12 +50,11 @@ def write_beton(
     *,
     raw: bool = False,
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> None:
     """Write `records` into the file `path`, there when it is complete; the same records give the same bytes.
 
     `raw` stores the pixels of all images; otherwise JPEG files stay as they are, and what is none is stored as pixels.
-    `progress` is told the images that are written and those in all.
     Raises RecordsError where an image is damaged or too large for the format, OSError where `path` cannot be written.
     """
     page = _page_size(records, raw)

@@ -8,16 +8,14 @@ from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Literal
 
 from equimod.pipelines.conversion.check import DamagedImageError, Shrink
+from equimod.pipelines.conversion.settings import OnError
 from equimod.pipelines.conversion.source import Item, Reader
 from equimod.pipelines.conversion.tar_writer import describe_shard, write_shard
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.manifest import Note, Shard
 from equimod.pipelines.records.tar import PROGRESS
-
-OnError = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True)
