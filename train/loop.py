@@ -34,32 +34,32 @@ class TrainState:
     learning_rate: Callable[[int], float]  # of a step, counted over the whole run
 
 
-def train(
-    state: TrainState,
-    pipeline: Pipeline,
-    start: Cursor,
-    epochs: int,
-    *,
-    dist_info: DistInfo,
-    reporter: Reporter,
-    log_every: int,
-    checkpoint_every: int,
-    save: Callable[[Cursor, int], str],
-    last_good: str,
-    stop_asked: Callable[[], bool],
-) -> bool:
-    """Train from `start` to the end of `epochs`, or until a rank is asked to stop. Returns whether the end was reached.
+@dataclass(frozen=True)
+class RunContext:
+    """What surrounds a training: its ranks, how long it goes on, and what it reports and saves, when."""
 
-    `save(cursor, global step)` writes a checkpoint and returns its name; it is called every `checkpoint_every` steps
-    and at the end, after the losses up to there were seen to be finite. The host waits for the device in steps that
-    log or save, and nowhere else (with a gradient scaler, in every step). `last_good` names the checkpoint that the
-    run starts from. Raises NonFiniteLoss.
+    dist_info: DistInfo
+    reporter: Reporter
+    epochs: int
+    log_every: int  # steps
+    checkpoint_every: int  # steps
+    save: Callable[[Cursor, int], str]  # writes the checkpoint of a cursor and global step, and returns its name
+    last_good: str  # name of the checkpoint that the run starts from
+    stop_asked: Callable[[], bool]
+
+
+def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunContext) -> bool:
+    """Train from `start` to the end, or until a rank is asked to stop. Returns whether the end was reached.
+
+    Checkpoints are saved every `checkpoint_every` steps and at the end, after the losses up to there were seen to be
+    finite. The host waits for the device in steps that log or save, and nowhere else (with a gradient scaler, in every
+    step). Raises NonFiniteLoss.
     """
     steps = len(pipeline)
-    total = epochs * steps
+    total = context.epochs * steps
     done = start.epoch * steps + start.step
-    buffer, stages = LossBuffer(done, dist_info), pipeline.stages
-    for epoch in range(start.epoch, epochs):
+    buffer, stages, last_good = LossBuffer(done, context.dist_info), pipeline.stages, context.last_good
+    for epoch in range(start.epoch, context.epochs):
         first = start.step if epoch == start.epoch else 0
         for step, batch in enumerate(stages.record_each("wait", pipeline.epoch(epoch, first)), first + 1):
             lr = state.learning_rate(done)
@@ -67,20 +67,21 @@ def train(
                 state.model.before_step(done / total)
             buffer.add(train_step(state, batch, lr))
             done += 1
-            stopping = any_rank(stop_asked(), dist_info)
-            saving = stopping or done == total or done % checkpoint_every == 0
-            if saving or done % log_every == 0:
+            stopping = any_rank(context.stop_asked(), context.dist_info)
+            logging = done == total or done % context.log_every == 0
+            saving = stopping or done == total or done % context.checkpoint_every == 0
+            if saving or logging:
                 losses = buffer.losses(lr, last_good)
-                if done == total or done % log_every == 0:
+                if logging:
                     with stages.record("logging"):
-                        reporter.log(done, epoch, lr, losses)
+                        context.reporter.log(done, epoch, lr, losses)
             if saving:
                 cursor = Cursor(epoch, step, start.seed) if step < steps else Cursor(epoch + 1, 0, start.seed)
                 with stages.record("checkpoint"):
-                    last_good = save(cursor, done)
-                reporter.event({"event": "checkpoint", "step": done, "name": last_good})
+                    last_good = context.save(cursor, done)
+                context.reporter.event({"event": "checkpoint", "step": done, "name": last_good})
                 if stopping or done == total:
-                    reporter.time_spent(done)
+                    context.reporter.time_spent(done)
             if stopping:
                 return done == total
     return True

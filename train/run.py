@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -38,7 +38,7 @@ from equimod.train.distributed import (
 )
 from equimod.train.grad_cache import GradCache
 from equimod.train.lars import LARS, lars_groups
-from equimod.train.loop import AUTOCAST, TrainState, train
+from equimod.train.loop import AUTOCAST, RunContext, TrainState, train
 from equimod.train.report import Reporter
 from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, claim
 from equimod.train.schedule import warmup_cosine
@@ -68,16 +68,50 @@ def run_training(config: Config) -> int:
             assert_same_on_all_ranks(config.backend, "the backend", dist_info)
             pipeline = training_pipeline(config, records, dist_info)
             state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
+        run = PreparedRun(config, records, fingerprint, pipeline, state, dist_info, resume_from, why)
         start = Cursor(0, 0, config.seed)
         if resume_from is not None:
-            start = checkpoint.restore(
-                resume_from, state.model, state.optimizer, state.grad_cache.scaler, records=fingerprint
-            )
+            start = checkpoint.restore(resume_from, state, fingerprint)
         if dist_info.rank == 0:
             stack.enter_context(claim(config, resume_from))
         barrier(dist_info)
-        return _train(
-            config, records, fingerprint, pipeline, state, start, resume_from, dist_info, why, stop_asked.is_set
+        return _train(run, start, stop_asked.is_set)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is put together and has written nothing yet."""
+
+    config: Config
+    records: Records
+    fingerprint: str  # of the records
+    pipeline: Pipeline
+    state: TrainState
+    dist_info: DistInfo
+    resume_from: Path | None
+    why_backend: str
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run_folder()
+
+    def save(self, cursor: Cursor, global_step: int) -> str:
+        """Write a checkpoint, on rank 0, and wait for it. Returns its path."""
+        checkpoints = self.folder / CHECKPOINTS
+        if self.dist_info.rank == 0:
+            checkpoint.save(checkpoints, cursor, global_step, self.state, self.config, self.fingerprint)
+        barrier(self.dist_info)
+        return str(checkpoint.step_folder(checkpoints, global_step))
+
+    def opening(self, start_step: int) -> str:
+        """What the run says before its first step."""
+        config, ranks, device = self.config, self.dist_info.world_size, self.dist_info.device.type
+        parameters = sum(p.numel() for p in self.state.model.parameters()) / 1e6
+        resumed = f", resumed at step {start_step}" if start_step else ""
+        return (
+            f"{config.title} on {config.dataset}: {len(self.records)} images, {config.encoder.arch} width "
+            f"{config.encoder.width}, {parameters:.1f} M parameters, {ranks} rank(s) on {device}, {config.precision}, "
+            f"output {self.folder}{resumed}"
         )
 
 
@@ -190,67 +224,36 @@ def _compile_encoders(model: SSL, mode: str) -> None:
             module.compile(mode=mode)
 
 
-def _train(
-    config: Config,
-    records: Records,
-    fingerprint: str,
-    pipeline: Pipeline,
-    state: TrainState,
-    start: Cursor,
-    resume_from: Path | None,
-    dist_info: DistInfo,
-    why_backend: str,
-    stop_asked: Callable[[], bool],
-) -> int:
-    folder, steps = config.run_folder(), len(pipeline)
-
-    def save(cursor: Cursor, global_step: int) -> str:
-        if dist_info.rank == 0:
-            model, optimizer, scaler = state.model, state.optimizer, state.grad_cache.scaler
-            checkpoint.save(folder / CHECKPOINTS, cursor, global_step, model, optimizer, scaler, config, fingerprint)
-        barrier(dist_info)
-        return str(checkpoint.step_folder(folder / CHECKPOINTS, global_step))
-
+def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> int:
+    config, folder, steps = run.config, run.folder, len(run.pipeline)
+    is_first = run.dist_info.rank == 0
     start_step = start.epoch * steps + start.step
     with Reporter(
-        folder if dist_info.rank == 0 else None,
-        Clock(pipeline.stages, pipeline.workers, config.batch_size // dist_info.world_size),
+        folder if is_first else None,
+        Clock(run.pipeline.stages, run.pipeline.workers, config.batch_size // run.dist_info.world_size),
         total_steps=config.epochs * steps,
         start_step=start_step,
         batch_size=config.batch_size,
     ) as reporter:
-        reporter.say(_opening(config, records, state.model, dist_info, start_step))
-        reporter.say(f"backend {config.backend}: {why_backend}")
-        reached_end = train(
-            state,
-            pipeline,
-            start,
-            config.epochs,
-            dist_info=dist_info,
+        reporter.say(run.opening(start_step))
+        reporter.say(f"backend {config.backend}: {run.why_backend}")
+        context = RunContext(
+            dist_info=run.dist_info,
             reporter=reporter,
+            epochs=config.epochs,
             log_every=config.log.every,
             checkpoint_every=config.log.checkpoint_every,
-            save=save,
-            last_good=str(resume_from or "none"),
+            save=run.save,
+            last_good=str(run.resume_from or "none"),
             stop_asked=stop_asked,
         )
-        if not reached_end:
+        if not train(run.state, run.pipeline, start, context):
             reporter.say(f"stopped by SIGTERM after a checkpoint; --resume auto goes on in {folder}")
             return SIGTERM_EXIT
-        if dist_info.rank == 0:
-            checkpoint.export_encoder(state.model.encoder, folder / "encoder.safetensors")
+        if is_first:
+            checkpoint.export_encoder(run.state.model.encoder, folder / "encoder.safetensors")
         reporter.say(f"done: {folder}; evaluate it with: python train/evaluate.py {folder}")
     return 0
-
-
-def _opening(config: Config, records: Records, model: SSL, dist_info: DistInfo, start_step: int) -> str:
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    resumed = f", resumed at step {start_step}" if start_step else ""
-    return (
-        f"{config.title} on {config.dataset}: {len(records)} images, {config.encoder.arch} width "
-        f"{config.encoder.width}, {parameters:.1f} M parameters, {dist_info.world_size} rank(s) "
-        f"on {dist_info.device.type}, {config.precision}, output {config.run_folder()}{resumed}"
-    )
 
 
 @contextmanager
