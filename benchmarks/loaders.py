@@ -60,7 +60,7 @@ class _Round:
         self.classes, self.fingerprint = records.classes, records.fingerprint
         self.label, self.size = records.label[self._position], records.size[self._position]
         self.stored_size, self.length = records.stored_size[self._position], records.length[self._position]
-        self.raw = records.raw
+        self.raw, self.manifest, self.form = records.raw, records.manifest, records.form
 
     def __len__(self) -> int:
         return len(self.index)

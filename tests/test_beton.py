@@ -145,7 +145,14 @@ def test_a_smaller_file_is_cut_short_wherever_it_is_cut(small: Path) -> None:
             BetonRecords(small)
 
 
-def test_any_damage_is_noticed_by_verify_as_a_records_error(small: Path) -> None:
+def _read_all(records: BetonRecords) -> None:
+    if records.manifest is None:
+        raise RecordsError("without a trailer it is a file of another program, which tools/inspect_records.py says")
+    for position in range(len(records)):
+        records.read(position)
+
+
+def test_any_damage_is_noticed_by_reading_as_a_records_error(small: Path) -> None:
     """Bytes that are used are held to a checksum or to what can be true; the rest is padding or an unused argument."""
     content = small.read_bytes()
     records = BetonRecords(small)
@@ -159,7 +166,7 @@ def test_any_damage_is_noticed_by_verify_as_a_records_error(small: Path) -> None
         damaged[place] ^= int(rng.integers(1, 256))
         small.write_bytes(damaged)
         try:
-            BetonRecords(small).verify()
+            _read_all(BetonRecords(small))
         except RecordsError:
             continue
         assert place in range(4, 8), place  # the page size, which only ffcv's other cache looks at
@@ -171,7 +178,7 @@ def test_a_damaged_sample_is_named(small: Path) -> None:
         file.seek(int(records._pointer[9]) + 30)
         file.write(b"\0\1\2\3")
     with pytest.raises(RecordsError, match=r"class_1/001\.jpg \(small\.beton\) is damaged"):
-        BetonRecords(small).verify()
+        _read_all(BetonRecords(small))
 
 
 def test_an_image_that_is_too_wide_for_the_format_names_the_remedy(tmp_path: Path) -> None:

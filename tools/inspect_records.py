@@ -15,7 +15,6 @@ from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records import Records, open_records
-from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.manifest import Manifest, Note
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import TarRecords
@@ -40,10 +39,10 @@ class Arguments:
 
 def describe(records: Records) -> list[str]:
     """Lines that say what the records hold."""
-    manifest = manifest_of(records)
+    manifest = records.manifest
     count = np.bincount(records.label, minlength=len(records.classes))
     lines = [
-        f"format        {_format(records)}",
+        f"format        {records.form}",
         f"samples       {len(records):,}, indices {records.index[0]:,} to {records.index[-1]:,}",
         f"classes       {len(records.classes):,} ({_some(records.classes)})",
         f"a class       {count.min():,} to {count.max():,} samples",
@@ -59,25 +58,8 @@ def describe(records: Records) -> list[str]:
     return lines
 
 
-def manifest_of(records: Records) -> Manifest | None:
-    """What the records say about themselves, None for files of others and folders of images."""
-    if isinstance(records, TarRecords):
-        return records.manifest
-    return records.trailer.manifest if isinstance(records, BetonRecords) and records.trailer else None
-
-
 def _changed(manifest: Manifest) -> dict[str, tuple[Note, ...]]:
     return {"re-encoded": manifest.reencoded, "left out": manifest.left_out}
-
-
-def _format(records: Records) -> str:
-    if isinstance(records, TarRecords):
-        return f"tar shards with DALI's index, {len(records.manifest.shards):,} shards"
-    if isinstance(records, BetonRecords):
-        return f".beton, fields {', '.join(records.fields)}" + (
-            "" if records.trailer else "; written by another program"
-        )
-    return "folder of images"
 
 
 def _some(names: list[str]) -> str:
@@ -107,7 +89,7 @@ def verify(records: Records) -> str:
                 kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
             progress(position + 1, len(records))
     found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
-    if manifest_of(records) is None:
+    if records.manifest is None:
         return f"verified      {found}; this format holds no checksums"
     if isinstance(records, TarRecords):
         records.verify()

@@ -12,9 +12,7 @@ from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.decode import decode
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.pipelines.records.tar import TarRecords
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,6 @@ def _pair(size: np.ndarray) -> tuple[int, int]:
 def records_source(path: Path) -> Source:
     """Records in any format. Raises RecordsError where they cannot be opened."""
     records = open_records(path)
-    manifest = None
-    if isinstance(records, TarRecords):
-        manifest = records.manifest
-    elif isinstance(records, BetonRecords) and records.trailer:
-        manifest = records.trailer.manifest
     columns = zip(records.index.tolist(), records.label.tolist(), strict=True)
     items = [Item(i, records.source(at), label, (at, 0)) for at, (i, label) in enumerate(columns)]
-    return Source(path, records.classes, items, RecordsReader(path), manifest)
+    return Source(path, records.classes, items, RecordsReader(path), records.manifest)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +109,8 @@ class BetonRecords:
         self._check()
         self.raw = bool((self._mode == RAW).any())
         self.trailer = self._trailer(fields)
+        self.manifest = self.trailer.manifest if self.trailer else None
+        self.form = f".beton, fields {', '.join(self.fields)}" + "; written by another program" * (self.trailer is None)
         if self.trailer and self.trailer.head_crc32 != head_checksum(fields, metadata):
             raise RecordsError(f"{path} has damaged metadata; copy the file again or convert again")
         self.classes = self.trailer.classes if self.trailer else [str(n) for n in range(int(self.label.max()) + 1)]
@@ -203,19 +204,6 @@ class BetonRecords:
     def fingerprint(self) -> str:
         """Hexadecimal digest, equal for equal samples in the same order."""
         return content_digest(self.classes, self.index, self.label, self.size, self.length)
-
-    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read every image and compare its checksum; `progress` is told the bytes read and those in all.
-
-        Raises RecordsError naming the first sample that differs, or where the file holds no checksums.
-        """
-        if self.trailer is None:
-            raise RecordsError(f"{self.path} holds no checksums, only files written by this project do")
-        total, done = int(self.length.sum()), 0
-        for position in range(len(self)):
-            self.read(position)
-            done += int(self.length[position])
-            progress(done, total)
 
 
 def head_checksum(fields: NDArray[np.void], metadata: NDArray[np.void]) -> int:

@@ -112,6 +112,7 @@ class FolderRecords:
         self.index = np.arange(count, dtype=np.int64)
         self.size = self.stored_size = headers[:, :2].astype(np.int32)
         self.raw = False
+        self.manifest, self.form = None, "folder of images"
         self.length = headers[:, 2]
 
     def __len__(self) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # it raises errors of this file
+    from equimod.pipelines.records.manifest import Manifest
 
 StoredImage = bytes | memoryview | NDArray[np.uint8]
 """An image as it is stored: an encoded file, or its RGB pixels (H,W,3)."""
@@ -33,6 +36,12 @@ class Records(Contents, Protocol):
     stored_size: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
     length: NDArray[np.int64]  # (N,) bytes of what `read` gives
     raw: bool  # whether `read` gives pixels, for some images at least
+    form: str  # the format, and what is particular to it, for people
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the records say about themselves; None for trees and files of other programs."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -78,7 +78,8 @@ class TarRecords:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = load_manifest(folder)
+        self.manifest: Manifest = load_manifest(folder)
+        self.form = f"tar shards with DALI's index, {len(self.manifest.shards):,} shards"
         try:
             self.classes: list[str] = json.loads((folder / CLASSES).read_bytes())
             self._table: NDArray[np.void] = np.load(folder / SAMPLES, allow_pickle=False)
