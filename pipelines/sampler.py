@@ -18,11 +18,10 @@ _BLOCK = 256  # neighbours in the file that a windowed shuffle keeps together
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a run stands: all that a resume needs, since everything random is keyed."""
+    """Where a run stands: with its configuration all that a resume needs, since everything random is keyed."""
 
     epoch: int
     step: int  # within the epoch
-    seed: int
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 `checkpoints/step-00001234/` holds model.safetensors (with the statistics of the parameters), optimizer.safetensors
 (momentum by parameter name), config.yaml, and state.json (cursor, scaler, fingerprint of the records). Nothing random
-is stored: every draw is keyed, so the cursor's three integers are all that a resume needs.
+is stored: every draw is keyed, so the cursor's two integers and the seed in config.yaml are all that a resume needs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from equimod.pipelines.sampler import Cursor
 from equimod.train.config import Config
 from equimod.train.loop import TrainState
 
-FORMAT = 1
+FORMAT = 2
 CONFIG = "config.yaml"
 
 

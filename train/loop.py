@@ -76,7 +76,7 @@ def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunCont
                     with stages.record("logging"):
                         context.reporter.log(done, epoch, lr, losses)
             if saving:
-                cursor = Cursor(epoch, step, start.seed) if step < steps else Cursor(epoch + 1, 0, start.seed)
+                cursor = Cursor(epoch, step) if step < steps else Cursor(epoch + 1, 0)
                 with stages.record("checkpoint"):
                     last_good = context.save(cursor, done)
                 context.reporter.event({"event": "checkpoint", "step": done, "name": last_good})

@@ -69,7 +69,7 @@ def run_training(config: Config) -> int:
             pipeline = training_pipeline(config, records, dist_info)
             state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
         run = PreparedRun(config, records, fingerprint, pipeline, state, dist_info, resume_from, why)
-        start = Cursor(0, 0, config.seed)
+        start = Cursor(0, 0)
         if resume_from is not None:
             start = checkpoint.restore(resume_from, state, fingerprint)
         if dist_info.rank == 0:
