@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al., 2021): the embeddings of two views agree in every dimension, which share nothing."""
+"""Barlow Twins (Zbontar et al., 2021): the embeddings of two views agree, and their dimensions are decorrelated."""
 
 from __future__ import annotations
 

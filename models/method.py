@@ -10,7 +10,7 @@ from equimod.models.encoder import Encoder
 
 
 class Method(nn.Module, ABC):
-    """A method of visual instance discrimination: everything of it that lies behind the encoder.
+    """A method of visual instance discrimination: everything behind the encoder.
 
     Built from (encoder, settings): a method may read the encoder's `feature_dim` or copy it as its target
     network, but never holds the encoder itself, which belongs to `SSL`.

@@ -1,4 +1,4 @@
-"""No invariance method: EquiMod (or E-SSL) alone, which the paper's ablation of lambda tends to."""
+"""No invariance method: EquiMod (or E-SSL) alone, the limit of the paper's ablation of lambda."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 INSTRUCTION_SETS = {"plain": 1, "avx2": 2, "avx512": 4, "neon": 8}
-"""Bit of each in what the kernel says that it has here."""
+"""The bit of each in the kernel's answer to which of them it has on this processor."""
 
 _FIELDS = ("x", "y", "width", "height", "full_width", "full_height", "left", "top", "size", "cubic")
 CropSpec = np.dtype([("out", np.uintp), *((name, np.int32) for name in _FIELDS)], align=True)
@@ -25,9 +25,9 @@ The box x, y, width, height is resized to full_width x full_height, of which the
 
 
 class Kernel:
-    """The library, with the best of the instruction sets that this processor has, or the one that is named.
+    """The library, with the best instruction set of this processor, or the one that is named.
 
-    ValueError for one that is not here.
+    ValueError for one that this processor does not have.
     """
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str | None = None) -> None:

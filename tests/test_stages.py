@@ -185,7 +185,7 @@ class _Engine:
         for request in requests:
             time.sleep(0.1)
             n = len(request.position)
-            yield Images(None, tuple(torch.zeros(n, 3, 64, 64, dtype=torch.uint8) for _ in request.crops))
+            yield Images(None, tuple(torch.zeros(n, 3, 64, 64, dtype=torch.uint8) for _ in request.boxes))
 
 
 def test_all_of_a_backend_that_tells_no_stages_apart_is_load(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class GradCache:
     def _cache(
         self, earlier: Sequence[Chunk], last: Chunk, encodings: tuple[Tensor, Tensor], label: Tensor
     ) -> CachedFeatures:
-        """Add the gradient of all chunks but the last to the encoder's, and return what stands for them."""
+        """Add the gradient of all chunks but the last to the encoder's, and return their features."""
         with _buffers_kept(self.model):
             with torch.no_grad(), self._forward(label):
                 h = [self.model.encode(*images) for images in (*earlier, last)]

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, and a progress bar or plain lines; on rank 0 only."""
+"""What a run reports: metrics.jsonl, TensorBoard, and a progress bar or plain lines; on rank 0 only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run from its configuration to the exported encoder: everything the loop needs, put together and taken down."""
+"""One run from its configuration to the exported encoder: sets up what the loop needs, and cleans up after it."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class PreparedRun:
 
 
 def code_digest() -> str:
-    """A line for each file of code that has a say in a run: its path and a digest of its content."""
+    """A line for each file of code that a run depends on: its path and a digest of its content."""
     files = sorted(path for part in (pipelines, models, train_package) for path in Path(part.__path__[0]).rglob("*.py"))
     names = [f"{path.parent.name}/{path.name}" for path in files]
     return "\n".join(f"{n} {sha256(path.read_bytes()).hexdigest()[:12]}" for n, path in zip(names, files, strict=True))

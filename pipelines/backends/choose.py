@@ -1,4 +1,4 @@
-"""What `--backend auto` stands for."""
+"""The choice of a backend for `--backend auto`."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ class DaliBackend:
             resized, corner = (np.array(column) for column in zip(*places, strict=True))
             edges = {"x_start": corner, "x_end": corner + self._policy.x.size}  # of the crop, in the resized image
             inputs |= {name: (edge * stored_size / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
-        for number, crop in enumerate(request.crops):
-            box = crop.numpy().astype(np.int32)
+        for number, boxes in enumerate(request.boxes):
+            box = boxes.numpy().astype(np.int32)
             inputs |= {f"start_{number}": box[:, :2].copy(), f"shape_{number}": box[:, 2:].copy()}
         for name, batch in inputs.items():
             pipeline.feed_input(name, batch)

@@ -89,7 +89,7 @@ class FfcvBackend:
 
     def _geometry(self, request: Request) -> NDArray[np.int64]:
         """(N,K,4): for x the size of the whole image after its resize and the corner of the crop, for views the box."""
-        columns = [crop.numpy() for crop in request.crops]
+        columns = [boxes.numpy() for boxes in request.boxes]
         if self._with_x:
             stored_size = self._records.stored_size[request.position].tolist()
             places = [center_geometry(width, height, self._policy.x) for width, height in stored_size]

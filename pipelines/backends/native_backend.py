@@ -59,10 +59,10 @@ class NativeBackend:
         def empty() -> Tensor:
             return torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
 
-        images = Images(empty() if self._config.with_x else None, tuple(empty() for _ in request.crops))
+        images = Images(empty() if self._config.with_x else None, tuple(empty() for _ in request.boxes))
         of_output = [
             crop_specs(boxes.numpy(), policy.crop.size, policy.crop.interpolation)
-            for policy, boxes in zip(self._config.policy.views, request.crops, strict=True)
+            for policy, boxes in zip(self._config.policy.views, request.boxes, strict=True)
         ]
         if self._config.with_x:
             of_output.insert(
@@ -83,14 +83,14 @@ class NativeBackend:
         rows: list[int],
     ) -> None:
         """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `resize`."""
-        timer, samples = Timer(), position[rows]
-        sizes = self._config.records.stored_size[samples].tolist()
-        for row, sample, size, region in zip(rows, samples.tolist(), sizes, regions[rows].tolist(), strict=True):
-            content = read_image(self._config.records, sample)
+        timer, records, positions = Timer(), self._config.records, position[rows]
+        sizes = records.stored_size[positions].tolist()
+        for row, at, size, region in zip(rows, positions.tolist(), sizes, regions[rows].tolist(), strict=True):
+            content = read_image(records, at)
             timer.lap("read")
             pixels = own.decode(content, size, region)
             if pixels is None:
-                pixels = decode_image(self._config.records, sample, content)
+                pixels = decode_image(records, at, content)
             timer.lap("decode")
             resize(row, pixels)
             timer.lap("resize")

@@ -194,7 +194,7 @@ class Config(MethodSettings, _RunSettings):
         return self.method + (" + EquiMod" if self.equimod else "") + (" + E-SSL" if self.essl else "")
 
     def to_yaml(self) -> str:
-        """Every setting that has a say as YAML, readable by `read_recipe`."""
+        """Every setting that the run depends on as YAML, readable by `read_recipe`."""
         settings = {key: value for key, value in asdict(self).items() if key not in METHOD_NAMES or key == self.method}
         return yaml.safe_dump(_plain(settings), sort_keys=False)
 
