@@ -59,7 +59,7 @@ class Arguments:
 
 @dataclass
 class Photos:
-    """As much of ImageNet's records as a model is built from: a `Contents`."""
+    """The part of ImageNet's records that a model is built from: a `Contents`."""
 
     size: NDArray[np.int32] = field(default_factory=lambda: np.array([[500, 375]], dtype=np.int32))
     classes: list[str] = field(default_factory=lambda: ["class"] * 1000)

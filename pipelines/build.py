@@ -117,7 +117,7 @@ def build_pipeline(
     window: int | None = None,
     compiled: bool = False,
 ) -> Pipeline:
-    """A pipeline over `records` that draws after `policy`.
+    """A pipeline over `records` whose views are drawn from `policy`.
 
     `batch_size` is global; `workers` are threads or processes of this rank, by default its share of the cores;
     `shuffle` and `window` as in `Sampler`; `compiled` has torch compile the operators, which takes a compiler and the

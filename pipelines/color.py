@@ -55,7 +55,7 @@ def affine(planes: Planes, table: Tensor, level: Tensor | None = None) -> list[T
 def rotate_hue(planes: Planes, turns: Tensor) -> list[Tensor]:
     """Turn the hue (HSV) of planes in [0,1]; `turns` (N,3) as `hue_turns` gives them.
 
-    Without a division: hue is held as `angle`, its distance from red times the chroma. A channel lies at the smallest
+    Without a division: `angle` is the hue's distance from red times the chroma. A channel lies at the smallest
     value plus the chroma times a trapezoid of the distance from its own hue.
     """
     red, green, blue = planes

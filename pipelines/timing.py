@@ -55,7 +55,7 @@ class StageTimes:
         self._inside = local()  # seconds of stages within the one that a thread is in
 
     def add(self, timer: Timer) -> None:
-        """Add what a thread counted by itself."""
+        """Add the seconds that a thread has counted in its own Timer."""
         with self._lock:
             for stage, seconds in timer.seconds.items():
                 self._seconds[stage] += seconds

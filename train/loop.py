@@ -36,7 +36,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What surrounds a training: its ranks, how long it goes on, and what it reports and saves, when."""
+    """The surroundings of a training: its ranks, its length, and what it reports and saves, and how often."""
 
     dist_info: DistInfo
     reporter: Reporter
@@ -101,7 +101,7 @@ def train_step(state: TrainState, batch: Batch, lr: float) -> dict[str, Tensor]:
 
 
 class LossBuffer:
-    """The losses since the host last looked, kept on the device."""
+    """The losses of the steps since the host last read them, kept on the device."""
 
     def __init__(self, done: int, dist_info: DistInfo) -> None:
         self._done, self._dist_info = done, dist_info

@@ -48,7 +48,7 @@ SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
 def run_training(config: Config) -> int:
-    """Train after `config`, in this process as one rank. Returns the exit code: 0, or 143 when stopped by SIGTERM.
+    """Train as `config` says, this process being one rank. Returns the exit code: 0, or 143 when stopped by SIGTERM.
 
     Raises ConfigError for what the command line must change, RecordsError, CheckpointError and OSError otherwise.
     Until everything is put together, nothing in the output folder is changed.

@@ -1,7 +1,7 @@
 """The check of one image file on its way into records: decoded once, kept as it is where it is a plain JPEG.
 
-What is found is what libjpeg-turbo warns about: truncation always, overwritten bytes only where the decoder does not
-fall back into step by itself.
+It finds what libjpeg-turbo warns about: truncation always, overwritten bytes only where the decoder does not
+resynchronise after them.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class RecordsError(Exception):
 
 
 class Contents(Protocol):
-    """As much of records as a model is built from."""
+    """The part of records that a model is built from."""
 
     classes: list[str]  # class names, position = label
     size: NDArray[np.int32]  # (N,2) width, height of the ORIGINAL image in pixels

@@ -59,7 +59,7 @@ class Features:
 
 @dataclass(frozen=True)
 class ViewSet:
-    """x and the views of every image of `records`, drawn after `policy` from `seed`, for a frozen encoder."""
+    """x and the views of every image of `records`, drawn from `policy` with `seed`, for a frozen encoder."""
 
     encoder: FrozenEncoder
     records: Records

@@ -30,7 +30,7 @@ def run(trained: TrainedRun) -> Values:
 def measure(equimod: EquiMod, views: ViewSet) -> Values:
     """Mean reciprocal rank, and the shares of ranks 1 and up to 5: retrieval_mrr, retrieval_hit1, retrieval_hit5.
 
-    VIEWS views of every image are drawn after the views of the policy in turn. Each one's rank is that of its embedding
+    VIEWS views of every image are drawn from the view policies in turn. Each one's rank is that of its embedding
     among those of all of them, by cosine similarity to the prediction from x and its parameters. A predictor that does
     nothing has 0.211, 0.063 and 0.313.
     """

@@ -56,7 +56,7 @@ class TrainedRun:
         return FrozenEncoder(self.model.encoder, AUTOCAST[self.config.precision])
 
     def view_set(self, records: Records, policy: AugmentationPolicy) -> ViewSet:
-        """x and views of `records`, drawn after `policy` from the seed of the evaluation."""
+        """x and views of `records`, drawn from `policy` with the seed of the evaluation."""
         return ViewSet(self.encoder, records, policy, seed=self.seed, workers=self.workers)
 
     @cached_property
