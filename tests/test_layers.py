@@ -57,12 +57,16 @@ def test_a_folder_imports_only_what_lies_below_it(path: Path) -> None:
             assert rest.split(".")[0] in ALLOWED[folder], f"{folder} must not import {module}"
 
 
+def _files_of(folder: str) -> list[Path]:
+    return [path for path in FILES if path.relative_to(ROOT).parts[0] == folder]
+
+
 def _room(module: str) -> int:
     """Position in PIPELINES of a module, given by its name below pipelines/."""
     return next(place for place, names in enumerate(PIPELINES) if module.split(".")[0] in names)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "pipelines" in path.parts], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _files_of("pipelines"), ids=lambda path: path.stem)
 def test_inside_pipelines_the_flow_has_no_way_back(path: Path) -> None:
     relative = path.relative_to(ROOT / "pipelines").with_suffix("")
     if relative.name == "__init__" and len(relative.parts) == 1:
@@ -73,7 +77,7 @@ def test_inside_pipelines_the_flow_has_no_way_back(path: Path) -> None:
 
 
 def test_models_know_nothing_of_pipelines_but_its_types() -> None:
-    imported = {module for path in FILES if "models" in path.parts for module in _siblings(path, "pipelines")}
+    imported = {module for path in _files_of("models") for module in _siblings(path, "pipelines")}
     assert imported <= TYPES
 
 
