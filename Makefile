@@ -6,7 +6,7 @@ BIN := .venv/bin
 DEMO ?= demo
 PACK ?= gpu-check
 EXTRAS ?= dev
-FOLDERS := pipelines models train tools benchmarks
+FOLDERS := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 
 .PHONY: demo test lint typecheck pytest gpu-check
 .DELETE_ON_ERROR:
@@ -46,6 +46,7 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# mypy follows no mapping of package_dir, nor the import hook of an editable install: it needs a folder `equimod`.
 typecheck: .venv/installed
 	mkdir -p .typecheck/equimod
 	for folder in $(FOLDERS); do ln -sfn ../../$$folder .typecheck/equimod/$$folder; done

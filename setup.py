@@ -8,7 +8,7 @@ from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 
-FOLDERS = ("pipelines", "models", "train", "tools", "benchmarks")
+FOLDERS = sorted(path.parent.name for path in Path(__file__).parent.glob("*/__init__.py"))
 PACKAGES = [name for folder in FOLDERS for name in find_packages(include=[folder, f"{folder}.*"])]
 
 # Resizes for the native backend. Optional: without a compiler torch does it, more slowly.
@@ -20,7 +20,7 @@ RESAMPLE = Extension(
     libraries=["m"],
     optional=True,
 )
-# Decodes the part of a JPEG that is looked at. Optional: without libjpeg-turbo's header simplejpeg decodes all of it.
+# Decodes the region of a JPEG that its crops need. Optional: without libjpeg-turbo's header simplejpeg decodes all.
 DECODE = Extension(
     "equimod.pipelines._decode",
     sources=["pipelines/native/decode.c"],

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.measure import Workload
 from equimod.pipelines import ops
 from equimod.pipelines.build import Operators
 from equimod.pipelines.params import AugmentationParams, draw
@@ -52,7 +52,7 @@ def crops(settings: AugmentSettings) -> Views:
     return tuple(smooth_crops(settings.batch_size, size, generator).to(settings.device) for size in sizes)
 
 
-def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings) -> Load:
+def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings) -> Workload:
     torch.set_num_threads(settings.threads)
     views, augment = crops(settings), build(settings)
 
@@ -200,7 +200,7 @@ def kornia(settings: AugmentSettings) -> Augment:
     return augment
 
 
-OPERATORS: dict[str, Callable[[AugmentSettings], Augment]] = {
+AUGMENTS: dict[str, Callable[[AugmentSettings], Augment]] = {
     "equimod": equimod,
     "compiled": compiled,
     "one_by_one": one_by_one,
@@ -209,6 +209,6 @@ OPERATORS: dict[str, Callable[[AugmentSettings], Augment]] = {
     "pillow": pillow,
 }
 
-AUGMENTERS: dict[str, Callable[[AugmentSettings], Load]] = {
-    name: partial(_load, build) for name, build in OPERATORS.items()
+AUGMENTERS: dict[str, Callable[[AugmentSettings], Workload]] = {
+    name: partial(_load, build) for name, build in AUGMENTS.items()
 }

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from equimod.benchmarks.measure import Load, Round, Spread, interleave, ratio
+from equimod.benchmarks.measure import Round, Spread, Workload, interleave, ratio
 from equimod.pipelines.records.protocol import RecordsError
 
 Pair = tuple[str, str]
@@ -46,14 +46,14 @@ class Benchmark(ABC):
             raise UsageError(f"output={self.output} does not end in .json; give a file name that does")
 
     @abstractmethod
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """The contenders, the settings that each is called with, and what else to keep of the settings."""
 
     @abstractmethod
     def pairs(self, names: Sequence[str]) -> list[Pair]:
         """The ratios to show between the contenders `names`."""
 
-    def run(self) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
         """The result, but for where it comes from. Raises UsageError, RecordsError."""
         from equimod.pipelines.backends import BackendUnavailableError
 
@@ -130,12 +130,14 @@ def show(result: dict[str, Any]) -> None:
         console.print(f"{name}: {value['median']:.2f} ({value['low']:.2f} to {value['high']:.2f})")
 
 
-def run(commands: Mapping[str, Callable[..., Benchmark]], script: str, about: str | None, argv: Sequence[str]) -> int:
+def run_benchmark(
+    commands: Mapping[str, Callable[..., Benchmark]], script: str, about: str | None, argv: Sequence[str]
+) -> int:
     """Run the command line of a script. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
     command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=script, description=about, args=argv)
     try:
         command.check()
-        result = command.run()
+        result = command.measure()
         show(result)
         if command.output:
             from equimod.benchmarks.picture import draw

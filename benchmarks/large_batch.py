@@ -1,4 +1,4 @@
-"""What a global batch of 4096 costs one rank: python benchmarks/large_batch.py accumulate|loss OPTIONS.
+"""What a global batch of 4096 costs one rank: python benchmarks/large_batch.py grad-cache|loss OPTIONS.
 
 Times are medians over interleaved rounds, ratios medians of the ratios within a round. Memory is the largest resident
 memory of the contender's own process, with Python and torch in it.
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run_benchmark
+from equimod.benchmarks.measure import Workload
 from equimod.benchmarks.throughput import Step
 
 
@@ -24,16 +24,16 @@ class LossSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accumulate(Step):
-    """The trainer's own step with the batch in several numbers of parts.
+class Chunks(Step):
+    """The trainer's own step with the batch in several numbers of chunks.
 
-    Example: python benchmarks/large_batch.py accumulate -- --method simclr --equimod --batch-size 4096
+    Example: python benchmarks/large_batch.py grad-cache -- --method simclr --equimod --batch-size 4096
     """
 
-    name: ClassVar[str] = "accumulate"
+    name: ClassVar[str] = "grad_cache"
 
-    parts: tuple[int, ...] = (1, 16)
-    """Values of --accumulate to compare; the first is what the others are held against."""
+    chunks: tuple[int, ...] = (1, 16)
+    """Values of --grad-cache to compare; the others are compared with the first."""
     batches: int = 1
     """Steps a round."""
     rounds: int = 2
@@ -42,27 +42,27 @@ class Accumulate(Step):
     def check(self) -> None:
         """Raises UsageError."""
         super().check()
-        for parts in self.parts:
-            replace(self, trainer=_in_parts(self.trainer, parts), parts=()).check()
+        for chunks in self.chunks:
+            replace(self, trainer=_in_chunks(self.trainer, chunks), chunks=()).check()
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         _, settings, more = super().plan()
-        return {f"{n} part{'s' if n > 1 else ''}": partial(_accumulated, n) for n in self.parts}, settings, more
+        return {f"{n} chunk{'s' if n > 1 else ''}": partial(_step_in_chunks, n) for n in self.chunks}, settings, more
 
     def pairs(self, names: Sequence[str]) -> list[Pair]:
-        """Every number of parts against the first."""
+        """Every number of chunks against the first."""
         return [(name, names[0]) for name in names[1:]]
 
 
-def _in_parts(trainer: tuple[str, ...], parts: int) -> tuple[str, ...]:
-    return (*trainer, "--accumulate", str(parts))
+def _in_chunks(trainer: tuple[str, ...], chunks: int) -> tuple[str, ...]:
+    return (*trainer, "--grad-cache", str(chunks))
 
 
-def _accumulated(parts: int, settings: Any) -> Load:
+def _step_in_chunks(chunks: int, settings: Any) -> Workload:
     from equimod.benchmarks.trainers import step
 
-    return step(replace(settings, arguments=_in_parts(settings.arguments, parts)))
+    return step(replace(settings, arguments=_in_chunks(settings.arguments, chunks)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Loss(Benchmark):
             if ranks < 1 or self.batch % ranks:
                 raise UsageError(f"ranks={ranks} does not divide batch={self.batch}; give divisors")
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         shares = {f"share of {n} rank{'s' if n > 1 else ''}": partial(_share, n) for n in self.ranks}
         return {"full matrix": _full, "embeddings alone": _nothing, **shares}, LossSettings(self.batch, self.dim), {}
@@ -99,7 +99,7 @@ class Loss(Benchmark):
         return [(name, "full matrix") for name in names if name.startswith("share")]
 
 
-def _loss(settings: LossSettings, loss: Callable[[Any], Any]) -> Load:
+def _loss(settings: LossSettings, loss: Callable[[Any], Any]) -> Workload:
     """Forward and backward of `loss`, of unit vectors (2 · batch, dim)."""
     import torch
     import torch.nn.functional as F
@@ -115,7 +115,7 @@ def _loss(settings: LossSettings, loss: Callable[[Any], Any]) -> Load:
     return load
 
 
-def _full(settings: LossSettings) -> Load:
+def _full(settings: LossSettings) -> Workload:
     import torch
     import torch.nn.functional as F
 
@@ -126,11 +126,11 @@ def _full(settings: LossSettings) -> Load:
     return _loss(settings, loss)
 
 
-def _nothing(settings: LossSettings) -> Load:
+def _nothing(settings: LossSettings) -> Workload:
     return _loss(settings, lambda z: z.sum())
 
 
-def _share(ranks: int, settings: LossSettings) -> Load:
+def _share(ranks: int, settings: LossSettings) -> Workload:
     import torch
 
     from equimod.models.losses import log_sum_exp
@@ -145,12 +145,12 @@ def _share(ranks: int, settings: LossSettings) -> Load:
     return _loss(settings, loss)
 
 
-COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name: command for command in (Accumulate, Loss)}
+COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name.replace("_", "-"): command for command in (Chunks, Loss)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
-    return run(COMMANDS, "large_batch.py", __doc__, list(sys.argv[1:] if argv is None else argv))
+    return run_benchmark(COMMANDS, "large_batch.py", __doc__, list(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -23,16 +23,16 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Rando
 from torchvision.transforms import functional as F
 
 from equimod.benchmarks.augmenters import normalized, transforms
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.measure import Workload
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion.beton_writer import write_beton
 from equimod.pipelines.decode import RegionDecoder, decode
-from equimod.pipelines.order import Order
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
-from equimod.pipelines.records.beton_writer import write_beton
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import Stored
+from equimod.pipelines.records.protocol import StoredImage
+from equimod.pipelines.sampler import Sampler
 
 _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
 
@@ -59,13 +59,13 @@ class RepeatedRecords:
         self._records = records
         self.classes, self.fingerprint = records.classes, records.fingerprint
         self.label, self.size = records.label[self._position], records.size[self._position]
-        self.stored, self.length = records.stored[self._position], records.length[self._position]
-        self.raw = records.raw
+        self.stored_size, self.length = records.stored_size[self._position], records.length[self._position]
+        self.raw, self.manifest, self.form = records.raw, records.manifest, records.form
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def read(self, position: int) -> Stored:
+    def read(self, position: int) -> StoredImage:
         return self._records.read(int(self._position[position]))
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
@@ -78,21 +78,21 @@ class RepeatedRecords:
         return self._records.name(int(self._position[position]))
 
 
-def decode_alone(settings: LoaderSettings) -> Load:
+def decode_alone(settings: LoaderSettings) -> Workload:
     """The ceiling: read and decode every image, whole, in as many threads, and drop it."""
     records = RepeatedRecords(open_records(settings.records), settings.images)
-    order = Order(len(records), settings.batch_size, seed=0)
+    sampler = Sampler(len(records), settings.batch_size, seed=0)
 
     def decode_some(positions: NDArray[np.int64]) -> int:
         decode_region = RegionDecoder()
         for position in positions.tolist():
-            stored, (width, height) = records.read(position), records.stored[position].tolist()
-            if decode_region(stored, (width, height), (0, 0, width, height)) is None:
-                decode(stored)
+            content, (width, height) = records.read(position), records.stored_size[position].tolist()
+            if decode_region(content, (width, height), (0, 0, width, height)) is None:
+                decode(content)
         return len(positions)
 
     def load(epoch: int) -> Iterator[int]:
-        tasks = np.array_split(order.epoch(epoch), -(-len(records) // _IMAGES_A_TASK))
+        tasks = np.array_split(sampler.epoch(epoch), -(-len(records) // _IMAGES_A_TASK))
         ready = 0
         with ThreadPoolExecutor(settings.workers) as pool:
             for images in pool.map(decode_some, tasks):
@@ -104,7 +104,7 @@ def decode_alone(settings: LoaderSettings) -> Load:
     return load
 
 
-def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
+def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Workload:
     """A pipeline of this project: x, two views, every parameter drawn and encoded."""
     torch.set_num_threads(1)
     pipeline = build_pipeline(
@@ -119,17 +119,17 @@ def _pipeline(settings: LoaderSettings, backend: str, records: Records) -> Load:
     return lambda epoch: (len(batch) for batch in batches(epoch))
 
 
-def native(settings: LoaderSettings) -> Load:
+def native(settings: LoaderSettings) -> Workload:
     """The native backend."""
     return _pipeline(settings, "native", RepeatedRecords(open_records(settings.records), settings.images))
 
 
-def dali(settings: LoaderSettings) -> Load:
+def dali(settings: LoaderSettings) -> Workload:
     """The DALI backend, on the CPU."""
     return _pipeline(settings, "dali", RepeatedRecords(open_records(settings.records), settings.images))
 
 
-def ffcv(settings: LoaderSettings) -> Load:
+def ffcv(settings: LoaderSettings) -> Workload:
     """The FFCV backend, on a .beton file of the round's samples."""
     records = open_records(settings.records)
     if not isinstance(records, BetonRecords) or len(records) != settings.images:
@@ -164,11 +164,11 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
         return len(self._records)
 
     def __getitem__(self, position: int) -> tuple[Tensor | int, ...]:
-        stored = self._records.read(position)
-        if isinstance(stored, np.ndarray):
-            image = Image.fromarray(stored)
+        content = self._records.read(position)
+        if isinstance(content, np.ndarray):
+            image = Image.fromarray(content)
         else:
-            with Image.open(io.BytesIO(stored)) as file:
+            with Image.open(io.BytesIO(content)) as file:
                 image = file.convert("RGB")
         views, boxes = [], []
         for crop, finish in zip(self._crops, self._finish, strict=True):
@@ -182,7 +182,7 @@ class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
         return self._finish_x(self._x(image)), *views, *boxes, int(self._records.label[position]), position
 
 
-def torchvision_dataloader(settings: LoaderSettings) -> Load:
+def torchvision_dataloader(settings: LoaderSettings) -> Workload:
     """torch's DataLoader with as many worker processes, its defaults but for workers that stay over the epochs."""
     torch.set_num_threads(1)
     records = RepeatedRecords(open_records(settings.records), settings.images)
@@ -197,7 +197,7 @@ def torchvision_dataloader(settings: LoaderSettings) -> Load:
     return lambda epoch: (len(batch[0]) for batch in loader)
 
 
-LOADERS: dict[str, Callable[[LoaderSettings], Load]] = {
+LOADERS: dict[str, Callable[[LoaderSettings], Workload]] = {
     "native": native,  # first to warm up: its error about a damaged image names the file
     "dali": dali,
     "ffcv": ffcv,

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-Load = Callable[[int], Iterable[int]]
-"""Work through one epoch, given its number; yields how many images each batch held, when that batch is ready."""
+Workload = Callable[[int], Iterable[int]]
+"""Work through one epoch, given its number; yields the number of images of each batch, when that batch is ready."""
 
 Settings = TypeVar("Settings")
 
@@ -66,7 +66,7 @@ def ratio(rounds: Sequence[dict[str, Round]], numerator: str, denominator: str) 
 
 
 def interleave(
-    contenders: dict[str, Callable[[Settings], Load]], settings: Settings, rounds: int
+    contenders: dict[str, Callable[[Settings], Workload]], settings: Settings, rounds: int
 ) -> Iterator[dict[str, Round]]:
     """Measure every contender `rounds` times, after one turn each to warm up; every round is yielded when it is done.
 
@@ -87,10 +87,10 @@ def interleave(
 class _Here:
     """The contender of this process."""
 
-    load: Load
+    load: Workload
 
 
-def _start(build: Callable[[Settings], Load], settings: Settings) -> Round:
+def _start(build: Callable[[Settings], Workload], settings: Settings) -> Round:
     def first_epoch() -> Iterator[int]:
         _Here.load = staticmethod(build(settings))
         yield from _Here.load(0)

@@ -40,7 +40,7 @@ from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
 
 NO_CHANGE = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-OPERATORS: dict[str, dict[str, Any]] = {
+OPERATOR_POLICIES: dict[str, dict[str, Any]] = {
     "flip": {"flip": HorizontalFlip(1.0)},
     "brightness": {"jitter": ColorJitter(0.8, 0, 0, 0, p=1.0)},
     "contrast": {"jitter": ColorJitter(0, 0.8, 0, 0, p=1.0)},
@@ -76,7 +76,7 @@ def policies() -> dict[str, AugmentationPolicy]:
         name: AugmentationPolicy(
             CenterPolicy(224, 256, NO_CHANGE), views=(ViewPolicy(crop, NO_CHANGE, **({"flip": None} | operator)),)
         )
-        for name, operator in {"crop and resize": {}, **OPERATORS}.items()
+        for name, operator in {"crop and resize": {}, **OPERATOR_POLICIES}.items()
     }
     return single | whole
 

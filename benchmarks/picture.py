@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from equimod.pipelines.durable import durable_file
 
-TITLES = {
+LOADER_TITLES = {
     "decode": "decode alone",
     "native": "equimod, native backend",
     "dali": "equimod, DALI backend on the CPU",
@@ -17,7 +17,7 @@ TITLES = {
     "torchvision": "torchvision and Pillow in a DataLoader",
 }
 """What the contenders of the loader benchmark are called in tables and pictures."""
-OPERATORS = {
+AUGMENTER_TITLES = {
     "equimod": "equimod, on the batch",
     "compiled": "equimod by torch.compile, on the batch",
     "one_by_one": "equimod's operators one by one, on the batch",
@@ -31,7 +31,7 @@ _OURS = ("native", "dali", "ffcv", "equimod", "compiled", "one_by_one", "train")
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw the images/s of all contenders as PNG, durably: the fastest on top, OSError where it cannot be written."""
-    titles = OPERATORS if result["benchmark"] == "augment" else TITLES
+    titles = AUGMENTER_TITLES if result["benchmark"] == "augment" else LOADER_TITLES
     speeds = {name: measured["images_per_second"] for name, measured in result["contenders"].items()}
     names = sorted(speeds, key=lambda name: float(speeds[name]["median"]))
     medians = [speeds[name]["median"] for name in names]

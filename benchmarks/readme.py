@@ -16,17 +16,19 @@ from typing import Any
 
 import tyro
 
-from equimod.benchmarks.picture import OPERATORS, TITLES
+from equimod.benchmarks.picture import AUGMENTER_TITLES, LOADER_TITLES
 from equimod.pipelines.durable import durable_file
-from equimod.train.summary import mean_and_deviation
+from equimod.pipelines.policy import OPERATORS
+from equimod.train.evaluation.summary import mean_and_deviation
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CHECKOUT = Path(__file__).parent.parent
 
 _SPEED, _MEMORY = "images/s (lowest to highest round)", "peak memory, MiB"
-_OPERATORS = ("crop", "flip", "jitter", "gray", "blur", "solarize")
+_OPERATORS = ("crop", *OPERATORS)
+_FORMER = {"grad_cache": "accumulate"}  # names in results that were stored under an earlier one
 _RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@5"}
-SCORES = {  # name in the result: title and digits
+SCORE_COLUMNS = {  # name in the result: title and digits
     "linear_top1": ("linear top-1, %", 2),
     "linear_cached_top1": ("linear top-1 on cached features, %", 2),
     "knn_top1": ("kNN top-1, %", 2),
@@ -51,7 +53,7 @@ class Arguments:
     """The folder that holds the results."""
 
 
-def render(text: str, results: Path) -> str:
+def render_tables(text: str, results: Path) -> str:
     """`text` with every table rewritten from the files in `results`.
 
     Raises ReadmeError for a table that is not known or has no result, and for a marker without its end.
@@ -71,7 +73,7 @@ def render(text: str, results: Path) -> str:
 
 def _newest(benchmark: str, results: Path) -> dict[str, Any]:
     found = [json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))]
-    of_this = [result for result in found if result["benchmark"] == benchmark]
+    of_this = [result for result in found if result["benchmark"] in (benchmark, _FORMER.get(benchmark))]
     if not of_this:
         raise ReadmeError(f"{results} holds no result of {benchmark!r}; run that benchmark with --output")
     newest: dict[str, Any] = max(of_this, key=lambda result: result["date"])
@@ -99,7 +101,7 @@ def loader_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `throughput.py loader`."""
     rows = []
     ratios, settings = result["ratios"], result["settings"]
-    for name, title in TITLES.items():
+    for name, title in LOADER_TITLES.items():
         if name not in result["contenders"]:
             continue
         measured = result["contenders"][name]
@@ -134,7 +136,7 @@ def views_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `throughput.py views`."""
     settings, contenders = result["settings"], result["contenders"]
     rows = []
-    for name, title in TITLES.items():
+    for name, title in LOADER_TITLES.items():
         if name in contenders:
             speed, cpu = contenders[name]["images_per_second"], contenders[name]["cpu_ms_per_image"]
             rows.append([title, _spread(speed, 0), f"{cpu['median']:.2f}"])
@@ -150,13 +152,15 @@ def views_table(result: dict[str, Any]) -> str:
 
 def augment_table(result: dict[str, Any]) -> str:
     """Markdown of a result of `throughput.py augment`."""
-    settings, names = result["settings"], [name for name in OPERATORS if name in result["contenders"]]
+    settings, names = result["settings"], [name for name in AUGMENTER_TITLES if name in result["contenders"]]
     rows = []
     for name in names:
         measured = result["contenders"][name]
         speed, cpu = measured["images_per_second"], measured["cpu_ms_per_image"]
         times = [result["ratios"].get(f"{ours}/{name}", {"median": 1.0})["median"] for ours in ("equimod", "compiled")]
-        rows.append([OPERATORS[name], _spread(speed, 1), f"{cpu['median']:.1f}", *(f"{value:.2f}" for value in times)])
+        rows.append(
+            [AUGMENTER_TITLES[name], _spread(speed, 1), f"{cpu['median']:.1f}", *(f"{value:.2f}" for value in times)]
+        )
     return (
         _rows(("operators", _SPEED, "CPU-ms an image", "equimod is faster by", "compiled is faster by"), rows)
         + f"\nAll views of the policy {settings['policy']} make an image. Flip, colour, blur, solarize and normalize "
@@ -228,13 +232,14 @@ def gpu_memory_table(result: dict[str, Any]) -> str:
         (row["recipe"], row["ranks"]): f"{row['peak_bytes'] / 2**30:.1f} ({row['card_gib'] or 'none'})"
         for row in result["rows"]
     }
-    parts = {row["ranks"]: row["accumulate"] for row in result["rows"] if row["recipe"].endswith("imagenet")}
-    header = [f"{n} GPU{'s' * (n > 1)}{f', `--accumulate {k}`' * (k > 1)}" for n, k in parts.items()]
-    rows = {recipe: [f"`{recipe}.yaml`", *(cells.get((recipe, n), "–") for n in parts)] for recipe, _ in cells}
+    key = "grad_cache" if "grad_cache" in result["rows"][0] else _FORMER["grad_cache"]
+    chunks = {row["ranks"]: row[key] for row in result["rows"] if row["recipe"].endswith("imagenet")}
+    header = [f"{n} GPU{'s' * (n > 1)}{f', `--grad-cache {k}`' * (k > 1)}" for n, k in chunks.items()]
+    rows = {recipe: [f"`{recipe}.yaml`", *(cells.get((recipe, n), "–") for n in chunks)] for recipe, _ in cells}
     return (
         _rows(("recipe", *header), list(rows.values()))
         + "\nGiB at the peak of a step, and in brackets the smallest of the usual cards that holds it with a tenth and "
-        "1.5 GiB left for CUDA and the allocator. A recipe for CIFAR-10 runs on one GPU without `--accumulate`. "
+        "1.5 GiB left for CUDA and the allocator. A recipe for CIFAR-10 runs on one GPU without `--grad-cache`. "
         f"{_origin(result)}\n"
     )
 
@@ -272,7 +277,7 @@ def sweep_table(result: dict[str, Any]) -> str:
     """
     rows = [row for row in result["rows"] if row["runs"]]
     every = [run for row in rows for run in row["runs"]]
-    measured = {key: score for key, score in SCORES.items() if any(run[key] is not None for run in every)}
+    measured = {key: score for key, score in SCORE_COLUMNS.items() if any(run[key] is not None for run in every)}
     cells = []
     for row in rows:
         runs = row["runs"]
@@ -336,7 +341,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "views": views_table,
     "augment": augment_table,
     "train": train_table,
-    "accumulate": cost_table,
+    "grad_cache": cost_table,
     "loss": cost_table,
     "rehearse": rehearse_table,
     "gpu_memory": gpu_memory_table,
@@ -353,7 +358,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv, prog="readme.py", description=__doc__)
     try:
         text = arguments.readme.read_text(encoding="utf-8")
-        rendered = render(text, arguments.results)
+        rendered = render_tables(text, arguments.results)
         if rendered == text:
             return 0
         if arguments.check:

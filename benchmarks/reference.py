@@ -11,18 +11,18 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from equimod.pipelines.batch import Batch
+from equimod.pipelines.codec import encode_png
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
-from equimod.pipelines.records.check import encode_png
-from equimod.pipelines.records.protocol import Stored
+from equimod.pipelines.records.protocol import StoredImage
 
 
-def cut(stored: Stored, batch: Batch, row: int, policy: AugmentationPolicy) -> list[Tensor]:
+def cut(content: StoredImage, batch: Batch, row: int, policy: AugmentationPolicy) -> list[Tensor]:
     """x and the views of a sample before the operators, uint8 (3,S,S) each, from the boxes in `batch`.
 
     For records that hold originals.
     """
-    file = io.BytesIO(encode_png(stored) if isinstance(stored, np.ndarray) else stored)
+    file = io.BytesIO(encode_png(content) if isinstance(content, np.ndarray) else content)
     image = Image.open(file).convert("RGB")
     mode = InterpolationMode(policy.x.interpolation)
     outputs = [tv.pil_to_tensor(tv.center_crop(tv.resize(image, [policy.x.resize], mode), [policy.x.size]))]

@@ -31,13 +31,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from equimod.benchmarks.result import keep
+from equimod.models.settings import METHOD_NAMES, MethodName
 from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import POLICIES
-from equimod.train.config import METHODS, Config, ConfigError, Method, check, default_recipe, read_recipe
-from equimod.train.distributed import World
-from equimod.train.loop import Parts, train_step
-from equimod.train.run import training_parts
+from equimod.train.config import Config, ConfigError, default_recipe, read_recipe
+from equimod.train.distributed import DistInfo
+from equimod.train.loop import TrainState, train_step
+from equimod.train.run import build_train_state
 
 META = torch.device("meta")
 
@@ -50,15 +51,15 @@ class Arguments:
     """Ranks that share the batch."""
     batch_size: int = 4096
     """Images of the global batch."""
-    accumulate: int = 1
-    """Parts that a rank's images go through the encoder in."""
+    grad_cache: int = 1
+    """Chunks that a rank's images go through the encoder in."""
     output: Path | None = None
     """JSON file for the result."""
 
 
 @dataclass
 class Photos:
-    """As much of ImageNet's records as a model is built from: a `Contents`."""
+    """The part of ImageNet's records that a model is built from: a `Contents`."""
 
     size: NDArray[np.int32] = field(default_factory=lambda: np.array([[500, 375]], dtype=np.int32))
     classes: list[str] = field(default_factory=lambda: ["class"] * 1000)
@@ -108,47 +109,45 @@ class Norms:
 
 
 @contextmanager
-def pretended_world(ranks: int) -> Iterator[World]:
+def pretended_ranks(ranks: int) -> Iterator[DistInfo]:
     """Rank 0 of `ranks`, of which there is no other; inside, collectives return at once."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
-        yield World(0, 0, ranks, META)
+        yield DistInfo(0, 0, ranks, META)
     finally:
         dist.destroy_process_group()
 
 
-def paper_config(method: Method, equimod: bool, batch_size: int, accumulate: int) -> Config:
+def paper_config(method: MethodName, equimod: bool, batch_size: int, grad_cache: int) -> Config:
     """The recipe for ImageNet, or for a method without one SimCLR's augmentation and encoder."""
     path = default_recipe(method, "imagenet", equimod) or default_recipe("simclr", "imagenet", equimod)
     assert path is not None
-    config = replace(
+    return replace(
         read_recipe(path),
         method=method,
         equimod=equimod,
         data=Path("imagenet"),
         batch_size=batch_size,
-        accumulate=accumulate,
+        grad_cache=grad_cache,
         precision="fp32",
     )
-    check(config)
-    return config
 
 
-def rehearse(config: Config, here: World) -> dict[str, Any]:
+def rehearse(config: Config, dist_info: DistInfo) -> dict[str, Any]:
     """Take two steps, the first of which is counted. Raises what torch raises where the device would be waited for."""
     began = time.perf_counter()
-    parts = training_parts(config, Photos(), 312, here)
+    state = build_train_state(config, Photos(), 312, dist_info)
     buckets: list[int] = []
-    if isinstance(parts.backward.parallel, nn.parallel.DistributedDataParallel):
+    if isinstance(state.grad_cache.parallel, nn.parallel.DistributedDataParallel):
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        parts.backward.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
-    batch = batch_without_values(config, config.batch_size // here.size, META)
-    norms = Norms(parts.model)
+        state.grad_cache.parallel.register_comm_hook(buckets, lambda sent, bucket: _averaged(sent, bucket))
+    batch = batch_without_values(config, config.batch_size // dist_info.world_size, META)
+    norms = Norms(state.model)
     with FlopCounterMode(display=False) as flops, Collectives() as collectives:
-        step(parts, batch)
+        step(state, batch)
     batchnorm = vars(norms).copy()
     # Once more, with momenta that are there; without DDP, which regroups gradients now and reads values for it.
-    step(replace(parts, backward=replace(parts.backward, parallel=parts.model)), batch)
+    step(replace(state, grad_cache=replace(state.grad_cache, parallel=state.model)), batch)
     return {
         "method": config.method,
         "equimod": config.equimod,
@@ -158,7 +157,7 @@ def rehearse(config: Config, here: World) -> dict[str, Any]:
         "calls": dict(collectives.calls),
         "buckets": len(buckets),
         "batchnorm": batchnorm,
-        "parameter_bytes": sum(p.nbytes for p in parts.model.parameters() if p.requires_grad),
+        "parameter_bytes": sum(p.nbytes for p in state.model.parameters() if p.requires_grad),
         "seconds": time.perf_counter() - began,
     }
 
@@ -172,10 +171,10 @@ def _averaged(sent: list[int], bucket: dist.GradBucket) -> torch.futures.Future[
     return done
 
 
-def step(parts: Parts, batch: Batch) -> None:
+def step(state: TrainState, batch: Batch) -> None:
     """The trainer's step in the middle of a run."""
-    parts.model.before_step(0.5)
-    train_step(parts, batch, 1.0)
+    state.model.before_step(0.5)
+    train_step(state, batch, 1.0)
 
 
 def batch_without_values(config: Config, n: int, device: torch.device) -> Batch:
@@ -217,16 +216,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     try:
-        with pretended_world(arguments.ranks) as here:
+        with pretended_ranks(arguments.ranks) as dist_info:
             rows = [
-                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.accumulate), here)
-                for method in METHODS
+                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.grad_cache), dist_info)
+                for method in METHOD_NAMES
                 for equimod in (False, True)
                 if equimod or method != "none"
             ]
         _show(rows)
         if arguments.output:
-            names = ("ranks", "batch_size", "accumulate")
+            names = ("ranks", "batch_size", "grad_cache")
             settings = {name: getattr(arguments, name) for name in names}
             result = {"benchmark": "rehearse", "settings": settings, "rows": rows}
             keep(result, "rehearse.py", given, arguments.output)

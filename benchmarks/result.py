@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from equimod.pipelines.durable import durable_file
-from equimod.train.provenance import provenance
+from equimod.train.evaluation.provenance import provenance
 
 
 def keep(result: dict[str, Any], script: str, argv: Sequence[str], path: Path) -> dict[str, Any]:

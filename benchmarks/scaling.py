@@ -18,10 +18,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from equimod.benchmarks.gpu_memory import PART
-from equimod.benchmarks.rehearse import paper_config, pretended_world, rehearse
+from equimod.benchmarks.gpu_memory import CHUNK
+from equimod.benchmarks.rehearse import paper_config, pretended_ranks, rehearse
 from equimod.benchmarks.result import keep
-from equimod.train.config import ConfigError, Method
+from equimod.models.settings import MethodName
+from equimod.train.config import ConfigError
 
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at once
 IMAGES = 1_281_167  # of ImageNet's training set
@@ -39,8 +40,8 @@ class Device:
     """Share of the peak that a step reaches."""
     least_ms: float = 15
     """A step with hardly any images: the time that launching its kernels takes."""
-    part: int = PART
-    """Images that fit at once; more go through in parts (--accumulate), forward twice."""
+    chunk: int = CHUNK
+    """Images that fit at once; more go through in chunks (--grad-cache), forward twice."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Loader:
+class LoaderSpec:
     """What an image costs before it is on the GPU."""
 
     cpu_ms: float = 1.44
@@ -96,7 +97,7 @@ class Loader:
 class Arguments:
     """Predict step time, efficiency, cores and reading of a node for 1 to 1,024 GPUs."""
 
-    method: Method = "simclr"
+    method: MethodName = "simclr"
     """Invariance method."""
     equimod: bool = True
     """With EquiMod beside it."""
@@ -104,7 +105,7 @@ class Arguments:
     """Images of the global batch, whatever the number of GPUs."""
     device: Device = field(default_factory=Device)
     network: Network = field(default_factory=Network)
-    loader: Loader = field(default_factory=Loader)
+    loader: LoaderSpec = field(default_factory=LoaderSpec)
     output: Path | None = None
     """JSON file for the result."""
 
@@ -113,10 +114,10 @@ def predict(arguments: Arguments, ranks: int) -> dict[str, float]:
     """Times of a step on `ranks` GPUs, in seconds, and what follows from them."""
     device, network, loader = arguments.device, arguments.network, arguments.loader
     local = arguments.batch_size // ranks
-    with pretended_world(ranks) as here:
-        counted = rehearse(paper_config(arguments.method, arguments.equimod, arguments.batch_size, 1), here)
+    with pretended_ranks(ranks) as dist_info:
+        counted = rehearse(paper_config(arguments.method, arguments.equimod, arguments.batch_size, 1), dist_info)
     alone = local / (device.images_per_s or device.tflops * device.utilization * local / counted["tflop"])
-    again = 4 / 3 if local > device.part else 1.0
+    again = 4 / 3 if local > device.chunk else 1.0
     compute = max(alone * again, device.least_ms / 1e3)
     gradients, norms, calls = counted["parameter_bytes"], counted["batchnorm"], counted["calls"]
     gathered, summed = counted["bytes"].get("allgather", 0), counted["bytes"].get("allreduce", 0) - gradients

@@ -16,8 +16,8 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run
-from equimod.benchmarks.measure import Load, Spread
+from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run_benchmark
+from equimod.benchmarks.measure import Spread, Workload
 from equimod.pipelines.policy import POLICIES
 
 
@@ -71,7 +71,7 @@ class Loader(Benchmark):
         if self.images < self.batch_size:
             raise UsageError(f"images={self.images} is less than a batch; give {self.batch_size} or more")
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.loaders import LOADERS, LoaderSettings
         from equimod.pipelines.records import open_records
@@ -94,9 +94,9 @@ class Loader(Benchmark):
         against = [("native", name) for name in loaders if "native" in loaders and name != "native"]
         return [(name, self.CEILING) for name in loaders] + against
 
-    def run(self) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
         """See Benchmark; with a model rate, also the cores that feed one GPU."""
-        result = super().run()
+        result = super().measure()
         if self.model_rate is not None:
             result["settings"]["model_rate"] = self.model_rate
             for measured in result["contenders"].values():
@@ -117,9 +117,9 @@ class Views(Loader):
     policy: str = "byol_imagenet"
     """Name of the augmentation policy; this one has every operator."""
 
-    def run(self) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
         """See Benchmark; with the share of the CPU time that Pillow and torchvision take."""
-        result = super().run()
+        result = super().measure()
         of_rounds = [{name: t["cpu_seconds"] / t["images"] for name, t in turns.items()} for turns in result["rounds"]]
         if {"native", "torchvision"} <= of_rounds[0].keys():
             shares = Spread.of(cpu["native"] / cpu["torchvision"] for cpu in of_rounds)
@@ -161,7 +161,7 @@ class Augment(Benchmark):
         if self.images < self.batch_size:
             raise UsageError(f"images={self.images} is less than a batch; give {self.batch_size} or more")
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.augmenters import AUGMENTERS, AugmentSettings
 
@@ -202,7 +202,7 @@ class Step(Benchmark):
         except ConfigError as error:
             raise UsageError(str(error)) from error
 
-    def plan(self) -> tuple[dict[str, Callable[[Any], Load]], Any, dict[str, Any]]:
+    def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.trainers import TRAINERS, TrainSettings
         from equimod.train.config import parse
@@ -215,12 +215,12 @@ class Step(Benchmark):
         """None: one contender."""
         return []
 
-    def run(self) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
         """See Benchmark."""
         from equimod.train.config import ConfigError
 
         try:
-            return super().run()
+            return super().measure()
         except (ConfigError, ValueError) as error:
             raise UsageError(str(error)) from error
 
@@ -240,9 +240,9 @@ class Train(Step):
         """Training against its parts."""
         return [("train", "step"), ("train", "pipeline")]
 
-    def run(self) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
         """See Benchmark; with training as a share of its limit."""
-        result = super().run()
+        result = super().measure()
         speeds = [{name: t["images"] / t["seconds"] for name, t in turns.items()} for turns in result["rounds"]]
         shares = Spread.of(turns["train"] / min(turns["step"], turns["pipeline"]) for turns in speeds)
         result["ratios"]["train/slower of both"] = asdict(shares)
@@ -255,7 +255,7 @@ COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name: command for comma
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
-    return run(COMMANDS, "throughput.py", __doc__, list(sys.argv[1:] if argv is None else argv))
+    return run_benchmark(COMMANDS, "throughput.py", __doc__, list(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

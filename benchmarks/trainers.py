@@ -13,14 +13,14 @@ from itertools import islice, repeat
 
 import torch
 
-from equimod.benchmarks.measure import Load
+from equimod.benchmarks.measure import Workload
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
 from equimod.train.config import parse
 from equimod.train.data import prepare
-from equimod.train.distributed import world
-from equimod.train.loop import Parts, train_step
-from equimod.train.run import training_parts, training_pipeline, with_backend
+from equimod.train.distributed import process_group
+from equimod.train.loop import TrainState, train_step
+from equimod.train.run import build_train_state, training_pipeline, with_backend
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class _Training:
     """Everything of a run but its loop."""
 
     pipeline: Pipeline
-    parts: Parts
+    state: TrainState
 
     def __init__(self, settings: TrainSettings) -> None:
         stack = ExitStack()
         atexit.register(stack.close)
         config = parse(settings.arguments)
-        here = stack.enter_context(world(config.system.device))
-        config, records = prepare(config, here)
-        config, _ = with_backend(config, records, None, here)
-        self.pipeline = training_pipeline(config, records, here)
-        self.parts = training_parts(config, records, len(self.pipeline), here)
-        self._batches, self._device = settings.batches, here.device
+        dist_info = stack.enter_context(process_group(config.system.device))
+        config, records = prepare(config, dist_info)
+        config, _ = with_backend(config, records, None, dist_info)
+        self.pipeline = training_pipeline(config, records, dist_info)
+        self.state = build_train_state(config, records, len(self.pipeline), dist_info)
+        self._batches, self._device = settings.batches, dist_info.device
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """As many batches as a round has, over several epochs where one is shorter."""
@@ -55,32 +55,32 @@ class _Training:
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[int]:
         """Train on `batches`. A GPU is waited for after the first step and after the last, not between."""
-        learning_rate = self.parts.learning_rate(len(self.pipeline) - 1)
+        learning_rate = self.state.learning_rate(len(self.pipeline) - 1)
         for number, batch in enumerate(batches, 1):
-            self.parts.model.before_step(0.0)
-            train_step(self.parts, batch, learning_rate)
+            self.state.model.before_step(0.0)
+            train_step(self.state, batch, learning_rate)
             if self._device.type == "cuda" and number in (1, self._batches):
                 torch.cuda.synchronize(self._device)
             yield len(batch)
 
 
-def step(settings: TrainSettings) -> Load:
+def step(settings: TrainSettings) -> Workload:
     """The step alone, again and again on one batch that is on the device."""
     training = _Training(settings)
     batch = next(training.batches(0))
     return lambda epoch: training.steps(repeat(batch, settings.batches))
 
 
-def pipeline(settings: TrainSettings) -> Load:
+def pipeline(settings: TrainSettings) -> Workload:
     """The pipeline alone: decode, crop, resize, operators, parameters, on the device."""
     training = _Training(settings)
     return lambda epoch: (len(batch) for batch in training.batches(epoch))
 
 
-def train(settings: TrainSettings) -> Load:
+def train(settings: TrainSettings) -> Workload:
     """The step on what the pipeline makes."""
     training = _Training(settings)
     return lambda epoch: training.steps(training.batches(epoch))
 
 
-TRAINERS: dict[str, Callable[[TrainSettings], Load]] = {"step": step, "pipeline": pipeline, "train": train}
+TRAINERS: dict[str, Callable[[TrainSettings], Workload]] = {"step": step, "pipeline": pipeline, "train": train}

@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al., 2021): the embeddings of two views agree in every dimension, which share nothing."""
+"""Barlow Twins (Zbontar et al., 2021): the embeddings of two views agree, and their dimensions are decorrelated."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class BarlowTwins(Method):
         self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="linear")
         self.lambd = settings.lambd
 
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         z_i, z_j = self.projector(torch.cat(h)).chunk(2)
         return barlow_twins_loss(z_i, z_j, self.lambd)

@@ -26,14 +26,14 @@ class BYOL(Method):
         self.target_projector = deepcopy(self.projector).requires_grad_(False)
         self.momentum = settings.momentum
 
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         q_i, q_j = self.predictor(self.projector(torch.cat(h))).chunk(2)
         with torch.no_grad():
-            t_i, t_j = self.target_projector(torch.cat(seen)).chunk(2)
+            t_i, t_j = self.target_projector(torch.cat(targets)).chunk(2)
         return byol_loss(q_i, q_j, t_i, t_j)
 
     @torch.no_grad()
-    def look(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def target_forward(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
         """The target encoder's representations of both views, (N,F) each."""
         h: Tensor = self.target_encoder(torch.cat(views))
         return h.chunk(2)
@@ -41,13 +41,13 @@ class BYOL(Method):
     @torch.no_grad()
     def before_step(self, encoder: Encoder, progress: float) -> None:
         """Move the target towards the online network: momentum 1 - (1 - base) (cos(pi progress) + 1) / 2."""
-        share = (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        weight = (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
         for target, online in ((self.target_encoder, encoder), (self.target_projector, self.projector)):
-            _follow(target, online, share)
+            _follow(target, online, weight)
 
 
-def _follow(target: nn.Module, online: nn.Module, share: float) -> None:
-    """target += share · (online - target), running statistics included; counters are copied."""
+def _follow(target: nn.Module, online: nn.Module, weight: float) -> None:
+    """target += weight · (online - target), running statistics included; counters are copied."""
     targets, onlines = [], []
     for t, o in zip(target.state_dict().values(), online.state_dict().values(), strict=True):
         if t.is_floating_point():
@@ -55,4 +55,4 @@ def _follow(target: nn.Module, online: nn.Module, share: float) -> None:
             onlines.append(o)
         else:
             t.copy_(o)
-    torch._foreach_lerp_(targets, onlines, share)
+    torch._foreach_lerp_(targets, onlines, weight)

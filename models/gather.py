@@ -29,7 +29,7 @@ def gather(t: Tensor) -> Tensor:
 
 
 def sum_over_ranks(t: Tensor) -> Tensor:
-    """The sum of the ranks' tensors, on every rank; its gradient keeps the promise of `gather`."""
+    """The sum of the ranks' tensors, on every rank; its gradient is exact in the same sense as that of `gather`."""
     return t if world_size() == 1 else _Sum.apply(t)
 
 

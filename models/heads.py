@@ -16,7 +16,7 @@ def mlp(dim_in: int, widths: Sequence[int], *, end: End) -> nn.Sequential:
 
     `end` says what follows the last FC: a BN ("norm"), one that neither scales nor shifts ("plain norm", as in the
     official projectors and predictor), or nothing ("linear").
-    The FCs have no bias: the BN behind them would take it out again. No widths: the identity.
+    The FCs have no bias: the BN behind them would subtract it. No widths: the identity.
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise((dim_in, *widths)):

@@ -1,4 +1,4 @@
-"""What every invariance method is: a module with a loss, and a hook before the step."""
+"""What every invariance method is: a module with a loss, a hook before the step and, for some, a target network."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from equimod.models.encoder import Encoder
 
 
 class Method(nn.Module, ABC):
-    """A method of visual instance discrimination: everything of it that lies behind the encoder.
+    """A method of visual instance discrimination: everything behind the encoder.
 
     Built from (encoder, settings): a method may read the encoder's `feature_dim` or copy it as its target
     network, but never holds the encoder itself, which belongs to `SSL`.
     """
 
     @abstractmethod
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         """The invariance loss, a scalar, of two views of each image.
 
-        `h`: their representations (N,F); `seen`: what `look` returned for them.
+        `h`: their representations (N,F); `targets`: what `target_forward` returned for them.
         """
 
-    def look(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """What a method takes from the images themselves, (N,3,S,S) each: tensors (N,...) that carry no gradient.
+    def target_forward(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        """Outputs (N,...) of a second network such as BYOL's target on the views (N,3,S,S), without a gradient.
 
-        For a second network such as BYOL's target. Images may come in several parts.
+        Images may come in several chunks.
         """
         return ()
 

@@ -1,4 +1,4 @@
-"""No invariance method: EquiMod (or E-SSL) alone, which the paper's ablation of lambda tends to."""
+"""No invariance method: EquiMod (or E-SSL) alone, the limit of the paper's ablation of lambda."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ class NoMethod(Method):
     def __init__(self, encoder: Encoder, settings: NoneSettings) -> None:
         super().__init__()
 
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         return torch.cat(h)[:0].sum()  # of nothing: 0, and still part of the graph

@@ -1,12 +1,41 @@
 """Settings of the models: frozen dataclasses without torch, so that the configuration and ``--help`` stay instant.
 
-The defaults are the paper's for CIFAR-10 (Sec. 2.3, 3.1); recipes carry what differs.
+The defaults are the paper's for CIFAR-10 (Sec. 2.3, 3.1); recipes carry what differs. Each class checks its values when
+it is made, and names the key that a recipe and the command line have for it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be run: the message gives the key, its value and the remedy, in one line."""
+
+
+def require_at_least(settings: object, section: str, **minimum: float) -> None:
+    """ConfigError for a field of `settings` below its minimum; None passes. `section`: their key, such as "simclr."."""
+    for name, least in minimum.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= least:
+            raise ConfigError(f"{section}{name}={value} is too small; give {least} or more")
+
+
+def require_positive(settings: object, section: str, *names: str) -> None:
+    """ConfigError for a field of `settings` that is not above 0."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise ConfigError(f"{section}{name}={getattr(settings, name)} must be positive")
+
+
+def require_widths(settings: object, section: str, *names: str) -> None:
+    """ConfigError for a field of `settings` that holds the width of a layer below 1; None and () pass."""
+    for name in names:
+        widths = getattr(settings, name)
+        if widths and min(widths) < 1:
+            raise ConfigError(f"{section}{name}={widths} holds a width below 1; give widths of 1 or more")
+
 
 Arch = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
 
@@ -20,6 +49,9 @@ class EncoderSettings:
     width: int = 64
     """Channels of the first stage; 64 is the published network."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, "encoder.", width=8)
+
 
 @dataclass(frozen=True)
 class SimCLRSettings:
@@ -29,6 +61,11 @@ class SimCLRSettings:
     """Dimension of the embedding z."""
     temperature: float = 0.5
     """Temperature of NT-Xent."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "simclr.", dim=1)
+        require_widths(self, "simclr.", "hidden")
+        require_positive(self, "simclr.", "temperature")
 
 
 @dataclass(frozen=True)
@@ -40,6 +77,11 @@ class BYOLSettings:
     momentum: float = 0.996
     """Momentum of the target network at the start; it rises to 1 along a cosine."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, "byol.", hidden=1, dim=1, momentum=0)
+        if self.momentum > 1:
+            raise ConfigError(f"byol.momentum={self.momentum} must lie in [0, 1]")
+
 
 @dataclass(frozen=True)
 class BarlowTwinsSettings:
@@ -50,6 +92,10 @@ class BarlowTwinsSettings:
     lambd: float = 0.005
     """Weight of the redundancy between dimensions."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, "barlow_twins.", dim=1, lambd=0)
+        require_widths(self, "barlow_twins.", "hidden")
+
 
 @dataclass(frozen=True)
 class SimSiamSettings:
@@ -59,6 +105,10 @@ class SimSiamSettings:
     """Dimension of the embedding z."""
     bottleneck: int = 512
     """Width of the predictor's hidden layer."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "simsiam.", dim=1, bottleneck=1)
+        require_widths(self, "simsiam.", "hidden")
 
 
 @dataclass(frozen=True)
@@ -73,6 +123,10 @@ class VICRegSettings:
     """Weight of the hinge on the standard deviation of every dimension."""
     covariance: float = 1.0
     """Weight of the covariances between dimensions."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "vicreg.", dim=1, invariance=0, variance=0, covariance=0)
+        require_widths(self, "vicreg.", "hidden")
 
 
 @dataclass(frozen=True)
@@ -92,6 +146,13 @@ class MethodSettings:
     none: NoneSettings = NoneSettings()
 
 
+METHOD_NAMES = tuple(field.name for field in fields(MethodSettings))
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[METHOD_NAMES]  # for the command line, which offers them
+
+
 @dataclass(frozen=True)
 class EquiModSettings:
     weight: float = 1.0
@@ -107,6 +168,14 @@ class EquiModSettings:
     embedding: tuple[int, ...] | None = (128,)
     """Widths of the layers that embed the parameters t; none: t enters u as it is (Table 2c)."""
 
+    def __post_init__(self) -> None:
+        require_at_least(self, "equivariance.", weight=0)
+        require_positive(self, "equivariance.", "temperature")
+        require_widths(self, "equivariance.", "projector", "predictor_hidden", "embedding")
+        for name in ("projector", "embedding"):
+            if getattr(self, name) == ():
+                raise ConfigError(f"equivariance.{name}=() is empty; give widths, or None to do without")
+
 
 @dataclass(frozen=True)
 class ESSLSettings:
@@ -117,3 +186,7 @@ class ESSLSettings:
     size: int | None = None
     """Side in pixels that the rotated views are scaled to, to save time (16 in E-SSL's code for CIFAR-10); none: as
     they are."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "rotation.", weight=0, size=8)
+        require_widths(self, "rotation.", "hidden")

@@ -20,6 +20,6 @@ class SimCLR(Method):
         self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="plain norm")
         self.temperature = settings.temperature
 
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         z_i, z_j = self.projector(torch.cat(h)).chunk(2)
         return nt_xent(z_i, z_j, self.temperature)

@@ -20,7 +20,7 @@ class SimSiam(Method):
         self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="plain norm")
         self.predictor = mlp(settings.dim, (settings.bottleneck, settings.dim), end="linear")
 
-    def forward(self, h: tuple[Tensor, Tensor], seen: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         z = self.projector(torch.cat(h))
         q_i, q_j = self.predictor(z).chunk(2)
         return simsiam_loss(q_i, q_j, *z.chunk(2))

@@ -35,12 +35,12 @@ METHODS: dict[str, Callable[[Encoder, Any], Method]] = {
 
 
 @dataclass(frozen=True)
-class Held:
-    """What stands for the samples of a batch that are not in memory as images (`train.accumulate`)."""
+class CachedFeatures:
+    """Results for the samples of a batch that were encoded in earlier chunks (`train.grad_cache`)."""
 
     h: tuple[Tensor, ...]  # (M,F) each, as `SSL.encode` returns them, no gradient
-    seen: tuple[Tensor, ...]  # (M,...) each, as `Method.look` returns them
-    rotation: Tensor  # scalar: their part of the mean of E-SSL's loss
+    targets: tuple[Tensor, ...]  # (M,...) each, as `Method.target_forward` returns them
+    rotation: Tensor  # scalar: their share of the mean of E-SSL's loss
 
 
 class SSL(nn.Module):
@@ -70,24 +70,24 @@ class SSL(nn.Module):
         views: tuple[Tensor, Tensor],
         encodings: tuple[Tensor, Tensor],
         label: Tensor,
-        held: Held | None = None,
+        cached: CachedFeatures | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch, scalars: "loss" to go backward from, and detached what it is made of, before weighting:
         "invariance", "equivariance" (EquiMod), "rotation" (E-SSL). With a probe also its "probe_top1" in percent.
 
         `x`: images (N,3,S,S), needed by EquiMod only and left alone without it; `views`: two augmented (N,3,S,S);
         `encodings`: the views' encoded parameters (N,P), not standardised; `label` (N,), read by the probe alone.
-        Where `held` stands for the first samples of the batch, images are those of the others. ValueError for EquiMod
-        without x.
+        Where `cached` holds the results for the first samples of the batch, images are those of the others. ValueError
+        for EquiMod without x.
         """
-        h, seen = self.encode(x, views), self.method.look(views)
-        if held is not None:
-            h, seen = joined([held.h, h]), joined([held.seen, seen])
-        losses = self.compare(h, seen, encodings, label)
+        h, targets = self.encode(x, views), self.method.target_forward(views)
+        if cached is not None:
+            h, targets = joined([cached.h, h]), joined([cached.targets, targets])
+        losses = self.compare(h, targets, encodings, label)
         if self.essl is not None:
             rotation = self.rotation(views) * (len(views[0]) / len(label))
-            if held is not None:
-                rotation = rotation + held.rotation
+            if cached is not None:
+                rotation = rotation + cached.rotation
             losses["loss"] = losses["loss"] + self.essl.settings.weight * rotation
             losses["rotation"] = rotation.detach()
         return losses
@@ -104,14 +104,14 @@ class SSL(nn.Module):
         return self._encode(torch.cat(images)).chunk(len(images))
 
     def compare(
-        self, h: tuple[Tensor, ...], seen: tuple[Tensor, ...], encodings: tuple[Tensor, Tensor], label: Tensor
+        self, h: tuple[Tensor, ...], targets: tuple[Tensor, ...], encodings: tuple[Tensor, Tensor], label: Tensor
     ) -> dict[str, Tensor]:
         """The losses that are made of representations: all of `forward` but the rotations.
 
-        `h`: as `encode` returns them, `seen`: as `Method.look` does, of the whole batch.
+        `h`: as `encode` returns them, `targets`: as `Method.target_forward` does, of the whole batch.
         """
         *h_x, h_i, h_j = h
-        loss = self.method((h_i, h_j), seen)
+        loss = self.method((h_i, h_j), targets)
         report = {"invariance": loss.detach()}
         if self.equimod is not None:
             equivariance = self.equimod(*h_x, (h_i, h_j), encodings)
@@ -140,9 +140,9 @@ class SSL(nn.Module):
         return h
 
 
-def joined(parts: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Tensors of several parts of a batch, in the same order in each part, as those of the whole."""
-    return tuple(map(torch.cat, zip(*parts, strict=True)))
+def joined(chunks: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Tensors of several chunks of a batch, in the same order in each chunk, as those of the whole."""
+    return tuple(map(torch.cat, zip(*chunks, strict=True)))
 
 
 def build_ssl(

@@ -10,22 +10,22 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from equimod.pipelines.codec import JPEG_START, PRINT_COLORSPACES
 from equimod.pipelines.kernel import library
-from equimod.pipelines.records.check import JPEG_START, PRINT_COLORSPACES
-from equimod.pipelines.records.protocol import Records, RecordsError, Stored
+from equimod.pipelines.records.protocol import Records, RecordsError, StoredImage
 
 
-def decode(stored: Stored) -> NDArray[np.uint8]:
+def decode(content: StoredImage) -> NDArray[np.uint8]:
     """RGB pixels uint8 (H,W,3) of an encoded image, or the pixels themselves where it is stored so.
 
     EXIF orientation is ignored, as in torchvision. Raises ValueError or OSError where the data is damaged.
     """
-    if isinstance(stored, np.ndarray):
-        return stored
-    if bytes(stored[:2]) == JPEG_START and simplejpeg.decode_jpeg_header(stored)[2] not in PRINT_COLORSPACES:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(stored)
+    if isinstance(content, np.ndarray):
+        return content
+    if bytes(content[:2]) == JPEG_START and simplejpeg.decode_jpeg_header(content)[2] not in PRINT_COLORSPACES:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content)
         return pixels
-    with Image.open(io.BytesIO(stored)) as image:
+    with Image.open(io.BytesIO(content)) as image:
         return np.asarray(image.convert("RGB")).copy()
 
 
@@ -34,10 +34,10 @@ def decode_sample(records: Records, position: int) -> NDArray[np.uint8]:
 
     Raises RecordsError, naming file and sample, where it cannot be read or decoded.
     """
-    return decode_stored(records, position, read_stored(records, position))
+    return decode_image(records, position, read_image(records, position))
 
 
-def read_stored(records: Records, position: int) -> Stored:
+def read_image(records: Records, position: int) -> StoredImage:
     """The sample at `position` as it is stored.
 
     Raises RecordsError, naming file and sample, where it cannot be read.
@@ -48,23 +48,23 @@ def read_stored(records: Records, position: int) -> Stored:
         raise undecodable(records, position, error) from error
 
 
-def decode_stored(records: Records, position: int, stored: Stored) -> NDArray[np.uint8]:
-    """RGB pixels uint8 (H,W,3) of `stored`, which `read_stored` gave for `position`.
+def decode_image(records: Records, position: int, content: StoredImage) -> NDArray[np.uint8]:
+    """RGB pixels uint8 (H,W,3) of `content`, which `read_image` gave for `position`.
 
     Raises RecordsError, naming file and sample, where it cannot be decoded.
     """
     try:
-        pixels = decode(stored)
+        pixels = decode(content)
     except (ValueError, OSError) as error:
         raise undecodable(records, position, error) from error
-    width, height = records.stored[position].tolist()
+    width, height = records.stored_size[position].tolist()
     if pixels.shape != (height, width, 3):
         raise undecodable(records, position, f"it has {pixels.shape[1]}x{pixels.shape[0]} pixels, not {width}x{height}")
     return pixels
 
 
 class RegionDecoder:
-    """Decodes no more of a JPEG than is looked at, into memory that it uses again: one a thread.
+    """Decodes the region of a JPEG that its crops need, into memory that it uses again: one decoder a thread.
 
     By libjpeg-turbo, through native/decode.c, where installation found its header.
     """
@@ -74,21 +74,21 @@ class RegionDecoder:
         self._memory = np.empty(0, dtype=np.uint8)
 
     def __call__(
-        self, stored: Stored, size: tuple[int, int], region: tuple[int, int, int, int]
+        self, content: StoredImage, size: tuple[int, int], region: tuple[int, int, int, int]
     ) -> NDArray[np.uint8] | None:
         """Pixels (H,W,3) of an image of `size` (width, height), valid until the next call.
 
-        Those of `region`, from x0, y0 up to x1, y1, are those of `decode`, byte for byte; the others are anything. None
-        for what is no sound RGB or gray JPEG of that size, which `decode_sample` serves or refuses; damage below the
-        region is not seen.
+        Inside `region`, from x0, y0 up to x1, y1, they equal those of `decode`, byte for byte; outside it they are
+        undefined. Returns None for what is no sound RGB or gray JPEG of that size, which `decode_sample` decodes or
+        rejects. Damage below the region goes unnoticed.
         """
-        if self._decode is None or isinstance(stored, np.ndarray):
+        if self._decode is None or isinstance(content, np.ndarray):
             return None
         width, height = size
         if self._memory.size < 3 * width * height:
             self._memory = np.empty(3 * width * height, dtype=np.uint8)
-        content, memory = np.frombuffer(stored, dtype=np.uint8), self._memory[: 3 * width * height]
-        if self._decode(content.ctypes.data, len(content), width, height, *region, memory.ctypes.data):
+        encoded, memory = np.frombuffer(content, dtype=np.uint8), self._memory[: 3 * width * height]
+        if self._decode(encoded.ctypes.data, len(encoded), width, height, *region, memory.ctypes.data):
             return None
         return memory.reshape(height, width, 3)
 

@@ -1,4 +1,4 @@
-"""The compiled kernel of resample.py (native/resample*.c), where installation found a compiler.
+"""The compiled kernel of resize.py (native/resample*.c), where installation found a compiler.
 
 A plain shared library, called through ctypes, which releases the GIL.
 """
@@ -13,21 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 INSTRUCTION_SETS = {"plain": 1, "avx2": 2, "avx512": 4, "neon": 8}
-"""Bit of each in what the kernel says that it has here."""
+"""The bit of each in the kernel's answer to which of them it has on this processor."""
 
 _FIELDS = ("x", "y", "width", "height", "full_width", "full_height", "left", "top", "size", "cubic")
-CUT = np.dtype([("out", np.uintp), *((name, np.int32) for name in _FIELDS)], align=True)
-"""What to cut out of an image: `struct Cut` of native/resample.c.
+CropSpec = np.dtype([("out", np.uintp), *((name, np.int32) for name in _FIELDS)], align=True)
+"""A crop of an image and its resize: `struct CropSpec` of native/resample.c.
 
 The box x, y, width, height is resized to full_width x full_height, of which the square of `size` at left, top is kept.
-`out` is filled in by `resample.Cutter`.
+`out` is filled in by `resize.CropResizer`.
 """
 
 
 class Kernel:
-    """The library, with the best of the instruction sets that this processor has, or the one that is named.
+    """The library, with the best instruction set of this processor, or the one that is named.
 
-    ValueError for one that is not here.
+    ValueError for one that this processor does not have.
     """
 
     def __init__(self, library: ctypes.CDLL, instruction_set: str | None = None) -> None:
@@ -41,17 +41,17 @@ class Kernel:
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._resample.argtypes = [pointer, number, number, number, pointer, number, ctypes.c_int32]
 
-    def resample(self, image: NDArray[np.uint8], cuts: NDArray[np.void]) -> None:
-        """Write every one of `cuts` (K,), contiguous, out of `image` (H,W,3) to the address in its `out`.
+    def resample(self, image: NDArray[np.uint8], specs: NDArray[np.void]) -> None:
+        """Write the crops `specs` (K,), contiguous, of `image` (H,W,3) to the address in its `out`.
 
-        ValueError for a cut that does not lie in the image. Nothing else is checked; see `resample.Cutter`.
+        ValueError for a crop that does not lie in the image. Nothing else is checked; see `resize.CropResizer`.
         """
         height, width, _ = image.shape
         failed = self._resample(
-            image.ctypes.data, width, height, image.strides[0], cuts.ctypes.data, len(cuts), self._bit
+            image.ctypes.data, width, height, image.strides[0], specs.ctypes.data, len(specs), self._bit
         )
         if failed > 0:
-            raise ValueError(f"cut {cuts[failed - 1]} does not lie in an image of {width}x{height} pixels")
+            raise ValueError(f"crop {specs[failed - 1]} does not lie in an image of {width}x{height} pixels")
         if failed:
             raise MemoryError(f"no memory to resize an image of {width}x{height} pixels")
 

@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from equimod.pipelines.colour import Part, Planes, affine, hue_turns, invert, jittered, luma, parts, taps, turn
+from equimod.pipelines.color import (
+    OperatorGroup,
+    Planes,
+    affine,
+    gaussian_kernels,
+    group_samples,
+    hue_turns,
+    invert,
+    jittered,
+    luma,
+    rotate_hue,
+)
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import CenterPolicy, Normalize, ViewPolicy
 
@@ -45,7 +56,7 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 
 def hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue of images (N,3,H,W) in [0,1] by factor (N,) of the colour circle, -0.5 to 0.5 (HSV)."""
-    return torch.stack(turn(images.unbind(1), hue_turns(factor).to(images.dtype)), 1)
+    return torch.stack(rotate_hue(images.unbind(1), hue_turns(factor).to(images.dtype)), 1)
 
 
 def grayscale(images: Tensor, gray: Tensor) -> Tensor:
@@ -64,7 +75,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
         raise ValueError(
             f"blur kernel of {kernel_size} pixels on images of {width}x{height}; give less than twice the side"
         )
-    weight = taps(sigma.to(images.dtype), kernel_size).repeat_interleave(channels, 0)[:, None, None]
+    weight = gaussian_kernels(sigma.to(images.dtype), kernel_size).repeat_interleave(channels, 0)[:, None, None]
     padded = F.pad(images, (half, half, half, half), mode="reflect").reshape(1, n * channels, height + 2 * half, -1)
     blurred = F.conv2d(padded, weight, groups=n * channels)
     blurred = F.conv2d(blurred, weight.transpose(2, 3), groups=n * channels)
@@ -88,16 +99,16 @@ def apply(images: Tensor, params: AugmentationParams, policy: ViewPolicy) -> Ten
     `images`: (N,3,S,S) on any device, uint8 or float in [0,1]; `params`: of the same N samples, on the host.
     Returns float32 (of float64 images: float64), (N,3,S,S), channels_last, normalised.
     """
-    return in_parts(images, params, policy, apply_part)
+    return in_groups(images, params, policy, apply_group)
 
 
-def in_parts(
+def in_groups(
     images: Tensor,
     params: AugmentationParams,
     policy: ViewPolicy,
-    of_part: Callable[[Tensor, Part, ViewPolicy, Tensor], None],
+    apply_one: Callable[[Tensor, OperatorGroup, ViewPolicy, Tensor], None],
 ) -> Tensor:
-    """`apply`, where `of_part` writes the samples of each part into the last argument, (N,S,S,3)."""
+    """`apply`, where `apply_one` writes the samples of each group into the last argument, (N,S,S,3)."""
     n, _, height, width = images.shape
     dtype = _computed(images)
     if images.device.type == "cpu":
@@ -106,8 +117,8 @@ def in_parts(
         out, most = torch.from_numpy(empty), max(2, CACHED_PIXELS // (height * width))
     else:
         out, most = torch.empty((n, height, width, 3), dtype=dtype, device=images.device), n
-    for part in parts(params, images.device, dtype, most):
-        of_part(images.permute(0, 2, 3, 1), part, policy, out)
+    for group in group_samples(params, images.device, dtype, most):
+        apply_one(images.permute(0, 2, 3, 1), group, policy, out)
     return out.permute(0, 3, 1, 2)
 
 
@@ -116,36 +127,36 @@ def apply_center(images: Tensor, policy: CenterPolicy) -> Tensor:
     return normalize(_to_float(images), policy.normalize).contiguous(memory_format=torch.channels_last)
 
 
-def taken(images: Tensor, part: Part) -> Tensor:
-    """The samples of a part, flipped where that was drawn: from all (N,H,W,3) to (n,H,W,3)."""
-    flipped, others = images.index_select(0, part.rows).tensor_split([part.flipped])
+def select_group(images: Tensor, group: OperatorGroup) -> Tensor:
+    """The samples of a group, flipped where that was drawn: from all (N,H,W,3) to (n,H,W,3)."""
+    flipped, others = images.index_select(0, group.rows).tensor_split([group.flipped])
     return torch.cat([flipped.flip(2), others])
 
 
-def apply_part(images: Tensor, part: Part, policy: ViewPolicy, out: Tensor) -> None:
-    """Images (N,H,W,3), uint8 or float, to `out` (N,H,W,3): the samples of `part`, and no others."""
-    planes: Planes = _to_float(taken(images, part).permute(3, 0, 1, 2)).unbind(0)
-    if part.place is not None:
-        planes = jittered(planes, part.place, part.jitter)
-    planes = _on_rows(planes, part.gray, lambda chosen: [luma(chosen)] * 3)
+def apply_group(images: Tensor, group: OperatorGroup, policy: ViewPolicy, out: Tensor) -> None:
+    """Images (N,H,W,3), uint8 or float, to `out` (N,H,W,3): the samples of `group`, and no others."""
+    planes: Planes = _to_float(select_group(images, group).permute(3, 0, 1, 2)).unbind(0)
+    if group.place is not None:
+        planes = jittered(planes, group.place, group.jitter)
+    planes = _on_rows(planes, group.gray, lambda chosen: [luma(chosen)] * 3)
     if policy.blur is not None:
         size = policy.blur.kernel_size
-        planes = _on_rows(planes, part.blur, lambda c: gaussian_blur(torch.stack(c, 1), part.sigma, size).unbind(1))
+        planes = _on_rows(planes, group.blur, lambda c: gaussian_blur(torch.stack(c, 1), group.sigma, size).unbind(1))
     if policy.solarize is not None:
         threshold = policy.solarize.threshold / 255
-        planes = _on_rows(planes, part.solarize, lambda chosen: [invert(c, threshold) for c in chosen])
-    pixels = out.new_empty(len(part.rows), *out.shape[1:])
+        planes = _on_rows(planes, group.solarize, lambda chosen: [invert(c, threshold) for c in chosen])
+    pixels = out.new_empty(len(group.rows), *out.shape[1:])
     normal = policy.normalize
     for channel, plane, mean, std in zip(pixels.unbind(-1), planes, normal.mean, normal.std, strict=True):
         channel.copy_((plane - mean).div_(std))
-    out.index_copy_(0, part.rows, pixels)
+    out.index_copy_(0, group.rows, pixels)
 
 
 def _on_rows(planes: Planes, rows: Tensor, operator: Callable[[list[Tensor]], Planes]) -> Planes:
     if not len(rows):
         return planes
     done = operator([plane.index_select(0, rows) for plane in planes])
-    return [plane.index_copy_(0, rows, part) for plane, part in zip(planes, done, strict=True)]
+    return [plane.index_copy_(0, rows, changed) for plane, changed in zip(planes, done, strict=True)]
 
 
 def _to_float(images: Tensor) -> Tensor:

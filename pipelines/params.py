@@ -17,8 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from equimod.pipelines import philox
-from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, ColorJitter, RandomResizedCrop, ViewPolicy
-from equimod.pipelines.resample import center_geometry
+from equimod.pipelines.geometry import center_geometry
+from equimod.pipelines.policy import (
+    OPERATORS,
+    AugmentationPolicy,
+    CenterPolicy,
+    ColorJitter,
+    RandomResizedCrop,
+    ViewPolicy,
+)
 
 _PERMUTATIONS = np.array(list(itertools.permutations(range(4))), dtype=np.int64)
 _IDENTITY_FACTORS = (1.0, 1.0, 1.0, 0.0)
@@ -76,10 +83,11 @@ def draw(
     u = philox.uniform(seed, index_, epoch=epoch, stream=view, blocks=_BLOCKS)
     # Columns: 0-19 area and ratio of the ten boxes that torchvision tries, 20-21 position, 22-26 flags, 27 order,
     # 28-31 factors, 32 sigma.
-    flip, jitter, gray, blur, solarize = (
-        u[:, 22 + k] < (operator.p if operator else 0.0)
-        for k, operator in enumerate((policy.flip, policy.jitter, policy.gray, policy.blur, policy.solarize))
-    )
+    flags = {
+        name: u[:, 22 + k] < (operator.p if (operator := getattr(policy, name)) else 0.0)
+        for k, name in enumerate(OPERATORS)
+    }
+    jitter, blur = flags["jitter"], flags["blur"]
     order = _PERMUTATIONS[(u[:, 27] * 24).astype(np.int64)]
     low, high = policy.blur.sigma if policy.blur else (0.0, 0.0)
     crop = policy.crop
@@ -87,11 +95,7 @@ def draw(
         "crop": _identity_boxes(crop, size_)
         if isinstance(crop, CenterPolicy)
         else _boxes(crop, size_, u[:, :20], u[:, 20:22]),
-        "flip": flip,
-        "jitter": jitter,
-        "gray": gray,
-        "blur": blur,
-        "solarize": solarize,
+        **flags,
         "factors": np.where(jitter[:, None], _factors(policy.jitter, u[:, 28:32]), _IDENTITY_FACTORS),
         "order": np.where(jitter[:, None], order, _IDENTITY_ORDER),
         "sigma": np.where(blur, low + (high - low) * u[:, 32], 0.0),
@@ -159,7 +163,7 @@ class ParamLayout:
     @classmethod
     def of(cls, policy: ViewPolicy) -> ParamLayout:
         """The layout of the operators that are part of `policy`, whatever their probability."""
-        flags = tuple(name for name in ("flip", "jitter", "gray", "blur", "solarize") if getattr(policy, name))
+        flags = tuple(name for name in OPERATORS if getattr(policy, name))
         return cls(flags, has_jitter=policy.jitter is not None, has_sigma=policy.blur is not None)
 
     @classmethod

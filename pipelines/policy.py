@@ -9,6 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+OPERATORS = ("flip", "jitter", "gray", "blur", "solarize")
+"""The operators after the crop, in order of application: fields of `ViewPolicy`, flags of the drawn parameters.
+
+The random numbers and the encoding of a view follow this order, so a change of it changes every run.
+"""
+AFTER_JITTER = OPERATORS[OPERATORS.index("jitter") + 1 :]
+
 Interpolation = Literal["bicubic", "bilinear"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -178,7 +185,7 @@ def one_by_one(policy: AugmentationPolicy) -> dict[str, ViewPolicy]:
     Strengths are those of the first view. By name: crop, flip, jitter, gray, blur, solarize.
     """
     first = policy.views[0]
-    drawn = {name: getattr(first, name) for name in ("flip", "jitter", "gray", "blur", "solarize")}
+    drawn = {name: getattr(first, name) for name in OPERATORS}
     known = {name: operator for name, operator in drawn.items() if operator is not None}
     nothing = replace(first, crop=policy.x, **{name: replace(operator, p=0.0) for name, operator in known.items()})
     alone = {name: replace(nothing, **{name: replace(operator, p=1.0)}) for name, operator in known.items()}

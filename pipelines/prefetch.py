@@ -11,7 +11,7 @@ import torch
 from equimod.pipelines.batch import Batch
 
 
-def one_ahead(batches: Generator[Batch, None, None], device: torch.device) -> Iterator[Batch]:
+def prefetch(batches: Generator[Batch, None, None], device: torch.device) -> Iterator[Batch]:
     """Yield `batches`, computing the next one in a thread of its own meanwhile.
 
     On CUDA that thread has its own stream, so the copies and operators of batch n+1 run beside the training step of

@@ -1,4 +1,4 @@
-"""Cores to work with, and worker processes that end with the process that started them, whatever ends it."""
+"""The cores of a process, and pools of worker processes that end whenever the process that started them ends."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def available_cores() -> int:
 
 
 def own_cores() -> list[int]:
-    """This rank's share of these cores: none is another rank's too, and none is there where ranks outnumber them.
+    """The cores of this rank, disjoint from those of the node's other ranks; empty where ranks outnumber cores.
 
-    torchrun says how many ranks share the node and which of them this is.
+    torchrun tells the number of ranks on the node and the number of this one.
     """
     cores, ranks, rank = _cores(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     return cores[len(cores) * rank // ranks : len(cores) * (rank + 1) // ranks]

@@ -19,13 +19,13 @@ def _install(step: int, fault: str, rank: str) -> None:
     original = loop.train_step
     done = 0
 
-    def train_step(parts: loop.Parts, batch: Batch, lr: float) -> dict[str, torch.Tensor]:
+    def train_step(state: loop.TrainState, batch: Batch, lr: float) -> dict[str, torch.Tensor]:
         nonlocal done
         here = os.environ.get("RANK", "0") == rank
         if done == step and here and fault != "nan":
             for _ in range(2):  # launchers pass a SIGTERM on to ranks that got it already
                 os.kill(os.getpid(), signal.Signals[fault])
-        losses = original(parts, batch, lr)
+        losses = original(state, batch, lr)
         if done == step and here and fault == "nan":
             losses["loss"] = losses["loss"] * torch.nan
         done += 1

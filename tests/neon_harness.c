@@ -1,7 +1,7 @@
 /* Runs the resize kernel on cases from standard input, and proves that the NEON passes did it: test_resample_neon.py.
  *
- * A case: int64 width, height, stride, cuts, at_end; the cuts, struct Cut; the image's bytes from the first pixel to
- * the last. Answer: the bytes of every cut. Image and outputs end (at_end 1) or begin (0) beside memory that traps.
+ * A case: int64 width, height, stride, specs, at_end; the specs, struct CropSpec; the image's bytes from the first pixel
+ * to the last. Answer: the bytes of every crop. Image and outputs end (at_end 1) or begin (0) beside memory that traps.
  * Linked with --wrap=passes_neon, so that what the kernel takes for the NEON passes counts its calls. */
 #define _GNU_SOURCE
 #include "resample.c"
@@ -75,23 +75,23 @@ static Guarded guarded(size_t bytes, int64_t at_end)
 
 static void run(int64_t width, int64_t height, int64_t stride, int64_t count, int64_t at_end)
 {
-    Cut cuts[count];
+    CropSpec specs[count];
     Guarded out[count];
-    read_all(cuts, sizeof cuts);
+    read_all(specs, sizeof specs);
     const size_t bytes = (height - 1) * stride + 3 * width;
     Guarded image = guarded(bytes, at_end);
     read_all(image.bytes, bytes);
     for (int64_t i = 0; i < count; i++) {
-        out[i] = guarded(3 * (size_t)cuts[i].size * cuts[i].size, at_end);
-        cuts[i].out = out[i].bytes;
+        out[i] = guarded(3 * (size_t)specs[i].size * specs[i].size, at_end);
+        specs[i].out = out[i].bytes;
     }
     calls[HORIZONTAL] = calls[VERTICAL] = 0;
-    if (equimod_resample(image.bytes, width, height, stride, cuts, count, NEON))
+    if (equimod_resample(image.bytes, width, height, stride, specs, count, NEON))
         stop("the kernel refuses a case");
-    if (calls[HORIZONTAL] < count || calls[VERTICAL] < count || calls[WEIGH] == 0) /* weights are kept between cuts */
+    if (calls[HORIZONTAL] < count || calls[VERTICAL] < count || calls[WEIGH] == 0) /* weights are kept between crops */
         stop("a pass was not the NEON one");
     for (int64_t i = 0; i < count; i++) {
-        fwrite(out[i].bytes, 3 * (size_t)cuts[i].size, cuts[i].size, stdout);
+        fwrite(out[i].bytes, 3 * (size_t)specs[i].size, specs[i].size, stdout);
         munmap(out[i].pages, out[i].size);
     }
     munmap(image.pages, image.size);

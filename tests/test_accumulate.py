@@ -16,7 +16,7 @@ from equimod.models.settings import EquiModSettings, ESSLSettings
 from equimod.models.ssl import METHODS, SSL, build_ssl
 from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import Standardizer
-from equimod.train.accumulate import Backward
+from equimod.train.grad_cache import GradCache
 from equimod.train.main import main
 
 N, P, PARTS = 8, 5, 4
@@ -52,7 +52,7 @@ def _model(method: str, equimod: bool = True, essl: bool = False, probe: bool = 
 def _backward(model: SSL, parts: int, scale: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses, and the gradients by name."""
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)
-    losses = Backward(model, model, parts, scaler, None)(_batch())
+    losses = GradCache(model, model, parts, scaler, None)(_batch())
     return losses, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -91,20 +91,20 @@ def test_with_frozen_statistics_the_gradient_is_that_of_the_whole_batch(method: 
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_batch_norms_of_the_encoder_see_a_part_at_a_time_and_take_in_each_once(method: str) -> None:
     reference = _model(method)
-    accumulated = deepcopy(reference)
+    cached = deepcopy(reference)
     batch, (i, j) = _batch(), _batch().views
     assert batch.x is not None
     images = list(zip(*(t.chunk(PARTS) for t in (batch.x, i.image, j.image)), strict=True))
     h = [reference.encode(x, (v_i, v_j)) for x, v_i, v_j in images]
-    seen = [reference.method.look((v_i, v_j)) for _, v_i, v_j in images]
+    seen = [reference.method.target_forward((v_i, v_j)) for _, v_i, v_j in images]
     whole_h, whole_seen = (tuple(map(torch.cat, zip(*parts, strict=True))) for parts in (h, seen))
     losses = reference.compare(whole_h, whole_seen, (i.encoding, j.encoding), batch.label)
     losses["loss"].backward()
     expected = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
-    found = _backward(accumulated, PARTS)
+    found = _backward(cached, PARTS)
     _assert_close(found[0], losses)
     _assert_close(found[1], expected)
-    buffers = {name: b for name, b in accumulated.named_buffers() if "target" not in name}
+    buffers = {name: b for name, b in cached.named_buffers() if "target" not in name}
     _assert_close(buffers, {name: b for name, b in reference.named_buffers() if "target" not in name})
 
 
@@ -141,7 +141,7 @@ def test_every_forward_and_backward_pass_of_every_part_is_timed_as_what_it_is(
     monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
     now, model = [0.0], _model("simclr")
-    monkeypatch.setattr("equimod.pipelines.stages.perf_counter", lambda: now[0])
+    monkeypatch.setattr("equimod.pipelines.timing.perf_counter", lambda: now[0])
 
     def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
         def slow(*arguments: Any, **keywords: Any) -> Any:
@@ -153,10 +153,10 @@ def test_every_forward_and_backward_pass_of_every_part_is_timed_as_what_it_is(
     monkeypatch.setattr(model, "encode", taking(1, model.encode))
     for name in ("backward", "grad"):
         monkeypatch.setattr(torch.autograd, name, taking(100, getattr(torch.autograd, name)))
-    backward = Backward(model, model, parts, torch.amp.GradScaler("cpu", enabled=False), None)
-    backward(_batch())
+    grad_cache = GradCache(model, model, parts, torch.amp.GradScaler("cpu", enabled=False), None)
+    grad_cache(_batch())
     passes = (1, 1) if parts == 1 else (2 * parts, 1 + parts)  # of the encoder, and to the leaves and each part
-    assert backward.stages.seconds() == {"forward": passes[0], "backward": 100 * passes[1]}
+    assert grad_cache.stages.seconds() == {"forward": passes[0], "backward": 100 * passes[1]}
 
 
 def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused(
@@ -164,7 +164,7 @@ def test_a_number_of_parts_that_does_not_divide_the_batch_is_refused(
 ) -> None:
     options = ["--method", "simclr", "--dataset", "cifar10"]
     options += ["--data", str(image_tree), "--output", str(tmp_path / "run")]
-    assert main([*options, "--batch-size", "8", "--epochs", "11", "--accumulate", "3"]) == 2
-    assert "accumulate=3 does not divide the 8 images of a rank; give a divisor of 8" in capsys.readouterr().err
-    assert main([*options, "--accumulate", "0"]) == 2
-    assert "accumulate=0 is too small" in capsys.readouterr().err
+    assert main([*options, "--batch-size", "8", "--epochs", "11", "--grad-cache", "3"]) == 2
+    assert "grad_cache=3 does not divide the 8 images of a rank; give a divisor of 8" in capsys.readouterr().err
+    assert main([*options, "--grad-cache", "0"]) == 2
+    assert "grad_cache=0 is too small" in capsys.readouterr().err

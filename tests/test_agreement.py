@@ -21,10 +21,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion.beton_writer import write_beton
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import Records, open_records
-from equimod.pipelines.records.beton_writer import write_beton
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.tar import TarRecords
 
 POLICY = POLICIES["simclr_imagenet"]
@@ -43,7 +44,7 @@ def formats(imagenet_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """The sample in every format."""
     folder = tmp_path_factory.mktemp("formats")
     paths = {"folder": imagenet_sample, "tar": folder / "tar", "beton": folder / "b.beton", "raw": folder / "r.beton"}
-    convert(imagenet_sample, paths["tar"], workers=2)
+    convert(imagenet_sample, paths["tar"], ConversionSettings(workers=2))
     records = TarRecords(paths["tar"])
     for form in ("beton", "raw"):
         write_beton(records, paths[form], records.manifest, raw=form == "raw", workers=2)

@@ -14,8 +14,9 @@ from needs import needs
 
 from equimod.pipelines.backends import BACKENDS, BackendFactory, Images, Request
 from equimod.pipelines.backends.native_backend import NativeBackend
-from equimod.pipelines.records.beton_writer import write_beton
-from equimod.pipelines.records.convert import convert
+from equimod.pipelines.conversion.beton_writer import write_beton
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records.tar import TarRecords
 from equimod.train.main import main
 
@@ -40,14 +41,14 @@ def _noisy(mean: float) -> BackendFactory:
     """The native backend with integer noise of the given mean size on every pixel."""
 
     class Noisy(NativeBackend):
-        def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+        def load(self, requests: Iterator[Request]) -> Iterator[Images]:
             generator = torch.Generator().manual_seed(0)
 
             def noise(image: torch.Tensor) -> torch.Tensor:
                 amount = torch.empty(image.shape).uniform_(-2 * mean, 2 * mean, generator=generator)
                 return (image + amount).round().clamp(0, 255).to(torch.uint8)
 
-            for images in super().run(requests):
+            for images in super().load(requests):
                 yield Images(None if images.x is None else noise(images.x), tuple(map(noise, images.views)))
 
     return Noisy
@@ -57,7 +58,7 @@ def _noisy(mean: float) -> BackendFactory:
 def losses(imagenet_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., torch.Tensor]:
     """Losses of a run on real ImageNet files, by backend (or the noise put on native's pixels) and seed."""
     folder = tmp_path_factory.mktemp("losses")
-    convert(imagenet_sample, folder / "tar", workers=2)
+    convert(imagenet_sample, folder / "tar", ConversionSettings(workers=2))
     records = TarRecords(folder / "tar")
     write_beton(records, folder / "sample.beton", records.manifest)
     recipe = folder / "tiny.yaml"

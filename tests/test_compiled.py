@@ -15,7 +15,7 @@ from torch import Tensor
 
 from equimod.pipelines import compiled, ops
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.colour import parts
+from equimod.pipelines.color import group_samples
 from equimod.pipelines.params import AugmentationParams, draw
 from equimod.pipelines.policy import POLICIES, ViewPolicy
 from equimod.pipelines.records import open_records
@@ -28,7 +28,7 @@ def traced() -> Iterator[None]:
     """torch.compile's tracing without its slow code generator."""
     torch._dynamo.reset()
     with pytest.MonkeyPatch.context() as patch, torch._dynamo.config.patch("recompile_limit", 64):
-        for name in ("level", "colour"):
+        for name in ("level", "color"):
             function = torch.compile(getattr(compiled, name), fullgraph=True, dynamic=True, backend="eager")
             patch.setattr(compiled, f"_{name}", function)
         yield
@@ -107,12 +107,12 @@ def test_one_kernel_reads_each_pixel_for_the_mean_and_one_reads_and_writes_it(co
 
     policy = _always(POLICIES["simclr_cifar10"].views[0], jitter=1.0, gray=0.5)
     images, params = _batch(policy, 200)
-    (part, *_) = [part for part in parts(params, images.device, torch.float32, 200) if part.place == 1]
-    n, pixels = len(part.rows), SIZE * SIZE
-    taken = images[part.rows].permute(1, 0, 2, 3).contiguous().flatten(2)
-    numbers = torch.cat([part.jitter.flatten(1), torch.zeros(n, 2)], 1)
+    (group, *_) = [group for group in group_samples(params, images.device, torch.float32, 200) if group.place == 1]
+    n, pixels = len(group.rows), SIZE * SIZE
+    taken = images[group.rows].permute(1, 0, 2, 3).contiguous().flatten(2)
+    numbers = torch.cat([group.jitter.flatten(1), torch.zeros(n, 2)], 1)
     out, normal = torch.zeros(n, pixels, 3), torch.ones(2, 3)
-    levels = compiled.level(taken, part.before, 1)
+    levels = compiled.level(taken, group.before, 1)
 
     def count(function: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
         metrics.reset()
@@ -121,14 +121,14 @@ def test_one_kernel_reads_each_pixel_for_the_mean_and_one_reads_and_writes_it(co
         return result, metrics.num_bytes_accessed
 
     for function, arguments, bytes_a_pixel in (
-        (compiled.level, (taken, part.before, 1), 3),
-        (compiled.coloured, (taken, numbers, levels, normal, 1), 3 + 12),
+        (compiled.level, (taken, group.before, 1), 3),
+        (compiled.colored, (taken, numbers, levels, normal, 1), 3 + 12),
     ):
         result, touched = count(function, *arguments)
         torch.testing.assert_close(result, function(*arguments))
         assert touched == pytest.approx(bytes_a_pixel * n * pixels, rel=0.05)
-    count(compiled.colour, taken, numbers, levels, torch.arange(n), normal, out, 1)
-    torch.testing.assert_close(out, compiled.coloured(taken, numbers, levels, normal, 1))
+    count(compiled.color, taken, numbers, levels, torch.arange(n), normal, out, 1)
+    torch.testing.assert_close(out, compiled.colored(taken, numbers, levels, normal, 1))
 
 
 def test_a_pipeline_compiles_its_operators_where_it_is_asked_to(

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from equimod.models.settings import MethodSettings
-from equimod.train.config import METHODS, RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
+from equimod.models.settings import METHOD_NAMES, MethodSettings
+from equimod.train.config import RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
 
 ROOT = Path(__file__).parent.parent
 
 
 def test_every_method_has_settings_of_its_name() -> None:
-    assert tuple(field.name for field in fields(MethodSettings)) == METHODS
+    assert tuple(field.name for field in fields(MethodSettings)) == METHOD_NAMES
 
 
 def test_the_recipes_hold_the_papers_settings() -> None:
@@ -57,17 +57,17 @@ def test_the_recipes_of_byol_and_barlow_twins_hold_the_papers_settings() -> None
 
 
 def test_methods_of_the_command_line_and_of_the_models_are_the_same() -> None:
-    from equimod.models.ssl import METHODS as MODELS
+    from equimod.models.ssl import METHODS
 
-    assert tuple(MODELS) == METHODS
-    for method in METHODS:
+    assert tuple(METHODS) == METHOD_NAMES
+    for method in METHOD_NAMES:
         assert parse(["--method", method, "--equimod"]).method == method
 
 
 def test_only_the_settings_of_the_chosen_method_are_kept() -> None:
     kept = yaml.safe_load(parse(["--method", "byol", "--byol.momentum", "0.5"]).to_yaml())
     assert kept["byol"]["momentum"] == 0.5
-    assert not set(kept) & (set(METHODS) - {"byol"})
+    assert not set(kept) & (set(METHOD_NAMES) - {"byol"})
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -156,6 +156,7 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
     ("options", "message"),
     [
         ("", "--method is missing"),
+        ("--dataset imagenet", "--method is missing"),
         ("--method simclr --dataset imagenet", "tools/convert_imagenet.py"),
         ("--method simclr --policy simclr_cifar", "did you mean simclr_cifar10"),
         ("--method simclr --equivariance.weight 2", "^equivariance.weight=2.0 has no effect without EquiMod"),
@@ -180,7 +181,7 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
             "policy=simclr_shapes makes images of 64 pixels, dataset=cifar10 is evaluated at 32; .* simclr_cifar10 or",
         ),
         ("--method simclr --system.batchnorm apex", "batchnorm=apex computes in fp16, not bf16; give --precision fp16"),
-        ("--method simclr --system.compile reduce-overhead --accumulate 2", "give --system.compile default"),
+        ("--method simclr --system.compile reduce-overhead --grad-cache 2", "give --system.compile default"),
         ("--method simclr --system.compile max-autotune --essl", "give --system.compile default"),
         ("--config nowhere.yaml", "cannot read nowhere.yaml"),
     ],
@@ -213,7 +214,12 @@ def test_help_is_answered_without_importing_torch() -> None:
 
 @pytest.mark.parametrize(
     ("options", "text"),
-    [(["--method", "simclr", "--bach-size", "3"], "--batch-size"), (["--method", "byoll"], "simclr"), ([], "--method")],
+    [
+        (["--method", "simclr", "--bach-size", "3"], "--batch-size"),
+        (["--method", "byoll"], "simclr"),
+        ([], "--method"),
+        (["--optim.lrr", "3"], "--optim.lr"),
+    ],
 )
 def test_a_wrong_command_line_exits_2_with_a_hint(options: list[str], text: str) -> None:
     answer = _main(*options)

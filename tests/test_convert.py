@@ -20,8 +20,9 @@ import psutil
 import pytest
 from PIL import Image
 
+from equimod.pipelines.conversion.convert import DamagedImagesError, convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import RecordsError, open_records
-from equimod.pipelines.records.convert import DamagedImagesError, convert
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.tar import load_manifest
 
@@ -57,7 +58,7 @@ def expected(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The uninterrupted conversion of an undamaged `source`."""
     folder = tmp_path_factory.mktemp("expected")
     shutil.copytree(image_tree, folder / "source")
-    convert(folder / "source", folder / "records", workers=1, shard_size=SHARD_SIZE)
+    convert(folder / "source", folder / "records", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
     return folder / "records"
 
 
@@ -119,7 +120,12 @@ def test_manifest_counts_what_is_there(expected: Path) -> None:
 
 def test_number_of_workers_changes_no_byte(source: Path, expected: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    convert(source, tmp_path / "out", workers=3, shard_size=SHARD_SIZE, progress=lambda *now: told.append(now))
+    convert(
+        source,
+        tmp_path / "out",
+        ConversionSettings(workers=3, shard_size=SHARD_SIZE),
+        progress=lambda *now: told.append(now),
+    )
     assert contents(tmp_path / "out") == contents(expected)
     assert told[-1] == (24, 24)
 
@@ -171,7 +177,7 @@ def test_killed_conversion_goes_on_to_the_same_bytes(
     pipe.unlink()
     shutil.copy(image_tree / "class_2" / "007.jpg", pipe)
     before = {path.name: path.stat().st_mtime_ns for path in output.glob("shard-*")}
-    assert convert(source, output, workers=2, shard_size=SHARD_SIZE).written == 1
+    assert convert(source, output, ConversionSettings(workers=2, shard_size=SHARD_SIZE)).written == 1
     assert contents(output) == contents(expected)
     assert all((output / name).stat().st_mtime_ns == written for name, written in before.items())
 
@@ -203,13 +209,13 @@ def test_two_converters_do_not_share_an_output(
     pipe.unlink()
     shutil.copy(source / "class_2" / "006.jpg", pipe)
     with pytest.raises(RecordsError, match="being written by another process"):
-        convert(source, tmp_path / "out", workers=1, shard_size=SHARD_SIZE)
+        convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
 
 
 def test_full_disk_is_one_line_and_the_rerun_completes(source: Path, tmp_path: Path) -> None:
     with (source / "class_1" / "002.jpg").open("ab") as file:
         file.write(bytes(50_000))  # bytes behind the end of a JPEG are no damage
-    convert(source, tmp_path / "whole", workers=1, shard_size=SHARD_SIZE)
+    convert(source, tmp_path / "whole", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # too little for that shard alone
@@ -261,12 +267,12 @@ def test_damaged_image_stops_or_is_left_out(source: Path, tmp_path: Path, damage
     output = tmp_path / "out"
     damage(source / "class_1" / "002.jpg")
     with pytest.raises(DamagedImagesError) as caught:
-        convert(source, output, workers=1, shard_size=SHARD_SIZE)
+        convert(source, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE))
     assert [(note.index, note.name) for note in caught.value.damaged] == [(10, "class_1/002.jpg")]
     assert caught.value.damaged[0].reason
     assert not (output / "shard-000002.tar").exists()
 
-    manifest = convert(source, output, workers=1, shard_size=SHARD_SIZE, on_error="skip").manifest
+    manifest = convert(source, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE, on_error="skip")).manifest
     assert manifest.left_out == tuple(caught.value.damaged)
     records = open_records(output)
     assert records.index.tolist() == [*range(10), *range(11, 24)]
@@ -293,24 +299,26 @@ def test_repaired_image_costs_its_own_shard_only(
 ) -> None:
     truncate(source / "class_2" / "007.jpg")
     with pytest.raises(DamagedImagesError):
-        convert(source, tmp_path / "out", workers=1, shard_size=SHARD_SIZE)
+        convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
     shutil.copy(image_tree / "class_2" / "007.jpg", source / "class_2" / "007.jpg")
-    assert convert(source, tmp_path / "out", workers=1, shard_size=SHARD_SIZE).written == 1
+    assert convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE)).written == 1
     assert contents(tmp_path / "out") == contents(expected)
 
 
 def test_shard_that_was_skipped_over_is_not_taken_over_by_fail(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     truncate(source / "class_0" / "000.jpg")
-    convert(source, output, workers=1, shard_size=SHARD_SIZE, on_error="skip")
+    convert(source, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE, on_error="skip"))
     with pytest.raises(RecordsError, match="--overwrite"):
-        convert(source, output, workers=1, shard_size=SHARD_SIZE)
+        convert(source, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE))
 
 
 def test_shard_of_damaged_images_only_is_not_written(source: Path, tmp_path: Path) -> None:
     for number in range(5):
         truncate(source / "class_0" / f"00{number}.jpg")
-    manifest = convert(source, tmp_path / "out", workers=1, shard_size=SHARD_SIZE, on_error="skip").manifest
+    manifest = convert(
+        source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE, on_error="skip")
+    ).manifest
     assert [shard.name for shard in manifest.shards] == [f"shard-00000{number}.tar" for number in (1, 2, 3, 4)]
     assert not list((tmp_path / "out").glob("shard-000000.*"))
     records = open_records(tmp_path / "out")
@@ -321,7 +329,7 @@ def test_source_without_a_sound_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "source" / "a").mkdir(parents=True)
     empty(tmp_path / "source" / "a" / "1.jpg")
     with pytest.raises(RecordsError, match="none of the 1 images"):
-        convert(tmp_path / "source", tmp_path / "out", workers=1, on_error="skip")
+        convert(tmp_path / "source", tmp_path / "out", ConversionSettings(workers=1, on_error="skip"))
 
 
 @pytest.mark.parametrize(
@@ -341,7 +349,7 @@ def test_what_is_no_plain_jpeg_is_reencoded_and_listed(
     path = source / "class_0" / "003.jpg"
     with Image.open(path) as image:
         image.convert(mode).save(path, file_format)
-    manifest = convert(source, tmp_path / "out", workers=1, shard_size=SHARD_SIZE).manifest
+    manifest = convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE)).manifest
     assert [(note.name, note.reason) for note in manifest.reencoded] == [("class_0/003.jpg", reason)]
     records = open_records(tmp_path / "out")
     with Image.open(io.BytesIO(records.read(3))) as stored, Image.open(path) as original:
@@ -359,14 +367,14 @@ def test_finished_output_is_complete_already(source: Path, tmp_path: Path) -> No
 
 def test_output_of_another_source_or_setting_names_overwrite(source: Path, expected: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    convert(source, output, workers=1, shard_size=SHARD_SIZE)
+    convert(source, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE))
     with pytest.raises(RecordsError, match="--overwrite"):
-        convert(source, output, workers=1, shard_size=7)
+        convert(source, output, ConversionSettings(workers=1, shard_size=7))
     shutil.copy(source / "class_0" / "001.jpg", source / "class_0" / "008.jpg")
     with pytest.raises(RecordsError, match="--overwrite"):
-        convert(source, output, workers=1, shard_size=SHARD_SIZE)
+        convert(source, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE))
     assert contents(output) == contents(expected)
-    assert convert(source, output, workers=1, shard_size=7, overwrite=True).manifest.samples == 25
+    assert convert(source, output, ConversionSettings(workers=1, shard_size=7, overwrite=True)).manifest.samples == 25
     assert len(list(output.glob("*.tar"))) == 4
 
 
@@ -374,13 +382,13 @@ def test_interrupted_output_of_another_source_or_setting_names_overwrite(source:
     output, other = tmp_path / "out", tmp_path / "other"
     truncate(source / "class_0" / "000.jpg")
     with pytest.raises(DamagedImagesError):
-        convert(source, output, workers=1, shard_size=SHARD_SIZE)
+        convert(source, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE))
     with pytest.raises(RecordsError, match=r"another shard size.*--overwrite"):
-        convert(source, output, workers=1, shard_size=7)
+        convert(source, output, ConversionSettings(workers=1, shard_size=7))
     source.rename(other)
     with pytest.raises(RecordsError, match=r"another source.*--overwrite"):
-        convert(other, output, workers=1, shard_size=SHARD_SIZE)
-    convert(other, output, workers=1, shard_size=7, on_error="skip", overwrite=True)
+        convert(other, output, ConversionSettings(workers=1, shard_size=SHARD_SIZE))
+    convert(other, output, ConversionSettings(workers=1, shard_size=7, on_error="skip", overwrite=True))
     assert len(list(output.glob("*.tar"))) == 4
 
 
@@ -390,14 +398,14 @@ def test_foreign_folder_is_left_alone(source: Path, tmp_path: Path, overwrite: b
     foreign.parent.mkdir()
     foreign.write_text("x")
     with pytest.raises(RecordsError, match=r"thesis\.tex"):
-        convert(source, foreign.parent, workers=1, overwrite=overwrite)
+        convert(source, foreign.parent, ConversionSettings(workers=1, overwrite=overwrite))
     assert contents(foreign.parent) == {"thesis.tex": b"x"}
 
 
 @pytest.mark.parametrize("output", ["", "class_0", "new/deep"])
 def test_output_inside_the_source_is_refused(source: Path, output: str) -> None:
     with pytest.raises(RecordsError, match="inside the source"):
-        convert(source, source / output, workers=1)
+        convert(source, source / output, ConversionSettings(workers=1))
     assert len(list(source.iterdir())) == 3
 
 
@@ -417,7 +425,7 @@ def test_bad_source_exits_with_1(tmp_path: Path) -> None:
 
 
 def test_imagenet_converts_with_no_image_rejected(imagenet_sample: Path, tmp_path: Path) -> None:
-    manifest = convert(imagenet_sample, tmp_path / "out", workers=2, shard_size=100).manifest
+    manifest = convert(imagenet_sample, tmp_path / "out", ConversionSettings(workers=2, shard_size=100)).manifest
     assert manifest.samples == len(scan_tree(imagenet_sample).names) == 334
     assert manifest.left_out == manifest.reencoded == ()
     assert open_records(tmp_path / "out").fingerprint() == open_records(imagenet_sample).fingerprint()

@@ -18,9 +18,10 @@ needs("dali", module=True)
 from equimod.pipelines.backends.dali_backend import graph  # noqa: E402
 from equimod.pipelines.batch import Batch  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
+from equimod.pipelines.conversion.convert import convert  # noqa: E402
+from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
-from equimod.pipelines.records.convert import convert  # noqa: E402
 from equimod.pipelines.records.protocol import RecordsError  # noqa: E402
 
 POLICY = POLICIES["simclr_shapes"]
@@ -170,7 +171,7 @@ def test_what_only_dali_rejects_is_named_by_batch(
 
 @pytest.mark.parametrize("damage", ["truncated", "header", "middle"])
 def test_damage_in_records_is_named_with_file_and_sample(damage: str, image_tree: Path, tmp_path: Path) -> None:
-    convert(image_tree, tmp_path / "records", workers=1)
+    convert(image_tree, tmp_path / "records", ConversionSettings(workers=1))
     pipeline = _pipeline(tmp_path / "records")
     shard = tmp_path / "records" / "shard-000000.tar"
     whole, jpeg = shard.read_bytes(), _jpegs(image_tree)[5]

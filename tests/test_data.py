@@ -14,9 +14,9 @@ from equimod.pipelines.decode import decode
 from equimod.pipelines.records import open_records
 from equimod.train import data
 from equimod.train.config import ConfigError, parse
-from equimod.train.distributed import World
+from equimod.train.distributed import DistInfo
 
-ALONE = World(rank=0, local_rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistInfo(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_shapes_are_drawn_once_and_taken_for_training_and_validation(
 
 def test_a_data_set_whose_making_was_interrupted_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = parse(["--method", "simclr"])
-    finish = "equimod.pipelines.records.convert._finish"
+    finish = "equimod.pipelines.conversion.convert._finish"
     with monkeypatch.context() as broken:
         broken.setattr(finish, lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

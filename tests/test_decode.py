@@ -19,7 +19,7 @@ from torch_resize import random_box
 from equimod.pipelines.decode import RegionDecoder
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
+from equimod.pipelines.resize import CropResizer, center_crop_specs, crop_specs, regions_of_interest
 
 needs_jpeg(module=True)
 
@@ -128,18 +128,18 @@ def test_cuts_look_at_nothing_beside_what_is_seen_of_the_image() -> None:
     for _ in range(60):
         width, height = (int(side) for side in rng.integers(1, 600, 2))
         boxes = np.array([random_box(rng, width, height)])
-        cuts = np.concatenate([center_cuts(np.array([[width, height]], dtype=np.int32), policy)] * 2)[None]
-        cuts[0, 1] = crop_cuts(boxes, policy.size, ["bicubic", "bilinear"][int(rng.integers(2))])[0]  # type: ignore[arg-type]
-        kept = cuts[:, :: int(rng.choice([1, 2]))][:, : int(rng.integers(1, 3))]
-        x0, y0, x1, y1 = seen(kept)[0].tolist()
+        specs = np.concatenate([center_crop_specs(np.array([[width, height]], dtype=np.int32), policy)] * 2)[None]
+        specs[0, 1] = crop_specs(boxes, policy.size, ["bicubic", "bilinear"][int(rng.integers(2))])[0]  # type: ignore[arg-type]
+        kept = specs[:, :: int(rng.choice([1, 2]))][:, : int(rng.integers(1, 3))]
+        x0, y0, x1, y1 = regions_of_interest(kept)[0].tolist()
         assert 0 <= x0 < x1 <= width
         assert 0 <= y0 < y1 <= height
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         other = 255 - image
         other[y0:y1, x0:x1] = image[y0:y1, x0:x1]
         found, expected = ([np.empty((1, 224, 224, 3), np.uint8) for _ in kept[0]] for _ in range(2))
-        Cutter(kept, found)(0, other)
-        Cutter(kept, expected)(0, image)
+        CropResizer(kept, found)(0, other)
+        CropResizer(kept, expected)(0, image)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
 

@@ -31,23 +31,23 @@ from equimod.pipelines.batch import Batch, View
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
-from equimod.train.accumulate import Backward
 from equimod.train.config import parse
 from equimod.train.distributed import (
-    World,
+    DistInfo,
     any_rank,
+    assert_same_on_all_ranks,
     barrier,
     data_parallel,
     mean_over_ranks,
-    same_on_all_ranks,
+    process_group,
     sync_batchnorm,
-    world,
 )
+from equimod.train.grad_cache import GradCache
 from equimod.train.loop import train_step
-from equimod.train.run import training_parts, training_pipeline
+from equimod.train.run import build_train_state, training_pipeline
 
 N, P = 8, 5  # samples of the global batch, encoded parameters
-ALONE = World(0, 0, 1, torch.device("cpu"))
+ALONE = DistInfo(0, 0, 1, torch.device("cpu"))
 EQUIMOD = EquiModSettings(projector=(12, 6), embedding=(7,))
 Results = dict[str, Tensor]  # "x/rows": each rank's rows of x; anything else: the same on every rank
 
@@ -56,12 +56,12 @@ def _draw(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def _share(t: Tensor, here: World) -> Tensor:
-    return t.chunk(here.size)[here.rank]
+def _share(t: Tensor, dist_info: DistInfo) -> Tensor:
+    return t.chunk(dist_info.world_size)[dist_info.rank]
 
 
-def _check_losses(here: World) -> Results:
-    results: Results = {"gather": gather(_share(_draw(0, N, 3), here))}
+def _check_losses(dist_info: DistInfo) -> Results:
+    results: Results = {"gather": gather(_share(_draw(0, N, 3), dist_info))}
     forms = {
         "nt_xent": lambda *e: nt_xent(e[0], e[1], 0.3),
         "paper": lambda *e: equimod_loss(*e, 0.3, "paper"),
@@ -71,17 +71,17 @@ def _check_losses(here: World) -> Results:
         "vicreg": lambda *e: vicreg_loss(e[0], e[1], 25, 25, 1),
     }
     for name, form in forms.items():
-        embeddings = [_share(_draw(k, N, 4), here).requires_grad_() for k in range(4)]
+        embeddings = [_share(_draw(k, N, 4), dist_info).requires_grad_() for k in range(4)]
         loss = form(*embeddings)
         loss.backward()
-        results |= {name: mean_over_ranks({name: loss}, here)[name]}
+        results |= {name: mean_over_ranks({name: loss}, dist_info)[name]}
         for k, e in enumerate(embeddings):
             if e.grad is not None:
-                results[f"{name}.{k}/rows"] = e.grad / here.size  # of the mean over the ranks
+                results[f"{name}.{k}/rows"] = e.grad / dist_info.world_size  # of the mean over the ranks
     return results
 
 
-def _check_batchnorm(here: World) -> Results:
+def _check_batchnorm(dist_info: DistInfo) -> Results:
     results: Results = {}
     cases = {
         "2d": (nn.BatchNorm1d(3), (N, 3)),
@@ -94,26 +94,26 @@ def _check_batchnorm(here: World) -> Results:
         for p in module.parameters():
             nn.init.normal_(p, 1.0, 0.5, generator=torch.Generator().manual_seed(5))
         keys = list(module.state_dict())
-        parallel = sync_batchnorm(module, here)
+        parallel = sync_batchnorm(module, dist_info)
         assert list(parallel.state_dict()) == keys
         if any(p.requires_grad for p in module.parameters()):
-            parallel = data_parallel(parallel, here)
+            parallel = data_parallel(parallel, dist_info)
         for step in range(2):
-            x = _share(_draw(step, *shape) * 3 + 100, here).requires_grad_()
+            x = _share(_draw(step, *shape) * 3 + 100, dist_info).requires_grad_()
             out = parallel(x)
             module.zero_grad()
-            (out * _share(_draw(9, *shape), here)).flatten(1).sum(1).mean().backward()
+            (out * _share(_draw(9, *shape), dist_info)).flatten(1).sum(1).mean().backward()
         assert x.grad is not None
-        results |= {f"{name}.out/rows": out.detach(), f"{name}.x/rows": x.grad / here.size}
+        results |= {f"{name}.out/rows": out.detach(), f"{name}.x/rows": x.grad / dist_info.world_size}
         results |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         results |= {f"{name}.grad.{key}": p.grad for key, p in module.named_parameters() if p.grad is not None}
-        results[f"{name}.eval/rows"] = module.eval()(_share(_draw(3, *shape), here)).detach()
+        results[f"{name}.eval/rows"] = module.eval()(_share(_draw(3, *shape), dist_info)).detach()
     return results
 
 
-def _check_half_precision_batchnorm(here: World) -> Results:
-    norm = sync_batchnorm(nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3)), here)
-    x = _share(_draw(0, N, 3) + 3, here).bfloat16().requires_grad_()
+def _check_half_precision_batchnorm(dist_info: DistInfo) -> Results:
+    norm = sync_batchnorm(nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3)), dist_info)
+    x = _share(_draw(0, N, 3) + 3, dist_info).bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = norm(x)
     out.sum().backward()
@@ -122,12 +122,12 @@ def _check_half_precision_batchnorm(here: World) -> Results:
     return {"half.out/rows": out.detach().float(), "half.var": norm[0].running_var}
 
 
-def _check_ssl(here: World) -> Results:
+def _check_ssl(dist_info: DistInfo) -> Results:
     results: Results = {}
-    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), here) for k in range(3))
-    encodings = (_share(_draw(3, N, P), here), _share(_draw(4, N, P), here))
+    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), dist_info) for k in range(3))
+    encodings = (_share(_draw(3, N, P), dist_info), _share(_draw(4, N, P), dist_info))
     for negatives in ("paper", "official"):
-        torch.manual_seed(here.rank)  # data_parallel must make all ranks start like rank 0
+        torch.manual_seed(dist_info.rank)  # data_parallel must make all ranks start like rank 0
         ssl = build_ssl(
             "simclr",
             EncoderSettings("resnet10", width=8),
@@ -139,23 +139,23 @@ def _check_ssl(here: World) -> Results:
         ).double()
         for p in ssl.parameters():  # off the zeros of the residual branches, which would hide gradients
             p.data += 0.1 * torch.randn_like(p)
-        parallel = data_parallel(sync_batchnorm(ssl, here), here)
-        losses = parallel(x, (v_i, v_j), encodings, _share(torch.arange(N) % 3, here))
+        parallel = data_parallel(sync_batchnorm(ssl, dist_info), dist_info)
+        losses = parallel(x, (v_i, v_j), encodings, _share(torch.arange(N) % 3, dist_info))
         losses["loss"].backward()
-        results |= {f"{negatives}.{name}": value for name, value in mean_over_ranks(losses, here).items()}
+        results |= {f"{negatives}.{name}": value for name, value in mean_over_ranks(losses, dist_info).items()}
         results |= {f"{negatives}.grad.{name}": p.grad for name, p in ssl.named_parameters() if p.grad is not None}
         results |= {f"{negatives}.buffer.{name}": buffer for name, buffer in ssl.named_buffers()}
     return results
 
 
-def _check_accumulation(here: World) -> Results:
+def _check_grad_cache(dist_info: DistInfo) -> Results:
     """Two parts a rank, with frozen statistics in the encoder, against the whole batch at once."""
     results: Results = {}
-    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), here) for k in range(3))
-    encodings = (_share(_draw(3, N, P), here), _share(_draw(4, N, P), here))
+    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), dist_info) for k in range(3))
+    encodings = (_share(_draw(3, N, P), dist_info), _share(_draw(4, N, P), dist_info))
     params = None  # not read by the step
     views = tuple(View(image, params, t) for image, t in zip((v_i, v_j), encodings, strict=True))  # type: ignore[arg-type]
-    batch = Batch(x, views, _share(torch.arange(N) % 3, here), torch.arange(0))
+    batch = Batch(x, views, _share(torch.arange(N) % 3, dist_info), torch.arange(0))
     for method in ("simclr", "byol"):
         torch.manual_seed(0)
         standardizer = Standardizer(torch.zeros(P), torch.ones(P))
@@ -163,13 +163,13 @@ def _check_accumulation(here: World) -> Results:
         model.double().encoder.eval()
         if method == "byol":
             model.method.target_encoder.eval()
-        parallel = data_parallel(sync_batchnorm(model, here), here)
+        parallel = data_parallel(sync_batchnorm(model, dist_info), dist_info)
         off = torch.amp.GradScaler("cpu", enabled=False)
-        backward = Backward(model, parallel, 1 if here.size == 1 else 2, off, None)
+        grad_cache = GradCache(model, parallel, 1 if dist_info.world_size == 1 else 2, off, None)
         for _ in range(2):  # DDP regroups gradients after the first step
             model.zero_grad()
-            losses = backward(batch)
-        results |= {f"{method}.{name}": value for name, value in mean_over_ranks(losses, here).items()}
+            losses = grad_cache(batch)
+        results |= {f"{method}.{name}": value for name, value in mean_over_ranks(losses, dist_info).items()}
         results |= {f"{method}.grad.{name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
     return results
 
@@ -179,17 +179,17 @@ TRAINING += ["--epochs", "2", "--batch-size", "8", "--optim.lr", "0.2", "--encod
 TRAINING += ["--equivariance.projector", "12", "6", "--system.device", "cpu", "--system.workers", "1"]
 
 
-def _check_training(here: World) -> Results:
+def _check_training(dist_info: DistInfo) -> Results:
     """Ten steps of the trainer on drawn images: the same samples, parameters and losses on any number of ranks."""
     results: Results = {}
     with tempfile.TemporaryDirectory() as folder:
         draw_dataset(Path(folder) / "images", samples=40, seed=0)
         config = parse([*TRAINING, "--data", f"{folder}/images"])
         records = open_records(Path(folder) / "images")
-        pipeline = training_pipeline(config, records, here)
+        pipeline = training_pipeline(config, records, dist_info)
         torch.set_default_dtype(torch.float64)
         try:
-            parts = training_parts(config, records, len(pipeline), here)
+            state = build_train_state(config, records, len(pipeline), dist_info)
         finally:
             torch.set_default_dtype(torch.float32)
         for step, batch in enumerate(itertools.chain(pipeline.epoch(0), pipeline.epoch(1))):
@@ -198,8 +198,8 @@ def _check_training(here: World) -> Results:
                 replace(view, image=view.image.double(), encoding=view.encoding.double()) for view in batch.views
             )
             batch = replace(batch, x=batch.x.double(), views=views)
-            parts.model.before_step(step / 10)
-            losses = mean_over_ranks(train_step(parts, batch, parts.learning_rate(step)), here)
+            state.model.before_step(step / 10)
+            losses = mean_over_ranks(train_step(state, batch, state.learning_rate(step)), dist_info)
             results[f"step {step}.loss"] = losses["loss"]
             results[f"step {step}.index/rows"] = batch.index
             results[f"step {step}.encoding/rows"] = batch.views[1].encoding
@@ -212,26 +212,26 @@ CHECKS = (
     _check_batchnorm,
     _check_half_precision_batchnorm,
     _check_ssl,
-    _check_accumulation,
+    _check_grad_cache,
     _check_training,
 )
 
 
-def _agreements(here: World) -> dict[str, object]:
-    barrier(here)
-    same_on_all_ranks("one", "the plan", here)
+def _agreements(dist_info: DistInfo) -> dict[str, object]:
+    barrier(dist_info)
+    assert_same_on_all_ranks("one", "the plan", dist_info)
     try:
-        same_on_all_ranks("all" if here.rank == 0 else "some", "the plan", here)
+        assert_same_on_all_ranks("all" if dist_info.rank == 0 else "some", "the plan", dist_info)
         message = ""
     except ValueError as error:
         message = str(error)
     return {
-        "nobody": any_rank(False, here),
-        "the last": any_rank(here.rank == here.size - 1, here),
+        "nobody": any_rank(False, dist_info),
+        "the last": any_rank(dist_info.rank == dist_info.world_size - 1, dist_info),
         "mean": [float(t) for t in mean_over_ranks(
-            {"b": torch.tensor(float(here.rank)), "a": torch.tensor(1.0)}, here).values()],
+            {"b": torch.tensor(float(dist_info.rank)), "a": torch.tensor(1.0)}, dist_info).values()],
         "message": message,
-        "local_rank": here.local_rank,
+        "local_rank": dist_info.local_rank,
     }  # fmt: skip
 
 
@@ -254,7 +254,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_ranks_compute_what_one_process_computes_with_the_whole_batch(
-    check: Callable[[World], Results], ranks: list[Path]
+    check: Callable[[DistInfo], Results], ranks: list[Path]
 ) -> None:
     tolerance = 2e-2 if check is _check_half_precision_batchnorm else 1e-9
     shares = [load_file(f"{rank}.safetensors") for rank in ranks]
@@ -289,15 +289,15 @@ def test_alone_nothing_is_replaced_and_nobody_is_asked() -> None:
     assert data_parallel(module, ALONE) is module
     assert any_rank(True, ALONE)
     assert not any_rank(False, ALONE)
-    same_on_all_ranks("anything", "the plan", ALONE)
+    assert_same_on_all_ranks("anything", "the plan", ALONE)
     barrier(ALONE)
 
 
 def test_world_alone_needs_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    with world("cpu") as here:
-        assert here == ALONE
+    with process_group("cpu") as dist_info:
+        assert dist_info == ALONE
         assert not torch.distributed.is_initialized()
 
 
@@ -310,17 +310,17 @@ def test_a_rank_without_a_device_is_told_the_remedy(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ValueError, match=message), world(device):
+    with pytest.raises(ValueError, match=message), process_group(device):
         pass
 
 
 def _main(folder: Path) -> None:
-    with world("cpu") as here:
+    with process_group("cpu") as dist_info:
         results: Results = {}
         for check in CHECKS:
-            results |= check(here)
-        save_file({name: t.contiguous() for name, t in results.items()}, folder / f"{here.rank}.safetensors")
-        (folder / f"{here.rank}.json").write_text(json.dumps(_agreements(here)))
+            results |= check(dist_info)
+        save_file({name: t.contiguous() for name, t in results.items()}, folder / f"{dist_info.rank}.safetensors")
+        (folder / f"{dist_info.rank}.json").write_text(json.dumps(_agreements(dist_info)))
 
 
 if __name__ == "__main__":

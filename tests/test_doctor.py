@@ -57,7 +57,7 @@ def test_what_is_missing_is_said_with_its_remedy(
 
 @pytest.mark.parametrize(
     ("compiled", "line", "packages"),
-    [("resample.KERNEL", "resizing", "apt-get install g++"), ("decode.LIBRARY", "regions", "libjpeg-dev g++")],
+    [("resize.KERNEL", "resizing", "apt-get install g++"), ("decode.LIBRARY", "regions", "libjpeg-dev g++")],
 )
 def test_what_was_not_compiled_is_said_with_its_packages(
     compiled: str, line: str, packages: str, monkeypatch: pytest.MonkeyPatch

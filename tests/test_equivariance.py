@@ -17,11 +17,11 @@ from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, one_by_one
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
-from equimod.train import equivariance
 from equimod.train.config import RECIPES, read_recipe
-from equimod.train.equivariance import LEAST_DISSIMILARITY, displacement
-from equimod.train.evaluators import EVALUATORS, open_subject
-from equimod.train.features import FrozenEncoder
+from equimod.train.evaluation import equivariance, equivariance_per_operator
+from equimod.train.evaluation.equivariance import LEAST_DISSIMILARITY, displacement
+from equimod.train.evaluation.features import FrozenEncoder, ViewSet
+from equimod.train.evaluation.trained_run import open_trained_run
 from equimod.train.main import main as train
 
 POLICY = POLICIES["simclr_cifar10"]
@@ -41,7 +41,7 @@ def _model(tree: Path) -> tuple[Encoder, EquiMod]:
 
 
 def _measure(tree: Path, equimod: EquiMod, encoder: Encoder, policy: AugmentationPolicy = POLICY) -> dict[str, float]:
-    return dict(equivariance.run(FrozenEncoder(encoder, None), equimod, open_records(tree), policy, seed=0))
+    return dict(equivariance.measure(equimod, ViewSet(FrozenEncoder(encoder, None), open_records(tree), policy)))
 
 
 def _at(*degrees: float) -> Tensor:
@@ -113,8 +113,8 @@ def test_values_equal_a_computation_by_hand_over_images_and_views(image_tree: Pa
 
 
 def _per_operator(tree: Path, equimod: EquiMod, encoder: Encoder) -> dict[str, float]:
-    frozen = FrozenEncoder(encoder, None)
-    return dict(equivariance.run_per_operator(frozen, equimod, open_records(tree), POLICY, seed=0))
+    views = ViewSet(FrozenEncoder(encoder, None), open_records(tree), POLICY)
+    return dict(equivariance_per_operator.measure(equimod, views))
 
 
 def test_every_operator_is_measured_alone(image_tree: Path) -> None:
@@ -149,17 +149,17 @@ def test_after_a_training_the_predictor_moves_views_and_the_identity_does_not(
     options += ["--simclr.hidden", "128", "--equivariance.projector", "128", "64", "--precision", "fp32"]
     assert train(options) == 0
     config = read_recipe(tmp_path / "run" / "config.yaml")
-    subject = open_subject(tmp_path / "run", config, None, seed=0, workers=None)
+    trained = open_trained_run(tmp_path / "run", config, None, seed=0, workers=None)
 
     def measured() -> dict[str, float]:
-        found = dict(EVALUATORS["equivariance"].run(subject))
-        return found | dict(EVALUATORS["equivariance_per_operator"].run(subject))
+        found = dict(equivariance.run(trained))
+        return found | dict(equivariance_per_operator.run(trained))
 
     found = measured()
     for name in ("", "_jitter", "_gray"):
         assert found[f"equivariance_absolute{name}"] > found[f"equivariance_absolute{name}_ci95"]
         assert found[f"equivariance_relative{name}"] > 1
-    monkeypatch.setattr(subject.model.equimod, "predict", lambda y_x, t: y_x)
+    monkeypatch.setattr(trained.model.equimod, "predict", lambda y_x, t: y_x)
     for name, value in measured().items():
         expected = 0 if "ci95" in name or "absolute" in name else 1
         assert value == pytest.approx(expected, abs=1e-9), name

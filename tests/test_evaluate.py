@@ -18,10 +18,12 @@ from equimod.models.settings import EncoderSettings
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
+from equimod.train import evaluation
 from equimod.train.config import SystemSettings, read_recipe
 from equimod.train.evaluate import main
-from equimod.train.evaluators import open_subject
-from equimod.train.features import FrozenEncoder, extract
+from equimod.train.evaluation import EVALUATORS, load
+from equimod.train.evaluation.features import FrozenEncoder, extract
+from equimod.train.evaluation.trained_run import open_trained_run
 from equimod.train.main import main as train
 
 POLICY = EVALUATION_POLICIES["cifar10"]
@@ -190,7 +192,7 @@ def test_ctrl_c_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], monke
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("equimod.train.evaluators.evaluate", interrupt)
+    monkeypatch.setattr("equimod.train.evaluation.results.evaluate", interrupt)
     assert main([str(run), "--knn"]) == 130
     assert "interrupted" in _one_line(capsys.readouterr().err)
 
@@ -198,8 +200,14 @@ def test_ctrl_c_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], monke
 def test_a_run_on_the_cpu_is_evaluated_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(read_recipe(run / "config.yaml"), system=SystemSettings(device="cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    subject = open_subject(run, config, None, seed=0, workers=1)
-    assert next(subject.model.parameters()).device.type == "cpu"
+    trained = open_trained_run(run, config, None, seed=0, workers=1)
+    assert next(trained.model.parameters()).device.type == "cpu"
+
+
+def test_every_evaluator_is_a_file_that_is_registered() -> None:
+    files = [path for path in Path(evaluation.__path__[0]).glob("*.py") if "\ndef run(" in path.read_text()]
+    assert {path.stem for path in files} == set(EVALUATORS)
+    assert all(isinstance(load(name).SETTINGS, dict) for name in EVALUATORS)
 
 
 def test_help_does_not_wait_for_torch() -> None:

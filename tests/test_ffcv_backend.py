@@ -16,11 +16,12 @@ needs("ffcv", module=True)
 from equimod.pipelines.backends import BackendUnavailableError  # noqa: E402
 from equimod.pipelines.batch import Batch  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
+from equimod.pipelines.conversion.beton_writer import write_beton  # noqa: E402
+from equimod.pipelines.conversion.convert import convert  # noqa: E402
+from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
 from equimod.pipelines.records.beton import BetonRecords  # noqa: E402
-from equimod.pipelines.records.beton_writer import write_beton  # noqa: E402
-from equimod.pipelines.records.convert import convert  # noqa: E402
 from equimod.pipelines.records.protocol import RecordsError  # noqa: E402
 from equimod.pipelines.records.tar import TarRecords  # noqa: E402
 
@@ -31,7 +32,7 @@ DAMAGED = 5  # position
 @pytest.fixture(scope="module")
 def beton(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("beton")
-    convert(image_tree, folder / "tar", workers=1)
+    convert(image_tree, folder / "tar", ConversionSettings(workers=1))
     records = TarRecords(folder / "tar")
     write_beton(records, folder / "tree.beton", records.manifest)
     return folder / "tree.beton"
@@ -164,7 +165,7 @@ def test_huge_and_tiny_images_and_boxes_of_a_pixel(tmp_path: Path) -> None:
     (tmp_path / "tree" / "class").mkdir(parents=True)
     for number, size in enumerate([(1, 1), (3000, 20), (2, 3000), (2500, 2500)]):
         Image.fromarray(np.full((*size[::-1], 3), 200, np.uint8)).save(tmp_path / "tree" / "class" / f"{number}.jpg")
-    convert(tmp_path / "tree", tmp_path / "tar", workers=1)
+    convert(tmp_path / "tree", tmp_path / "tar", ConversionSettings(workers=1))
     records = TarRecords(tmp_path / "tar")
     write_beton(records, tmp_path / "sizes.beton", records.manifest)
     (batch,) = _pipeline(tmp_path / "sizes.beton", batch_size=4).decoded(0)

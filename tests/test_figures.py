@@ -16,7 +16,7 @@ from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train import figures
+from equimod.train.evaluation import figures
 
 POLICY = POLICIES["simclr_cifar10"]
 

@@ -14,19 +14,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from equimod.models.settings import METHOD_NAMES
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.ops import apply, apply_center
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
-from equimod.train.config import METHODS, RECIPES, parse
-from equimod.train.distributed import World
+from equimod.train.config import RECIPES, parse
+from equimod.train.distributed import DistInfo
 from equimod.train.loop import train_step
-from equimod.train.run import training_parts, training_pipeline
+from equimod.train.run import build_train_state, training_pipeline
 
 CURVES = Path(__file__).parent / "golden" / "curves.json"
 TOLERANCE = 1e-4
-RUNS = [f"{method}{beside}" for method in METHODS for beside in ("", " --equimod")]
+RUNS = [f"{method}{beside}" for method in METHOD_NAMES for beside in ("", " --equimod")]
 RUNS = [run for run in RUNS if run != "none"] + ["simclr --equimod --essl"]
 SETTINGS = """\
 extends: {recipe}
@@ -67,16 +68,16 @@ def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_pat
         method, [f"--{method.replace('_', '-')}.hidden", "64"]
     )
     config = parse(["--config", str(tmp_path / "recipe.yaml"), *beside, *small])
-    records, here = open_records(images), World(0, 0, 1, torch.device("cpu"))
-    pipeline = training_pipeline(config, records, here)
-    parts = training_parts(config, records, len(pipeline), here)
-    parts.model.double()
+    records, dist_info = open_records(images), DistInfo(0, 0, 1, torch.device("cpu"))
+    pipeline = training_pipeline(config, records, dist_info)
+    state = build_train_state(config, records, len(pipeline), dist_info)
+    state.model.double()
     curve, total = [], config.epochs * len(pipeline)
     for epoch in range(config.epochs):
         for decoded in pipeline.decoded(epoch):
             batch = _double(decoded, POLICIES[config.policy])
-            parts.model.before_step(len(curve) / total)
-            curve.append(float(train_step(parts, batch, parts.learning_rate(len(curve)))["loss"]))
+            state.model.before_step(len(curve) / total)
+            curve.append(float(train_step(state, batch, state.learning_rate(len(curve)))["loss"]))
     assert len(set(curve)) == 20
     stored = json.loads(CURVES.read_text()) if CURVES.exists() else {}
     if os.environ.get("EQUIMOD_STORE_GOLDEN"):

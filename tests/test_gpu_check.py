@@ -27,12 +27,12 @@ from equimod.benchmarks.gpu_check import (
 )
 from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
 from equimod.benchmarks.gpu_check.sections import SECTIONS, Section, run_section
-from equimod.models import simclr
+from equimod.models import batchnorm, simclr
 from equimod.models.losses import nt_xent
 from equimod.pipelines import compiled, ops
 from equimod.pipelines.backends import native_backend
 from equimod.pipelines.build import Pipeline
-from equimod.train import accumulate, checkpoint, distributed
+from equimod.train import checkpoint, grad_cache
 
 CPU = torch.device("cpu")
 TRAPS = {"operators of x, simclr_imagenet", "operators of x, byol_imagenet"}  # known: `normalize` waits for its upload
@@ -58,13 +58,13 @@ def test_every_section_runs_and_only_what_is_known_fails(capsys: pytest.CaptureF
 
 
 def test_the_machine_without_compiled_parts_and_installation_is_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    from equimod.pipelines import decode, resample
+    from equimod.pipelines import decode, resize
 
     def not_there(name: str) -> str:
         raise machine.PackageNotFoundError(name)
 
     monkeypatch.setattr(decode, "LIBRARY", None)
-    monkeypatch.setattr(resample, "KERNEL", None)
+    monkeypatch.setattr(resize, "KERNEL", None)
     monkeypatch.setattr(machine, "version", not_there)
     monkeypatch.setattr(machine, "find_spec", lambda name: None)
     monkeypatch.setattr(machine.shutil, "which", lambda name: None)
@@ -135,13 +135,13 @@ def test_a_step_that_waits_is_found(fault: Any, count: int, job: Job, monkeypatc
 
 
 def test_batch_norm_over_ranks_that_waits_is_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = distributed.GlooSyncBatchNorm.forward
+    whole = batchnorm.GlooSyncBatchNorm.forward
 
     def waiting(norm: Any, input: Tensor) -> Tensor:
         assert input.mean().item() < 10
         return whole(norm, input)
 
-    monkeypatch.setattr(distributed.GlooSyncBatchNorm, "forward", waiting)
+    monkeypatch.setattr(batchnorm.GlooSyncBatchNorm, "forward", waiting)
     found = list(waits._norms(job))
     assert _failed(iter(found)) == {finding.name for finding in found}
     assert all("1 at tests/test_gpu_check.py" in finding.note for finding in found)
@@ -215,8 +215,8 @@ def test_half_precision_in_place_of_float32_is_found(job: Job, monkeypatch: pyte
 
 
 def test_a_gradient_that_leaves_out_a_part_is_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = accumulate._split
-    monkeypatch.setattr(accumulate, "_split", lambda batch, parts: [whole(batch, parts)[0]] * parts)
+    whole = grad_cache._split
+    monkeypatch.setattr(grad_cache, "_split", lambda batch, parts: [whole(batch, parts)[0]] * parts)
     assert numerics._in_parts(job, numerics._config(job)).met is False
 
 
@@ -234,11 +234,11 @@ def test_a_resume_without_momenta_is_found(job: Job, monkeypatch: pytest.MonkeyP
 def test_a_backend_with_other_pixels_is_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "PACKAGES", {"native": "torch"})
     assert not _failed(backends.run(job))
-    monkeypatch.setattr(native_backend, "crop_cuts", lambda boxes, *rest: _CROP_CUTS(boxes - [0, 0, 4, 0], *rest))
+    monkeypatch.setattr(native_backend, "crop_specs", lambda boxes, *rest: _CROP_SPECS(boxes - [0, 0, 4, 0], *rest))
     assert _failed(backends.run(job)) == {"native: pixels as torchvision's"}
 
 
-_CROP_CUTS = native_backend.crop_cuts
+_CROP_SPECS = native_backend.crop_specs
 
 
 def test_a_real_run_that_fails_is_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from equimod.benchmarks import gpu_memory
 from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, plans
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.train.config import RECIPES, Config, read_recipe
-from equimod.train.distributed import World
-from equimod.train.run import build_model, training_parts
+from equimod.train.distributed import DistInfo
+from equimod.train.run import build_model, build_train_state
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,15 @@ def test_tensors_count_once_and_as_long_as_they_live() -> None:
 
 
 def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
-    parts = training_parts(config, Photos(), 312, World(0, 0, 1, torch.device("cpu")))
+    state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, torch.device("cpu")))
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = batch_without_values(config, 64, torch.device("cpu"))
         images = [batch.x, *(view.image for view in batch.views)]
-        step(parts, batch)
+        step(state, batch)
         theirs = MemTracker()
-        theirs.track_external(parts.model, parts.optimizer, *images)
+        theirs.track_external(state.model, state.optimizer, *images)
         with theirs:
-            step(parts, batch)
+            step(state, batch)
         peak = theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     loaded = 64 * 3 * 3 * 32 * 32  # uint8, of the batch to come
     assert peak_bytes(config, 1) == peak + loaded
@@ -58,7 +58,7 @@ def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
 def test_parts_take_less_and_keep_the_images_of_the_others(config: Config) -> None:
     whole, quarter = peak_bytes(config, 1), peak_bytes(replace(config, batch_size=16), 1)
     held = (64 - 16) * 3 * 3 * 32 * 32 * 4
-    assert quarter + held < peak_bytes(replace(config, accumulate=4), 1) < whole
+    assert quarter + held < peak_bytes(replace(config, grad_cache=4), 1) < whole
 
 
 def test_a_rank_has_its_share_and_the_buckets_of_its_gradients(config: Config) -> None:
@@ -76,7 +76,7 @@ def test_a_card_keeps_a_reserve() -> None:
 
 def test_every_recipe_of_the_paper_has_a_plan_with_parts_of_a_gpus_share() -> None:
     recipe = read_recipe(RECIPES / "byol_equimod_imagenet.yaml")
-    assert [(config.accumulate, ranks) for config, ranks in plans("byol_equimod_imagenet", recipe)] == [
+    assert [(config.grad_cache, ranks) for config, ranks in plans("byol_equimod_imagenet", recipe)] == [
         (1, 32),
         (4, 8),
         (32, 1),

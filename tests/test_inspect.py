@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.convert import convert
-from equimod.pipelines.records.convert_beton import convert_to_beton
-from equimod.pipelines.records.source import open_source
 from equimod.tools.inspect_records import CELL, COLUMNS, contact_sheet
 
 TOOL = Path(__file__).parent.parent / "tools" / "inspect_records.py"
@@ -28,8 +29,8 @@ def _inspect(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def paths(image_tree: Path, tmp_path: Path) -> dict[str, Path]:
     source = open_source(image_tree)
-    convert(source, tmp_path / "tar", workers=1, shrink=Shrink(50, 90))
-    convert_to_beton(source, tmp_path / "r.beton", workers=1, raw=True)
+    convert(source, tmp_path / "tar", ConversionSettings(workers=1, shrink=Shrink(50, 90)))
+    convert_to_beton(source, tmp_path / "r.beton", ConversionSettings(workers=1, raw=True))
     return {"tree": image_tree, "tar": tmp_path / "tar", "beton": tmp_path / "r.beton"}
 
 

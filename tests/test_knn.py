@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from equimod.train import knn
-from equimod.train.features import Features, top_k
-from equimod.train.knn import KnnSettings
+from equimod.train.evaluation import knn
+from equimod.train.evaluation.features import Features, top_k
+from equimod.train.evaluation.knn import KnnSettings
 
 CLASSES = 7
 
@@ -39,17 +39,17 @@ def test_votes_equal_a_reference_in_loops(k: int, queries: int) -> None:
     np.testing.assert_allclose(scores, _reference(train, val, k, 0.07), rtol=1e-4)
 
 
-def test_run_gives_the_accuracy_of_the_reference() -> None:
+def test_classification_gives_the_accuracy_of_the_reference() -> None:
     train, val = _features(90, seed=0), _features(40, seed=1)
     ranking = np.argsort(-_reference(train, val, 20, 0.07), axis=1, kind="stable")
     hits = ranking == val.label.numpy()[:, None]
     expected = {"knn_top1": 100 * hits[:, :1].any(1).mean(), "knn_top5": 100 * hits[:, :5].any(1).mean()}
-    assert dict(knn.run(train, val, KnnSettings(k=20))) == pytest.approx(expected)
+    assert dict(knn.classify(train, val, KnnSettings(k=20))) == pytest.approx(expected)
 
 
 def test_images_find_themselves() -> None:
     train = _features(50, seed=0)
-    assert dict(knn.run(train, train, KnnSettings(k=1)))["knn_top1"] == 100.0
+    assert dict(knn.classify(train, train, KnnSettings(k=1)))["knn_top1"] == 100.0
 
 
 def test_the_settings_are_those_of_wu_et_al() -> None:

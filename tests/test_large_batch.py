@@ -13,14 +13,14 @@ from equimod.benchmarks.large_batch import main
 from equimod.models.losses import log_sum_exp
 
 
-def test_a_step_is_measured_for_every_number_of_parts(image_tree: Path, tmp_path: Path) -> None:
-    output = tmp_path / "accumulate.json"
+def test_a_step_is_measured_for_every_number_of_chunks(image_tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "grad_cache.json"
     trainer = ["--method=simclr", "--equimod", "--dataset=cifar10", f"--data={image_tree}", "--batch-size=8"]
     small = ["--encoder.width=8", "--system.device=cpu", "--epochs=20"]
-    assert main(["accumulate", "--rounds=1", f"--output={output}", "--parts", "1", "4", "--", *trainer, *small]) == 0
+    assert main(["grad-cache", "--rounds=1", f"--output={output}", "--chunks", "1", "4", "--", *trainer, *small]) == 0
     result = json.loads(output.read_text())
-    assert result["contenders"].keys() == {"1 part", "4 parts"}
-    assert result["ratios"].keys() == {"4 parts/1 part"}
+    assert result["contenders"].keys() == {"1 chunk", "4 chunks"}
+    assert result["ratios"].keys() == {"4 chunks/1 chunk"}
     assert all(turn["images"] == 8 for turn in result["rounds"][0].values())
 
 
@@ -35,7 +35,7 @@ def test_a_loss_is_measured_for_every_share(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["loss", "--ranks", "3"], "ranks=3 does not divide batch=4096"),
-        (["accumulate", "--parts", "0", "--", "--method=simclr"], "accumulate=0 is too small"),
+        (["grad-cache", "--chunks", "0", "--", "--method=simclr"], "grad_cache=0 is too small"),
     ],
 )
 def test_a_wrong_setting_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,8 +52,8 @@ def test_no_tensor_of_the_size_of_the_whole_matrix_is_made() -> None:
     assert 4 * n * 1000 < largest < 4 * n * n / 2
 
 
-def test_parts_that_do_not_divide_the_batch_are_one_line(image_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chunks_that_do_not_divide_the_batch_are_one_line(image_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = ["--method=simclr", "--dataset=cifar10", f"--data={image_tree}", "--batch-size=8", "--encoder.width=8"]
-    assert main(["accumulate", "--rounds=1", "--parts", "3", "--", *trainer, "--system.device=cpu"]) == 2
+    assert main(["grad-cache", "--rounds=1", "--chunks", "3", "--", *trainer, "--system.device=cpu"]) == 2
     error = capsys.readouterr().err
-    assert error == "error: accumulate=3 does not divide the 8 images of a rank; give a divisor of 8\n"
+    assert error == "error: grad_cache=3 does not divide the 8 images of a rank; give a divisor of 8\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -17,6 +18,19 @@ ALLOWED = {
     "tools": {"tools", "train", "models", "pipelines"},
     "benchmarks": {"benchmarks", "train", "models", "pipelines"},
 }
+PIPELINES = (
+    {"durable", "timing", "workers"},
+    {"policy", "philox", "geometry", "params", "sampler"},
+    {"records"},
+    {"codec", "kernel", "decode", "resize"},
+    {"backends"},
+    {"color", "ops", "compiled", "triton_ops"},
+    {"batch", "prefetch", "build"},
+    {"conversion", "shapes"},
+)
+"""The rooms of pipelines/ in the order of the flow: each imports itself and those before it."""
+TYPES = {"params", "batch", "records.protocol"}
+"""The modules of pipelines/ that models/ may know: what a batch and its parameters are."""
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -43,6 +57,47 @@ def test_a_folder_imports_only_what_lies_below_it(path: Path) -> None:
             assert rest.split(".")[0] in ALLOWED[folder], f"{folder} must not import {module}"
 
 
+def _files_of(folder: str) -> list[Path]:
+    return [path for path in FILES if path.relative_to(ROOT).parts[0] == folder]
+
+
+def _room(module: str) -> int:
+    """Position in PIPELINES of a module, given by its name below pipelines/."""
+    return next(place for place, names in enumerate(PIPELINES) if module.split(".")[0] in names)
+
+
+@pytest.mark.parametrize("path", _files_of("pipelines"), ids=lambda path: path.stem)
+def test_inside_pipelines_the_flow_has_no_way_back(path: Path) -> None:
+    relative = path.relative_to(ROOT / "pipelines").with_suffix("")
+    if relative.name == "__init__" and len(relative.parts) == 1:
+        return
+    own = _room(".".join(relative.parts))
+    for module in _siblings(path, "pipelines"):
+        assert _room(module) <= own, f"{'.'.join(relative.parts)} must not import {module}, which comes after it"
+
+
+def test_models_know_nothing_of_pipelines_but_its_types() -> None:
+    imported = {module for path in _files_of("models") for module in _siblings(path, "pipelines")}
+    assert imported <= TYPES
+
+
+def _siblings(path: Path, folder: str) -> list[str]:
+    """The modules below `folder` that a file imports, without "equimod.FOLDER."."""
+    prefix = f"equimod.{folder}."
+    found = []
+    for _, module in _imports(path):
+        if f"{module}." == prefix:  # `from equimod.pipelines import ops`
+            found += [f"{name}" for name in _names(path, module)]
+        elif module.startswith(prefix):
+            found.append(module.removeprefix(prefix))
+    return found
+
+
+def _names(path: Path, module: str) -> list[str]:
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [a.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == module for a in node.names]
+
+
 def test_no_file_of_a_script_folder_hides_a_module_of_the_standard_library_or_a_dependency() -> None:
     hidden = sys.stdlib_module_names | packages_distributions().keys()
     for folder in ("train", "tools", "benchmarks"):
@@ -61,3 +116,10 @@ def test_the_loop_knows_no_method_and_no_backend() -> None:
 
 def test_there_is_no_utils_module() -> None:
     assert not [path for path in FILES if path.stem == "utils"]
+
+
+def test_drawing_parameters_opens_no_compiled_kernel() -> None:
+    kernels = ["equimod.pipelines.kernel", "equimod.pipelines.decode", "equimod.pipelines.resize", "simplejpeg"]
+    code = f"import sys, equimod.pipelines.params; print([name for name in {kernels} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
-from equimod.pipelines.order import Order
 from equimod.pipelines.policy import EVALUATION_POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train import linear_probe
-from equimod.train.features import Features, FrozenEncoder, extract
-from equimod.train.linear_probe import ProbeSettings
+from equimod.pipelines.sampler import Sampler
+from equimod.train.evaluation import linear_probe
+from equimod.train.evaluation.features import Features, FrozenEncoder, ViewSet, extract
+from equimod.train.evaluation.linear_probe import ProbeSettings
 
 POLICY = EVALUATION_POLICIES["cifar10"]
 
@@ -37,7 +37,7 @@ def _clusters(samples: int, seed: int) -> Features:
 
 
 def test_separable_features_are_separated() -> None:
-    values = dict(linear_probe.run_cached(_clusters(600, 0), _clusters(300, 1), seed=0, settings=ProbeSettings(10)))
+    values = dict(linear_probe.on_features(_clusters(600, 0), _clusters(300, 1), seed=0, settings=ProbeSettings(10)))
     assert values == {"linear_cached_top1": 100.0, "linear_cached_top5": 100.0}
 
 
@@ -47,7 +47,7 @@ def test_noise_is_classified_at_chance() -> None:
         _features(torch.randn(n, 8, generator=generator), torch.randint(10, (n,), generator=generator), 10)
         for n in (1000, 2000)
     )
-    values = dict(linear_probe.run_cached(train, val, seed=0, settings=ProbeSettings(5)))
+    values = dict(linear_probe.on_features(train, val, seed=0, settings=ProbeSettings(5)))
     assert values["linear_cached_top1"] == pytest.approx(10, abs=3)
     assert values["linear_cached_top5"] == pytest.approx(50, abs=5)
 
@@ -60,10 +60,10 @@ def test_the_classifier_is_nesterov_sgd_with_a_cosine_by_step_from_zero_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     train, settings = _clusters(50, 2), ProbeSettings(epochs=3, batch_size=16)
-    order = Order(50, 16, seed=7)
+    sampler = Sampler(50, 16, seed=7)
     w, b, momentum_w, momentum_b = np.zeros((8, 6)), np.zeros(6), np.zeros((8, 6)), np.zeros(6)
     for step in range(9):
-        rows = order.share(order.epoch(step // 3), step % 3)
+        rows = sampler.shard(sampler.epoch(step // 3), step % 3)
         h, target = train.h[rows].double().numpy(), np.eye(6)[train.label[rows].numpy()]
         odds = np.exp(h @ w + b)
         error = (odds / odds.sum(1, keepdims=True) - target) / 16
@@ -80,13 +80,13 @@ def test_the_classifier_is_nesterov_sgd_with_a_cosine_by_step_from_zero_weights(
         return classifiers[-1]
 
     monkeypatch.setattr(linear_probe, "fit", keep)
-    dict(linear_probe.run_cached(train, train, seed=7, settings=settings))
+    dict(linear_probe.on_features(train, train, seed=7, settings=settings))
     np.testing.assert_allclose(classifiers[0].weight.detach().numpy().T, w, atol=1e-5)
     np.testing.assert_allclose(classifiers[0].bias.detach().numpy(), b, atol=1e-5)
 
 
 def test_fewer_images_than_a_batch_make_one_batch() -> None:
-    values = dict(linear_probe.run_cached(_clusters(12, 0), _clusters(60, 1), seed=0))
+    values = dict(linear_probe.on_features(_clusters(12, 0), _clusters(60, 1), seed=0))
     assert values["linear_cached_top1"] == 100.0
 
 
@@ -98,7 +98,7 @@ def test_the_full_form_leaves_weights_and_batch_norm_alone_and_replays_exactly(i
     val = extract(frozen, records, POLICY.x, records.classes)
     settings = ProbeSettings(epochs=3, batch_size=8)
     first, second = (
-        dict(linear_probe.run(frozen, records, val, POLICY, seed=1, workers=workers, settings=settings))
+        dict(linear_probe.on_images(ViewSet(frozen, records, POLICY, seed=1, workers=workers), val, settings))
         for workers in (1, 2)
     )
     assert first == second
@@ -120,6 +120,6 @@ def test_the_full_form_trains_on_new_crops_every_epoch(image_tree: Path, monkeyp
 
     val = extract(frozen, records, POLICY.x, records.classes)
     monkeypatch.setattr(linear_probe, "fit", record)
-    dict(linear_probe.run(frozen, records, val, POLICY, seed=1))
+    dict(linear_probe.on_images(ViewSet(frozen, records, POLICY, seed=1), val))
     assert len(seen[0]) == len(seen[1]) == len(records)
     assert not set(seen[0]) & set(seen[1])

@@ -14,9 +14,10 @@ import pytest
 
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline, build_pipeline
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import RecordsError, open_records
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.folder import FolderRecords
 
 # In a process of its own, since other tests' memory would blur the measure. Prints resident bytes after each epoch; an
@@ -49,7 +50,7 @@ GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
 @pytest.fixture(scope="module")
 def records(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("memory") / "records"
-    convert(image_tree, output, workers=1)
+    convert(image_tree, output, ConversionSettings(workers=1))
     return output
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from equimod.benchmarks.measure import Load, Round, Spread, interleave, ratio
+from equimod.benchmarks.measure import Round, Spread, Workload, interleave, ratio
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent.parent)
 
 
-def _pid(settings: Path) -> Load:
+def _pid(settings: Path) -> Workload:
     """A contender that notes its process and its turns in the file `settings`."""
 
     def load(epoch: int) -> Iterator[int]:
@@ -30,7 +30,7 @@ def _pid(settings: Path) -> Load:
     return load
 
 
-def _burns_in_a_child(settings: float) -> Load:
+def _burns_in_a_child(settings: float) -> Workload:
     """A contender whose work is done by a child process, which takes `settings` seconds of processor time."""
 
     def burn() -> None:
@@ -51,7 +51,7 @@ def _burns_in_a_child(settings: float) -> Load:
     return load
 
 
-def _slow_to_start(settings: float) -> Load:
+def _slow_to_start(settings: float) -> Workload:
     """A contender that takes `settings` seconds to be built, and as long for each of its two batches."""
     time.sleep(settings)
 
@@ -63,7 +63,7 @@ def _slow_to_start(settings: float) -> Load:
     return load
 
 
-def _fails(settings: Path) -> Load:
+def _fails(settings: Path) -> Workload:
     raise OSError(f"cannot read {settings}")
 
 

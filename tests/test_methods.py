@@ -129,5 +129,5 @@ def test_byols_views_go_to_the_target_crosswise() -> None:
     h_i, h_j = encoder(torch.cat([v_i, v_j])).chunk(2)
     q_i, q_j = byol.predictor(byol.projector(torch.cat([h_i, h_j]))).chunk(2)
     t_i, t_j = byol.target_projector(byol.target_encoder(torch.cat([v_i, v_j]))).chunk(2)
-    torch.testing.assert_close(byol((h_i, h_j), byol.look((v_i, v_j))), byol_loss(q_i, q_j, t_i, t_j))
+    torch.testing.assert_close(byol((h_i, h_j), byol.target_forward((v_i, v_j))), byol_loss(q_i, q_j, t_i, t_j))
     assert float(byol_loss(q_i, q_j, t_i, t_j)) != pytest.approx(float(byol_loss(q_i, q_j, t_j, t_i)), rel=1e-3)

@@ -5,41 +5,41 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from equimod.pipelines.order import Order
+from equimod.pipelines.sampler import Sampler
 
 
 @pytest.mark.parametrize("window", [None, 1024])
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(window: int | None) -> None:
-    order = Order(5000, 100, seed=1, window=window)
-    first, second = order.epoch(0), order.epoch(1)
+    sampler = Sampler(5000, 100, seed=1, window=window)
+    first, second = sampler.epoch(0), sampler.epoch(1)
     assert sorted(first) == sorted(second) == list(range(5000))
     assert (first != second).mean() > 0.9
-    np.testing.assert_array_equal(first, Order(5000, 50, seed=1, window=window).epoch(0))
-    assert (first != Order(5000, 100, seed=2, window=window).epoch(0)).mean() > 0.9
+    np.testing.assert_array_equal(first, Sampler(5000, 50, seed=1, window=window).epoch(0))
+    assert (first != Sampler(5000, 100, seed=2, window=window).epoch(0)).mean() > 0.9
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_share_the_global_batch_of_a_single_rank(world_size: int) -> None:
-    alone = Order(1003, 100, seed=7)
-    ranks = [Order(1003, 100, seed=7, rank=rank, world_size=world_size) for rank in range(world_size)]
+    alone = Sampler(1003, 100, seed=7)
+    ranks = [Sampler(1003, 100, seed=7, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in (0, 9):
-        together = np.concatenate([rank.share(rank.epoch(3), step) for rank in ranks])
-        np.testing.assert_array_equal(together, alone.share(alone.epoch(3), step))
+        together = np.concatenate([rank.shard(rank.epoch(3), step) for rank in ranks])
+        np.testing.assert_array_equal(together, alone.shard(alone.epoch(3), step))
 
 
 def test_a_windowed_shuffle_reads_few_blocks_at_a_time_and_still_mixes() -> None:
-    order = Order(256 * 100, 256, seed=0, window=256 * 8)
-    positions = order.epoch(0)
-    for step in range(0, len(order), 10):
-        assert len(set(order.share(positions, step) // 256)) <= 16
+    sampler = Sampler(256 * 100, 256, seed=0, window=256 * 8)
+    positions = sampler.epoch(0)
+    for step in range(0, len(sampler), 10):
+        assert len(set(sampler.shard(positions, step) // 256)) <= 16
     assert np.abs(np.diff(positions)).mean() > 1000
 
 
 def test_training_drops_the_short_batch_and_evaluation_keeps_it() -> None:
-    assert len(Order(105, 10, seed=0)) == 10
-    evaluation = Order(105, 10, seed=0, shuffle=False)
+    assert len(Sampler(105, 10, seed=0)) == 10
+    evaluation = Sampler(105, 10, seed=0, shuffle=False)
     assert len(evaluation) == 11
-    np.testing.assert_array_equal(evaluation.share(evaluation.epoch(5), 10), [100, 101, 102, 103, 104])
+    np.testing.assert_array_equal(evaluation.shard(evaluation.epoch(5), 10), [100, 101, 102, 103, 104])
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_training_drops_the_short_batch_and_evaluation_keeps_it() -> None:
 )
 def test_orders_that_cannot_be_are_refused_with_the_remedy(arguments: dict, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
-        Order(**arguments, seed=0)
+        Sampler(**arguments, seed=0)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from equimod.benchmarks.parity import OPERATORS, main, policies
+from equimod.benchmarks.parity import OPERATOR_POLICIES, main, policies
 from equimod.pipelines.backends import BACKENDS, Images, Request
 from equimod.pipelines.backends.native_backend import NativeBackend
 
 
 class _Brighter(NativeBackend):
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        for images in super().run(requests):
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        for images in super().load(requests):
             views = tuple((view.clamp(max=245) + 10).to(torch.uint8) for view in images.views)
             yield Images(images.x, views)
 
@@ -27,7 +27,7 @@ def test_every_operator_has_a_row_and_native_is_near(image_tree: Path, tmp_path:
     result = json.loads(output.read_text())
     names = [row["operator"] for row in result["rows"]]
     assert names[:2] == ["x: resize and centre crop", "crop and resize"]
-    assert set(OPERATORS) | set(policies()) <= set(names)
+    assert set(OPERATOR_POLICIES) | set(policies()) <= set(names)
     assert all(row["backends"]["native"]["worst_image"] < 0.5 for row in result["rows"])
 
 

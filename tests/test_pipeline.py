@@ -19,7 +19,7 @@ from equimod.pipelines.params import draw
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.pipelines.resample import Cutter, center_cuts
+from equimod.pipelines.resize import CropResizer, center_crop_specs
 
 POLICY = POLICIES["simclr_shapes"]
 BICUBIC = InterpolationMode.BICUBIC
@@ -78,7 +78,9 @@ def test_augmented_views_of_real_images_are_torchvisions_within_half_a_level(ima
 
 def _center(image: np.ndarray, policy: CenterPolicy) -> torch.Tensor:
     target = np.empty((policy.size, policy.size, 3), dtype=np.uint8)
-    Cutter(center_cuts(np.array([image.shape[1::-1]], dtype=np.int32), policy)[None], [target[None]])(0, image)
+    CropResizer(center_crop_specs(np.array([image.shape[1::-1]], dtype=np.int32), policy)[None], [target[None]])(
+        0, image
+    )
     return torch.from_numpy(target).permute(2, 0, 1)
 
 

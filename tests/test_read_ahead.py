@@ -11,22 +11,23 @@ import pytest
 from numpy.typing import NDArray
 
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.convert import convert
-from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.folder import FolderRecords
 from equimod.pipelines.records.read_ahead import read_ahead
-from equimod.pipelines.records.source import open_source
 
 
 @pytest.fixture(params=["tar", "beton"])
 def records(request: pytest.FixtureRequest, image_tree: Path, tmp_path: Path) -> Path:
     path: Path = tmp_path / f"records.{request.param}"
     if request.param == "tar":
-        convert(image_tree, path, workers=1)
+        convert(image_tree, path, ConversionSettings(workers=1))
     else:
-        convert_to_beton(open_source(image_tree), path, workers=1)
+        convert_to_beton(open_source(image_tree), path, ConversionSettings(workers=1))
     return path
 
 
@@ -62,7 +63,7 @@ def test_the_bytes_asked_for_are_those_of_the_images(records: Path, monkeypatch:
 
 
 def test_a_shard_that_is_gone_is_left_to_read(image_tree: Path, tmp_path: Path) -> None:
-    convert(image_tree, tmp_path / "records", workers=1)
+    convert(image_tree, tmp_path / "records", ConversionSettings(workers=1))
     opened = open_records(tmp_path / "records")
     next((tmp_path / "records").glob("*.tar")).unlink()
     opened.will_read(np.arange(3))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from equimod.benchmarks.readme import ReadmeError, figures_table, main, render, sweep_table, views_table
+from equimod.benchmarks.readme import ReadmeError, figures_table, main, render_tables, sweep_table, views_table
 
 CHECKOUT = Path(__file__).parent.parent
 README = "# Title\n<!-- table: loader -->\nold\n<!-- end -->\ntext\n<!-- table: table1-cpu -->\n<!-- end -->\nend\n"
@@ -93,16 +93,16 @@ def results(tmp_path: Path) -> Path:
 
 def test_tables_of_the_readme_are_those_of_the_results() -> None:
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    assert render(text, CHECKOUT / "benchmarks" / "results") == text
+    assert render_tables(text, CHECKOUT / "benchmarks" / "results") == text
 
 
 def test_render_replaces_the_tables_and_nothing_else(results: Path) -> None:
-    rendered = render(README, results)
+    rendered = render_tables(README, results)
     assert "old" not in rendered
     assert rendered.startswith("# Title\n<!-- table: loader -->\n| loader |")
     assert "<!-- end -->\ntext\n<!-- table: table1-cpu -->\n|  | linear" in rendered
     assert rendered.endswith("<!-- end -->\nend\n")
-    assert render(rendered, results) == rendered
+    assert render_tables(rendered, results) == rendered
 
 
 def test_views_table_gives_speed_cost_and_share() -> None:
@@ -113,7 +113,7 @@ def test_views_table_gives_speed_cost_and_share() -> None:
 
 
 def test_loader_table_gives_speed_cost_memory_and_ratios(results: Path) -> None:
-    rendered = render(README, results)
+    rendered = render_tables(README, results)
     assert "| equimod, native backend | 1,000 (999 to 1,001) | 0.62 | 2.00 | 300 | 0.50 | 1.2 |" in rendered
     assert "0.62 times what decoding alone does, 3.12 times torchvision." in rendered
     assert "3 interleaved rounds of 2,048 images" in rendered
@@ -153,7 +153,7 @@ def test_figures_table_gives_the_operators_that_were_measured() -> None:
 def test_the_newest_result_counts_whatever_the_name_of_its_file(results: Path) -> None:
     (results / "a.json").write_text(json.dumps({**LOADER, "date": "2026-12-01T00:00:00+00:00"}))
     (results / "z.json").write_text(json.dumps({**LOADER, "date": "2026-11-01T00:00:00+00:00"}))
-    assert "2026-12-01" in render(README, results)
+    assert "2026-12-01" in render_tables(README, results)
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_the_newest_result_counts_whatever_the_name_of_its_file(results: Path) -
 )
 def test_markers_that_cannot_be_filled_are_refused(results: Path, text: str, message: str) -> None:
     with pytest.raises(ReadmeError, match=message):
-        render(text, results)
+        render_tables(text, results)
 
 
 def test_a_table_without_a_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadmeError, match="holds no result of 'loader'"):
-        render(README, tmp_path)
+        render_tables(README, tmp_path)
 
 
 def test_check_changes_nothing_and_fails_on_a_stale_readme(

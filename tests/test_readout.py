@@ -15,8 +15,8 @@ from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train import readout
-from equimod.train.features import FrozenEncoder
+from equimod.train.evaluation import readout
+from equimod.train.evaluation.features import FrozenEncoder, ViewSet
 
 POLICY = POLICIES["simclr_cifar10"]
 
@@ -79,7 +79,7 @@ def test_scores_of_an_encoder_equal_a_computation_by_hand(image_tree: Path) -> N
     torch.manual_seed(0)
     encoder = FrozenEncoder(Encoder(EncoderSettings(arch="resnet10", width=8)), None)
     records = open_records(image_tree)
-    found = dict(readout.run(encoder, records, records, POLICY, seed=0))
+    found = dict(readout.measure(*[ViewSet(encoder, records, POLICY)] * 2))
     assert list(found) == [f"readout_r2_{operator}" for operator in ("crop", "jitter", "flip", "gray")]
 
     (batch,) = build_pipeline(records, POLICY, batch_size=len(records), seed=0, shuffle=False).epoch(0)

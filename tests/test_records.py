@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import RecordsError, open_records
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.folder import FolderRecords, scan_tree
 from equimod.pipelines.records.tar import TarRecords
 
@@ -20,7 +21,7 @@ from equimod.pipelines.records.tar import TarRecords
 @pytest.fixture(scope="module")
 def converted(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("converted") / "records"
-    convert(image_tree, output, workers=1, shard_size=5)
+    convert(image_tree, output, ConversionSettings(workers=1, shard_size=5))
     return output
 
 

@@ -16,12 +16,12 @@ from needs import needs_compiler
 from numpy.typing import NDArray
 from torch_resize import random_box, random_image, with_torch
 
-from equimod.pipelines import kernel, resample
+from equimod.pipelines import kernel, resize
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.kernel import INSTRUCTION_SETS, Kernel
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts
+from equimod.pipelines.resize import CropResizer, center_crop_specs, crop_specs
 
 needs_compiler(module=True)
 
@@ -37,10 +37,10 @@ def compiled(request: pytest.FixtureRequest) -> Kernel:
     return Kernel(library, request.param if request.param in here else "plain")
 
 
-def _cut(
-    image: NDArray[np.uint8], cuts: NDArray[np.void], targets: list[NDArray[np.uint8]], kernel: Kernel | None
+def _resize(
+    image: NDArray[np.uint8], specs: NDArray[np.void], targets: list[NDArray[np.uint8]], kernel: Kernel | None
 ) -> None:
-    Cutter(cuts[None], [target[None] for target in targets], kernel)(0, image)
+    CropResizer(specs[None], [target[None] for target in targets], kernel)(0, image)
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
@@ -52,7 +52,7 @@ def test_bytes_are_those_of_torch(compiled: Kernel, mode: str) -> None:
         boxes = [(0, 0, width, height), random_box(rng, width, height), random_box(rng, width, height)]
         size = int(rng.choice([1, 7, 32, 96, 224]))
         targets = [np.full((size, size, 3), 99, dtype=np.uint8) for _ in boxes]
-        _cut(image, crop_cuts(np.array(boxes), size, mode), targets, compiled)  # type: ignore[arg-type]
+        _resize(image, crop_specs(np.array(boxes), size, mode), targets, compiled)  # type: ignore[arg-type]
         for box, target in zip(boxes, targets, strict=True):
             np.testing.assert_array_equal(target, with_torch(image, box, size, mode), str((image.shape, box, size)))
 
@@ -62,20 +62,20 @@ def test_x_is_the_same_with_and_without_the_kernel(compiled: Kernel) -> None:
     for size in [(500, 375), (375, 500), (256, 256), (300, 1000), (57, 91)]:
         image = random_image(rng, *size)
         found, expected = (np.empty((224, 224, 3), dtype=np.uint8) for _ in range(2))
-        cuts = center_cuts(np.array([size], dtype=np.int32), policy)
-        _cut(image, cuts, [found], compiled)
-        _cut(image, cuts, [expected], None)
+        specs = center_crop_specs(np.array([size], dtype=np.int32), policy)
+        _resize(image, specs, [found], compiled)
+        _resize(image, specs, [expected], None)
         np.testing.assert_array_equal(found, expected)
 
 
 def test_threads_do_not_disturb_each_other(compiled: Kernel) -> None:
     rng = np.random.default_rng(2)
     images = [random_image(rng, 300, 200) for _ in range(40)]
-    cuts = crop_cuts(np.array([(10, 10, 200, 150), (0, 0, 64, 64)]), 96, "bicubic")
+    specs = crop_specs(np.array([(10, 10, 200, 150), (0, 0, 64, 64)]), 96, "bicubic")
 
     def run(image: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        targets = [np.empty((96, 96, 3), dtype=np.uint8) for _ in cuts]
-        _cut(image, cuts, targets, compiled)
+        targets = [np.empty((96, 96, 3), dtype=np.uint8) for _ in specs]
+        _resize(image, specs, targets, compiled)
         return targets
 
     with ThreadPoolExecutor(8) as pool:
@@ -85,31 +85,31 @@ def test_threads_do_not_disturb_each_other(compiled: Kernel) -> None:
             np.testing.assert_array_equal(target, with_torch(image, box, 96, "bicubic"))
 
 
-@pytest.mark.parametrize("kernel", [resample.KERNEL, None], ids=["kernel", "torch"])
+@pytest.mark.parametrize("kernel", [resize.KERNEL, None], ids=["kernel", "torch"])
 @pytest.mark.parametrize("box", [(1, 0, 10, 10), (0, 1, 10, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 2**31 - 1, 5)])
 def test_a_box_beside_the_image_is_refused(box: tuple[int, int, int, int], kernel: Kernel | None) -> None:
     image, target = np.zeros((10, 10, 3), dtype=np.uint8), np.zeros((8, 8, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="does not lie in an image of 10x10 pixels"):
-        _cut(image, crop_cuts(np.array([box]), 8, "bilinear"), [target], kernel)
+        _resize(image, crop_specs(np.array([box]), 8, "bilinear"), [target], kernel)
 
 
 def test_other_shapes_are_refused() -> None:
-    image, cuts = np.zeros((10, 10, 3), dtype=np.uint8), crop_cuts(np.array([(0, 0, 10, 10)]), 8, "bilinear")[None]
+    image, specs = np.zeros((10, 10, 3), dtype=np.uint8), crop_specs(np.array([(0, 0, 10, 10)]), 8, "bilinear")[None]
     target = np.zeros((1, 8, 8, 3), dtype=np.uint8)
     for wrong in (image[:, ::2], image[..., :1], image.astype(np.float32)):
         with pytest.raises(ValueError, match=r"image: uint8 \(H,W,3\) with pixels side by side is wanted"):
-            Cutter(cuts, [target])(0, wrong)
+            CropResizer(specs, [target])(0, wrong)
     for wrong in (target[:, :7], np.zeros((1, 8, 16, 3), np.uint8)[:, :, ::2], target.astype(np.int8), target[[0, 0]]):
         with pytest.raises(ValueError, match=r"target: contiguous uint8 \(1, 8, 8, 3\) is wanted"):
-            Cutter(cuts, [wrong])
+            CropResizer(specs, [wrong])
     with pytest.raises(ValueError, match="zip"):
-        Cutter(cuts, [target, target])
+        CropResizer(specs, [target, target])
 
 
 def test_a_mapped_file_is_cut_without_the_kernel_too() -> None:
     image, target = np.arange(192, dtype=np.uint8).reshape(8, 8, 3), np.empty((1, 8, 8, 3), dtype=np.uint8)
     image.flags.writeable = False
-    Cutter(crop_cuts(np.array([(0, 0, 8, 8)]), 8, "bicubic")[None], [target], None)(0, image)
+    CropResizer(crop_specs(np.array([(0, 0, 8, 8)]), 8, "bicubic")[None], [target], None)(0, image)
     np.testing.assert_array_equal(target[0], image)
 
 
@@ -148,7 +148,7 @@ FUZZ = """
 import ctypes, sys
 import numpy as np
 from equimod.pipelines.kernel import Kernel
-from equimod.pipelines.resample import Cutter, crop_cuts
+from equimod.pipelines.resize import CropResizer, crop_specs
 library = ctypes.CDLL(sys.argv[1])
 rng = np.random.default_rng(3)
 sets = Kernel(library).instruction_sets
@@ -173,8 +173,8 @@ for number in range(int(sys.argv[2])):
     results = []
     for one in kernels:
         out, target = exact(size, size, 3 * size, int(rng.integers(0, 64)))
-        cuts = crop_cuts(np.array([box]), size, ["bicubic", "bilinear"][number % 2])[None]
-        Cutter(cuts, [target[None]], one)(0, image)
+        specs = crop_specs(np.array([box]), size, ["bicubic", "bilinear"][number % 2])[None]
+        CropResizer(specs, [target[None]], one)(0, image)
         results.append(target.copy())
         libc.free(out)
     assert all((result == results[0]).all() for result in results), (image.shape, box, size)

@@ -14,7 +14,7 @@ from needs import ARM_COMPILER, ARM_PACKAGES, arm_emulator, needs_arm
 from numpy.typing import NDArray
 from torch_resize import Box, random_box, random_image, with_torch
 
-from equimod.pipelines.resample import crop_cuts
+from equimod.pipelines.resize import crop_specs
 
 needs_arm(module=True)
 
@@ -38,8 +38,8 @@ def _case(image: NDArray[np.uint8], boxes: list[Box], size: int, mode: str, at_e
     (height, width, _), stride = image.shape, image.strides[0]
     first_to_last = np.lib.stride_tricks.as_strided(image, ((height - 1) * stride + 3 * width,), (1,))
     header = np.array([width, height, stride, len(boxes), at_end], dtype=np.int64)
-    cuts = crop_cuts(np.array(boxes), size, mode)  # type: ignore[arg-type]
-    return header.tobytes() + cuts.tobytes() + first_to_last.tobytes()
+    specs = crop_specs(np.array(boxes), size, mode)  # type: ignore[arg-type]
+    return header.tobytes() + specs.tobytes() + first_to_last.tobytes()
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])

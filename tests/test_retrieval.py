@@ -14,8 +14,8 @@ from equimod.models.settings import EncoderSettings, EquiModSettings
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train import retrieval
-from equimod.train.features import FrozenEncoder
+from equimod.train.evaluation import retrieval
+from equimod.train.evaluation.features import FrozenEncoder, ViewSet
 
 POLICY = POLICIES["byol_cifar10"]
 CHANCE = {
@@ -53,7 +53,7 @@ def model(image_tree: Path) -> tuple[Encoder, EquiMod]:
 
 
 def _run(tree: Path, encoder: Encoder, equimod: EquiMod) -> dict[str, float]:
-    return dict(retrieval.run(FrozenEncoder(encoder, None), equimod, open_records(tree), POLICY, seed=0))
+    return dict(retrieval.measure(equimod, ViewSet(FrozenEncoder(encoder, None), open_records(tree), POLICY)))
 
 
 def test_a_predictor_that_does_nothing_has_the_values_of_chance(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ranks import run_ranks
 
-from equimod.benchmarks.rehearse import pretended_world, rehearse
+from equimod.benchmarks.rehearse import pretended_ranks, rehearse
 from equimod.benchmarks.scaling import Arguments, Device, Network, main, predict
 from equimod.train.config import parse
 
@@ -24,16 +24,16 @@ from pathlib import Path
 import torch
 from equimod.benchmarks.rehearse import Collectives, Photos, batch_without_values, step
 from equimod.train.config import parse
-from equimod.train.distributed import world
-from equimod.train.run import training_parts
+from equimod.train.distributed import process_group
+from equimod.train.run import build_train_state
 config = parse(sys.argv[2:])
-with world("cpu") as here:
-    parts = training_parts(config, Photos(), 312, here)
-    batch = batch_without_values(config, config.batch_size // here.size, torch.device("cpu"))
+with process_group("cpu") as dist_info:
+    state = build_train_state(config, Photos(), 312, dist_info)
+    batch = batch_without_values(config, config.batch_size // dist_info.world_size, torch.device("cpu"))
     batch = replace(batch, label=torch.zeros_like(batch.label))
     with Collectives() as counted:
-        step(parts, batch)
-    (Path(sys.argv[1]) / f"{here.rank}.json").write_text(json.dumps(counted.bytes))
+        step(state, batch)
+    (Path(sys.argv[1]) / f"{dist_info.rank}.json").write_text(json.dumps(counted.bytes))
 """
 
 
@@ -42,7 +42,7 @@ with world("cpu") as here:
     "method",
     [
         ["simclr", "--equimod"],
-        ["byol", "--equimod", "--accumulate", "2"],
+        ["byol", "--equimod", "--grad-cache", "2"],
         ["barlow_twins", "--essl"],
         ["vicreg", "--online-probe"],
     ],
@@ -52,8 +52,8 @@ def test_a_rehearsal_counts_the_bytes_that_real_ranks_hand_over(method: list[str
     options = [*OPTIONS, "--method", *method]
     ended = run_ranks([[sys.executable, "-c", REAL, str(tmp_path), *options]] * ranks)
     assert [code for code, _ in ended] == [0] * ranks, ended
-    with pretended_world(ranks) as here:
-        counted = rehearse(parse(options), here)
+    with pretended_ranks(ranks) as dist_info:
+        counted = rehearse(parse(options), dist_info)
     of_norms = counted["batchnorm"]
     assert of_norms["calls"] > of_norms["backward_calls"] or "byol" not in method
     expected = {
@@ -81,7 +81,7 @@ def arguments() -> Arguments:
 def test_one_gpu_is_as_fast_as_it_was_measured(arguments: Arguments) -> None:
     alone = predict(arguments, 1)
     assert alone["step_s"] == pytest.approx(0.256 * 4 / 3)  # in parts of 128
-    assert predict(replace(arguments, device=replace(arguments.device, part=256)), 1)["images_per_s"] == 1000
+    assert predict(replace(arguments, device=replace(arguments.device, chunk=256)), 1)["images_per_s"] == 1000
     assert alone["cores_a_node"] == pytest.approx(alone["images_per_s"] * 1.44 / 1e3)
 
 

@@ -17,16 +17,17 @@ from fake_archives import CIFAR_CLASSES, add, write_cifar10, write_train_archive
 from needs import needs
 from PIL import Image
 
+from equimod.pipelines.conversion import Source, open_source
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.cifar import cifar10_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton, parts_folder
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.decode import decode
 from equimod.pipelines.durable import locked
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.cifar import cifar10_source
-from equimod.pipelines.records.convert import convert
-from equimod.pipelines.records.convert_beton import convert_to_beton, parts_folder
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.records.tar import TarRecords
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -35,13 +36,13 @@ TOOLS = Path(__file__).parent.parent / "tools"
 def _convert(source: Source | Path, output: Path, **settings: object) -> Records:
     """Records of the format that the output's name asks for."""
     source = open_source(source) if isinstance(source, Path) else source
-    settings = {"workers": 1} | settings
-    (convert_to_beton if output.suffix == ".beton" else convert)(source, output, **settings)  # type: ignore[operator]
+    write = convert_to_beton if output.suffix == ".beton" else convert
+    write(source, output, ConversionSettings(**{"workers": 1, **settings}))  # type: ignore[arg-type]
     return open_records(output)
 
 
 def _same_samples(a: Records, b: Records) -> bool:
-    columns = ("label", "index", "size", "stored", "length")
+    columns = ("label", "index", "size", "stored_size", "length")
     return (
         a.classes == b.classes
         and all(np.array_equal(getattr(a, name), getattr(b, name)) for name in columns)
@@ -220,13 +221,13 @@ def test_smaller_copies_keep_the_original_size_and_small_images_their_bytes(
     full = _convert(image_tree, tmp_path / f"full-{output}")
     small = _convert(image_tree, tmp_path / output, shrink=Shrink(60, 95))
     assert np.array_equal(small.size, full.size)
-    assert small.stored.max() == 60
+    assert small.stored_size.max() == 60
     for position in range(len(full)):
         same = bytes(small.read(position)) == bytes(full.read(position))
         assert same == (full.size[position].max() <= 60)
         copy, original = (Image.open(io.BytesIO(bytes(r.read(position)))) for r in (small, full))
         assert copy.mode == original.mode
-        assert copy.size == tuple(small.stored[position])
+        assert copy.size == tuple(small.stored_size[position])
         expected = np.asarray(original.resize(copy.size, Image.Resampling.LANCZOS), dtype=float)
         assert np.abs(np.asarray(copy, dtype=float) - expected).mean() < 6
 
@@ -238,21 +239,23 @@ def test_a_finished_output_is_complete_and_another_one_is_refused(
     _convert(image_tree, tmp_path / output)
     source = open_source(image_tree)
     run = convert_to_beton if output.endswith("beton") else convert
-    assert run(source, tmp_path / output, workers=1).written == 0
+    assert run(source, tmp_path / output, ConversionSettings(workers=1)).written == 0
     with pytest.raises(RecordsError, match="--overwrite"):
-        run(source, tmp_path / output, workers=1, shrink=Shrink(60, 90))
-    assert run(source, tmp_path / output, workers=1, shrink=Shrink(60, 90), overwrite=True).written > 0
-    assert run(source, tmp_path / output, workers=1, shrink=Shrink(60, 90)).written == 0
+        run(source, tmp_path / output, ConversionSettings(workers=1, shrink=Shrink(60, 90)))
+    assert (
+        run(source, tmp_path / output, ConversionSettings(workers=1, shrink=Shrink(60, 90), overwrite=True)).written > 0
+    )
+    assert run(source, tmp_path / output, ConversionSettings(workers=1, shrink=Shrink(60, 90))).written == 0
     with pytest.raises(RecordsError, match="--overwrite"):
-        run(source, tmp_path / output, workers=1)
+        run(source, tmp_path / output, ConversionSettings(workers=1))
 
 
 def test_a_finished_beton_of_pixels_is_not_one_of_jpegs(image_tree: Path, tmp_path: Path) -> None:
     _convert(image_tree, tmp_path / "pixels.beton", raw=True)
     source = open_source(image_tree)
     with pytest.raises(RecordsError, match="--overwrite"):
-        convert_to_beton(source, tmp_path / "pixels.beton", workers=1)
-    assert convert_to_beton(source, tmp_path / "pixels.beton", workers=1, raw=True).written == 0
+        convert_to_beton(source, tmp_path / "pixels.beton", ConversionSettings(workers=1))
+    assert convert_to_beton(source, tmp_path / "pixels.beton", ConversionSettings(workers=1, raw=True)).written == 0
 
 
 def test_a_beton_that_cannot_be_written_is_named_itself(image_tree: Path, tmp_path: Path) -> None:
@@ -268,7 +271,7 @@ def test_shards_of_jpegs_are_not_those_of_the_same_images_pixels(image_tree: Pat
     with pytest.raises(RecordsError, match="--overwrite"):
         _convert(tmp_path / "pixels.beton", tmp_path / "records")
     _convert(tmp_path / "pixels.beton", tmp_path / "png")
-    assert convert(open_source(tmp_path / "pixels.beton"), tmp_path / "png", workers=1).written == 0
+    assert convert(open_source(tmp_path / "pixels.beton"), tmp_path / "png", ConversionSettings(workers=1)).written == 0
 
 
 @pytest.mark.parametrize("source", ["tree", "records"])
@@ -290,9 +293,9 @@ def test_an_interrupted_beton_goes_on_to_the_same_bytes(
 ) -> None:
     _convert(image_tree, tmp_path / "whole.beton")
     place = {
-        "shards": "equimod.pipelines.records.convert._finish",
-        "file": "equimod.pipelines.records.beton_writer._descriptors",
-        "removal": "equimod.pipelines.records.convert_beton.shutil",
+        "shards": "equimod.pipelines.conversion.convert._finish",
+        "file": "equimod.pipelines.conversion.beton_writer._descriptors",
+        "removal": "equimod.pipelines.conversion.convert_beton.shutil",
     }[stage]
     output = tmp_path / "cut.beton"
 
@@ -315,7 +318,7 @@ def test_records_say_how_small_their_copies_are_whatever_is_asked_later(image_tr
     for side, said in ((80, 50), (40, 40)):
         records = _convert(tmp_path / "50", tmp_path / str(side), shrink=Shrink(side, 80))
         assert isinstance(records, TarRecords)
-        assert (records.manifest.max_side, records.stored.max()) == (said, said)
+        assert (records.manifest.max_side, records.stored_size.max()) == (said, said)
 
 
 def test_a_file_of_pixels_stays_one(image_tree: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""pipelines/stages.py: every second counts once, under the stage and from the thread that took it."""
+"""pipelines/timing.py: every second counts once, under the stage and from the thread that took it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from equimod.pipelines import stages as stages_module
+from equimod.pipelines import timing
 from equimod.pipelines.backends import BACKENDS, Images, Request
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.folder import FolderRecords
-from equimod.pipelines.stages import LOADER, PREFETCH, Laps, Stages
+from equimod.pipelines.timing import LOADER, PREFETCH, StageTimes, Timer
 
 POLICY = POLICIES["simclr_shapes"]
 GPU = torch.device("cuda")
@@ -30,63 +30,63 @@ GPU = torch.device("cuda")
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock that stands still until `clock.now` is set."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(stages_module, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(timing, "perf_counter", lambda: clock.now)
     return clock
 
 
 def test_a_lap_counts_from_the_end_of_the_last_one(clock: SimpleNamespace) -> None:
     clock.now = 5.0
-    laps = Laps()
+    timer = Timer()
     for now, stage in ((6.0, "read"), (9.0, "decode"), (9.5, "read")):
         clock.now = now
-        laps.lap(stage)
-    assert laps.seconds == {"read": 1.5, "decode": 3.0}
+        timer.lap(stage)
+    assert timer.seconds == {"read": 1.5, "decode": 3.0}
 
 
 def test_no_second_of_any_thread_is_lost() -> None:
-    stages, threads, times = Stages(), 8, 500
-    laps = Laps()
-    laps.seconds |= {"read": 1.0, "decode": 2.0}
+    stages, threads, times = StageTimes(), 8, 500
+    timer = Timer()
+    timer.seconds |= {"read": 1.0, "decode": 2.0}
     switch = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda _: [stages.add(laps) for _ in range(times)], range(threads)))
+            list(pool.map(lambda _: [stages.add(timer) for _ in range(times)], range(threads)))
     finally:
         sys.setswitchinterval(switch)
     assert stages.seconds() == {"read": threads * times, "decode": 2 * threads * times}
 
 
 def test_a_stage_inside_another_counts_once(clock: SimpleNamespace) -> None:
-    stages = Stages()
-    with stages.of("load"):
+    stages = StageTimes()
+    with stages.record("load"):
         clock.now += 1
         for _ in range(2):
-            with stages.of("draw"):
+            with stages.record("draw"):
                 clock.now += 10
         clock.now += 100
-    with stages.of("load"):
+    with stages.record("load"):
         clock.now += 1000
     assert stages.seconds() == {"draw": 20, "load": 1101}
 
 
 def test_a_stage_in_another_thread_takes_nothing_from_this_one(clock: SimpleNamespace) -> None:
-    stages = Stages()
+    stages = StageTimes()
 
     def draw() -> None:
-        with stages.of("draw"):
+        with stages.record("draw"):
             clock.now += 10
 
-    with stages.of("load"), ThreadPoolExecutor(1) as pool:
+    with stages.record("load"), ThreadPoolExecutor(1) as pool:
         pool.submit(draw).result()
     assert stages.seconds() == {"draw": 10, "load": 10}
 
 
 def test_a_stage_that_raises_counts_too(clock: SimpleNamespace) -> None:
-    stages = Stages()
+    stages = StageTimes()
 
     def fail() -> None:
-        with stages.of("load"):
+        with stages.record("load"):
             clock.now += 1
             raise KeyError
 
@@ -102,8 +102,8 @@ def test_the_time_until_each_item_counts_and_that_of_its_use_does_not(clock: Sim
             yield item
         clock.now += 0.5
 
-    stages, got = Stages(), []
-    for item in stages.each("wait", items()):
+    stages, got = StageTimes(), []
+    for item in stages.record_each("wait", items()):
         clock.now += 100
         got.append(item)
     assert got == [0, 1, 2]
@@ -135,9 +135,9 @@ def test_on_a_gpu_the_devices_time_counts_once_it_has_passed_and_is_not_waited_f
 ) -> None:
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current stream")
-    stages = Stages()
+    stages = StageTimes()
     for stage, seconds in (("forward", 1.0), ("backward", 2.0), ("forward", 4.0)):
-        with stages.of(stage, GPU):
+        with stages.record(stage, GPU):
             _Event.device.now += seconds
     assert stages.seconds() == {}
     _Event.device.reached = 3.5
@@ -181,11 +181,11 @@ class _Engine:
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
         for request in requests:
             time.sleep(0.1)
             n = len(request.position)
-            yield Images(None, tuple(torch.zeros(n, 3, 64, 64, dtype=torch.uint8) for _ in request.crops))
+            yield Images(None, tuple(torch.zeros(n, 3, 64, 64, dtype=torch.uint8) for _ in request.boxes))
 
 
 def test_all_of_a_backend_that_tells_no_stages_apart_is_load(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,15 +200,15 @@ def test_all_of_a_backend_that_tells_no_stages_apart_is_load(image_tree: Path, m
 
 def test_a_lap_costs_an_image_less_than_two_microseconds() -> None:
     """Three of them, the sum of a task included, in the fastest of several tries."""
-    stages, images = Stages(), 16
+    stages, images = StageTimes(), 16
 
     def task() -> float:
         began = time.perf_counter()
-        laps = Laps()
+        timer = Timer()
         for _ in range(images):
             for stage in LOADER:
-                laps.lap(stage)
-        stages.add(laps)
+                timer.lap(stage)
+        stages.add(timer)
         return (time.perf_counter() - began) / images
 
     assert np.min([task() for _ in range(2000)]) < 2e-6

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from equimod.pipelines.geometry import stored_box
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
-from equimod.pipelines.resample import stored_box
 
 
 def _boxes(count: int = 2000) -> tuple[torch.Tensor, np.ndarray]:

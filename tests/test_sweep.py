@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from equimod.tools.sweep import TABLES, main
-from equimod.train.config import ConfigError, check, parse
-from equimod.train.summary import summary
+from equimod.train.config import ConfigError, parse
+from equimod.train.evaluation.summary import summary
 
 SWEEP = Path(__file__).parent.parent / "tools" / "sweep.py"
 SMALL = ["--epochs", "2", "--optim.warmup-epochs", "1", "--batch-size", "8", "--encoder.width", "8"]
@@ -81,7 +81,7 @@ def test_every_row_is_a_training_of_its_own_that_the_trainer_takes(
     for line in lines:
         training, _, evaluation = line.partition(" && ")
         config = parse(training.replace("''", "").split()[2:])
-        check(config)
+        config.require_complete()
         settings.add(config.to_yaml().replace(f"output: {config.output}", ""))
         assert ("--equivariance" in evaluation) == config.equimod
         assert ("--linear-cached" in evaluation) == (size == "cpu") == (config.epochs == 8)

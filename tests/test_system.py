@@ -15,12 +15,12 @@ from torch import nn
 from equimod.benchmarks.rehearse import Photos, batch_without_values
 from equimod.models.encoder import Encoder
 from equimod.train.config import RECIPES, Config, SystemSettings, read_recipe
-from equimod.train.distributed import World, sync_batchnorm
+from equimod.train.distributed import DistInfo, sync_batchnorm
 from equimod.train.loop import train_step
-from equimod.train.run import training_parts
+from equimod.train.run import build_train_state
 
-ALONE = World(0, 0, 1, torch.device("cpu"))
-GPUS = World(0, 0, 2, torch.device("cuda"))
+ALONE = DistInfo(0, 0, 1, torch.device("cpu"))
+GPUS = DistInfo(0, 0, 2, torch.device("cuda"))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def config() -> Config:
 
 
 def _first_losses(config: Config) -> list[float]:
-    parts = training_parts(config, Photos(), 312, ALONE)
+    state = build_train_state(config, Photos(), 312, ALONE)
     batch = batch_without_values(config, 8, ALONE.device)
     g = torch.Generator().manual_seed(0)
     views = tuple(
@@ -43,7 +43,7 @@ def _first_losses(config: Config) -> list[float]:
         for view in batch.views
     )
     batch = replace(batch, x=torch.rand(views[0].image.shape, generator=g), views=views)
-    return [float(train_step(parts, batch, 0.1)["loss"]) for _ in range(2)]
+    return [float(train_step(state, batch, 0.1)["loss"]) for _ in range(2)]
 
 
 def test_a_compiled_encoder_computes_what_the_other_does(config: Config) -> None:
@@ -58,7 +58,7 @@ def test_a_compiled_encoder_computes_what_the_other_does(config: Config) -> None
 def test_a_compiled_model_keeps_its_names(config: Config) -> None:
     needs_compiler()
     names = [
-        list(training_parts(c, Photos(), 312, ALONE).model.state_dict())
+        list(build_train_state(c, Photos(), 312, ALONE).model.state_dict())
         for c in (config, replace(config, system=SystemSettings(compile="reduce-overhead")))
     ]
     assert names[0] == names[1]
@@ -72,7 +72,7 @@ def test_no_compiler_is_said_at_once(config: Config) -> None:
         patch({"cpp.cxx": (None, "no-such-compiler")}),
         pytest.raises(ValueError, match=r"needs a C\+\+ compiler: apt-get install g\+\+"),
     ):
-        training_parts(compiled, Photos(), 312, ALONE)
+        build_train_state(compiled, Photos(), 312, ALONE)
 
 
 class _GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
@@ -108,7 +108,7 @@ def test_apex_takes_over_the_batch_norms_of_images(encoder: Encoder, monkeypatch
 
 def test_apex_is_refused_where_it_cannot_work(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="runs on GPUs, not on cpu"):
-        sync_batchnorm(encoder, World(0, 0, 2, torch.device("cpu")), "apex")
+        sync_batchnorm(encoder, DistInfo(0, 0, 2, torch.device("cpu")), "apex")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     with pytest.raises(ValueError, match="reaches the 1 ranks of a node, not all 2"):
         sync_batchnorm(encoder, GPUS, "apex")

@@ -12,7 +12,7 @@ from needs import needs
 from PIL import Image
 
 from equimod.benchmarks import benchmark
-from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, chained, crops
+from equimod.benchmarks.augmenters import AUGMENTERS, AUGMENTS, AugmentSettings, chained, crops
 from equimod.benchmarks.benchmark import summarise
 from equimod.benchmarks.loaders import LOADERS, LoaderSettings, RepeatedRecords, _PillowViews
 from equimod.benchmarks.measure import Round
@@ -81,12 +81,12 @@ def test_augmented_views_are_normalised_and_crops_are_not(image_tree: Path) -> N
 def test_every_contender_makes_every_view_of_a_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "kornia":
         needs(name)
-    for part in ("level", "colour"):  # not compiled: that takes a minute
+    for part in ("level", "color"):  # not compiled: that takes a minute
         monkeypatch.setattr(compiled, f"_{part}", getattr(compiled, part))
     settings = AugmentSettings("simclr_cifar10", batch_size=4, images=8, threads=1, device="cpu")
     batch = crops(settings)
     assert [(view.shape, view.dtype) for view in batch] == [((4, 3, 32, 32), torch.uint8)] * 2
-    views = OPERATORS[name](settings)(batch, 0)
+    views = AUGMENTS[name](settings)(batch, 0)
     assert [(view.shape, view.dtype) for view in views] == [((4, 3, 32, 32), torch.float32)] * 2
     assert all(-3 < view.min() < -0.5 < 0.5 < view.max() < 3 for view in views)  # normalised
     load = AUGMENTERS[name](settings)

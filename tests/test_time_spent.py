@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ranks import run_ranks
 
-from equimod.pipelines.stages import LOADER, PREFETCH, TRAINING
+from equimod.pipelines.timing import LOADER, PREFETCH, TRAINING
 from equimod.train.main import main
 from equimod.train.report import read_events
 from equimod.train.time_spent import data_wait, limit, time_spent
@@ -43,12 +43,12 @@ def _events(run: Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in read_events(run / "metrics.jsonl") if event["event"] == kind]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("chunks", [1, 2])
 def test_a_run_tells_the_time_of_every_stage_and_they_add_up_to_its_own(
-    image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], accumulate: int
+    image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], chunks: int
 ) -> None:
     began, run = time.perf_counter(), tmp_path / "run"
-    assert main([*_options(image_tree, run), "--accumulate", str(accumulate)]) == 0
+    assert main([*_options(image_tree, run), "--grad-cache", str(chunks)]) == 0
     elapsed = time.perf_counter() - began
     [event] = _events(run, "time")
     stages, wall = event["stages"], event["wall_seconds"]

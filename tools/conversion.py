@@ -11,17 +11,18 @@ from typing import Annotated, Literal
 
 import tyro
 
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.convert import Conversion, DamagedImagesError, convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.settings import ConversionSettings
+from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.records.beton import SUFFIX
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.convert import Conversion, DamagedImagesError, convert
-from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.source import Source
 from equimod.pipelines.workers import available_cores
 from equimod.tools.command import image_progress, run_command
 
 DAMAGED_SHOWN = 20
-DEFAULT_QUALITY, DEFAULT_SHARD_SIZE = 90, 1000
+DEFAULT_QUALITY, DEFAULT_SHARD_SIZE = 90, ConversionSettings.shard_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,17 @@ class ConversionOptions:
             return f"OUTPUT {self.output} does not fit --format {self.format}; give {ending}"
         return None
 
+    def settings(self) -> ConversionSettings:
+        """The options as the conversion takes them."""
+        return ConversionSettings(
+            workers=self.workers,
+            on_error=self.on_error,
+            shard_size=self.shard_size or DEFAULT_SHARD_SIZE,
+            shrink=Shrink(self.max_side, self.quality or DEFAULT_QUALITY) if self.max_side else None,
+            raw=self.raw,
+            overwrite=self.overwrite,
+        )
+
 
 def main(options: ConversionOptions, source: Callable[[], Source]) -> int:
     """Run the conversion of what `source` opens. Returns the exit code."""
@@ -78,31 +90,10 @@ def main(options: ConversionOptions, source: Callable[[], Source]) -> int:
 def _convert(options: ConversionOptions, open_source: Callable[[], Source]) -> None:
     start = time.monotonic()
     source = open_source()
-    shrink = Shrink(options.max_side, options.quality or DEFAULT_QUALITY) if options.max_side else None
     with image_progress("converting") as progress:
         try:
-            if options.format == "ffcv":
-                conversion = convert_to_beton(
-                    source,
-                    options.output,
-                    workers=options.workers,
-                    on_error=options.on_error,
-                    shrink=shrink,
-                    raw=options.raw,
-                    overwrite=options.overwrite,
-                    progress=progress,
-                )
-            else:
-                conversion = convert(
-                    source,
-                    options.output,
-                    workers=options.workers,
-                    on_error=options.on_error,
-                    shard_size=options.shard_size or DEFAULT_SHARD_SIZE,
-                    shrink=shrink,
-                    overwrite=options.overwrite,
-                    progress=progress,
-                )
+            write = convert_to_beton if options.format == "ffcv" else convert
+            conversion = write(source, options.output, options.settings(), progress)
         except DamagedImagesError as error:
             for note in error.damaged[:DAMAGED_SHOWN]:
                 print(f"damaged: {note.name}: {note.reason}", file=sys.stderr)

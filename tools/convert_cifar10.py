@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from equimod.pipelines.records.cifar import Split, cifar10_source
+from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.tools import conversion
 
 

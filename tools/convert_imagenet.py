@@ -18,7 +18,7 @@ from typing import Annotated
 
 import tyro
 
-from equimod.pipelines.records.source import open_source
+from equimod.pipelines.conversion import open_source
 from equimod.tools import conversion
 
 

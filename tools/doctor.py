@@ -65,7 +65,7 @@ def _torch() -> str:
 
 
 def _resizing() -> str:
-    from equimod.pipelines.resample import KERNEL
+    from equimod.pipelines.resize import KERNEL
 
     if KERNEL is None:
         raise RuntimeError("not compiled, so torch does it, more slowly")
@@ -77,7 +77,7 @@ def _regions() -> str:
 
     if LIBRARY is None:
         raise RuntimeError("not compiled, so images are decoded whole")
-    return "compiled, decodes what crops look at with libjpeg-turbo"
+    return "compiled, decodes the region that crops need, with libjpeg-turbo"
 
 
 def _gpu() -> str:
@@ -121,31 +121,32 @@ def _compiler() -> str:
 
 
 def loading_ms() -> float:
-    """CPU milliseconds to decode a drawn JPEG of 500x375 pixels and cut x and two views out of it, on one thread."""
+    """CPU milliseconds on one thread to decode a drawn JPEG of 500x375 pixels and make x and two crops of it."""
     import numpy as np
     import torch
     from PIL import Image
 
     from equimod.pipelines.decode import RegionDecoder, decode
     from equimod.pipelines.policy import POLICIES
-    from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
+    from equimod.pipelines.resize import CropResizer, center_crop_specs, crop_specs, regions_of_interest
 
     noise = np.random.default_rng(0).integers(0, 256, (47, 63, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
     policy, images = POLICIES["simclr_imagenet"], 0
     boxes = np.array([[60, 40, 330, 250]])
-    crops = [crop_cuts(boxes, view.crop.size, view.crop.interpolation) for view in policy.views]
-    cuts = np.concatenate([center_cuts(np.array([[500, 375]], dtype=np.int32), policy.x), *crops])
-    targets = [np.empty((1, policy.size, policy.size, 3), dtype=np.uint8) for _ in cuts]
-    cut, region, decode_region = Cutter(cuts[None], targets), tuple(seen(cuts[None])[0].tolist()), RegionDecoder()
+    crops = [crop_specs(boxes, view.crop.size, view.crop.interpolation) for view in policy.views]
+    specs = np.concatenate([center_crop_specs(np.array([[500, 375]], dtype=np.int32), policy.x), *crops])
+    targets = [np.empty((1, policy.size, policy.size, 3), dtype=np.uint8) for _ in specs]
+    resize, decode_region = CropResizer(specs[None], targets), RegionDecoder()
+    region = tuple(regions_of_interest(specs[None])[0].tolist())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         start, cpu = time.monotonic(), time.process_time()
         while images < 8 or time.monotonic() - start < MEASURED_SECONDS:
             pixels = decode_region(buffer.getvalue(), (500, 375), region)
-            cut(0, decode(buffer.getvalue()) if pixels is None else pixels)
+            resize(0, decode(buffer.getvalue()) if pixels is None else pixels)
             images += 1
         return 1e3 * (time.process_time() - cpu) / images
     finally:

@@ -11,11 +11,10 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
+from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records import Records, open_records
-from equimod.pipelines.records.beton import BetonRecords
-from equimod.pipelines.records.check import JPEG_START, PNG_START
 from equimod.pipelines.records.manifest import Manifest, Note
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import TarRecords
@@ -40,17 +39,17 @@ class Arguments:
 
 def describe(records: Records) -> list[str]:
     """Lines that say what the records hold."""
-    manifest = manifest_of(records)
+    manifest = records.manifest
     count = np.bincount(records.label, minlength=len(records.classes))
     lines = [
-        f"format        {_format(records)}",
+        f"format        {records.form}",
         f"samples       {len(records):,}, indices {records.index[0]:,} to {records.index[-1]:,}",
         f"classes       {len(records.classes):,} ({_some(records.classes)})",
         f"a class       {count.min():,} to {count.max():,} samples",
         f"originals     {_sizes(records.size)}",
     ]
-    if not np.array_equal(records.size, records.stored):
-        lines.append(f"stored        {_sizes(records.stored)}")
+    if not np.array_equal(records.size, records.stored_size):
+        lines.append(f"stored        {_sizes(records.stored_size)}")
     lines += [f"images        {int(records.length.sum()):,} bytes", f"fingerprint   {records.fingerprint()}"]
     if manifest:
         smaller = f", longer side {manifest.max_side} pixels at most" if manifest.max_side else ""
@@ -59,25 +58,8 @@ def describe(records: Records) -> list[str]:
     return lines
 
 
-def manifest_of(records: Records) -> Manifest | None:
-    """What the records say about themselves, None for files of others and folders of images."""
-    if isinstance(records, TarRecords):
-        return records.manifest
-    return records.trailer.manifest if isinstance(records, BetonRecords) and records.trailer else None
-
-
 def _changed(manifest: Manifest) -> dict[str, tuple[Note, ...]]:
     return {"re-encoded": manifest.reencoded, "left out": manifest.left_out}
-
-
-def _format(records: Records) -> str:
-    if isinstance(records, TarRecords):
-        return f"tar shards with DALI's index, {len(records.manifest.shards):,} shards"
-    if isinstance(records, BetonRecords):
-        return f".beton, fields {', '.join(records.fields)}" + (
-            "" if records.trailer else "; written by another program"
-        )
-    return "folder of images"
 
 
 def _some(names: list[str]) -> str:
@@ -99,15 +81,15 @@ def verify(records: Records) -> str:
     kinds = {"JPEG": 0, "PNG": 0, "pixels": 0, "other": 0}
     with image_progress("verifying") as progress:
         for position in range(len(records)):
-            stored = records.read(position)
-            if isinstance(stored, np.ndarray):
+            content = records.read(position)
+            if isinstance(content, np.ndarray):
                 kinds["pixels"] += 1
             else:
-                start = bytes(stored[:8])
+                start = bytes(content[:8])
                 kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
             progress(position + 1, len(records))
     found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
-    if manifest_of(records) is None:
+    if records.manifest is None:
         return f"verified      {found}; this format holds no checksums"
     if isinstance(records, TarRecords):
         records.verify()

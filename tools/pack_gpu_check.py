@@ -26,16 +26,17 @@ from typing import Annotated, Literal
 
 import tyro
 
+from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.durable import durable_dir
-from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.source import open_source
 from equimod.pipelines.workers import available_cores
 from equimod.tools.command import run_command
-from equimod.train.provenance import provenance
+from equimod.train.evaluation.provenance import provenance
 
 CHECKOUT = Path(__file__).parent.parent
-SOURCE = ("pipelines", "models", "train", "tools", "benchmarks", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCE = ("setup.py", "pyproject.toml", "README.md", "LICENSE")  # beside the packages
 WHEELS = (
     *("tyro", "docstring-parser", "typeguard", "shtab", "typing-extensions"),
     *("rich", "markdown-it-py", "mdurl", "pygments"),
@@ -111,12 +112,10 @@ def _copy_source(folder: Path) -> None:
     """The files that the package is built from."""
     folder.mkdir()
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "results", "*.egg-info")
+    for package in CHECKOUT.glob("*/__init__.py"):
+        shutil.copytree(package.parent, folder / package.parent.name, ignore=ignored)
     for name in SOURCE:
-        path = CHECKOUT / name
-        if path.is_dir():
-            shutil.copytree(path, folder / name, ignore=ignored)
-        else:
-            shutil.copy(path, folder / name)
+        shutil.copy(CHECKOUT / name, folder)
 
 
 def _download(folder: Path, arguments: Arguments) -> None:
@@ -178,7 +177,7 @@ def _convert(archive: Path, wanted: Images, path: Path) -> None:
             for name in _chosen(opened.namelist(), wanted):
                 opened.extract(name, tree)
             root = Path(tree) / wanted.folder
-            convert_to_beton(open_source(root), path, workers=available_cores())
+            convert_to_beton(open_source(root), path, ConversionSettings(workers=available_cores()))
     except zipfile.BadZipFile as error:
         raise PackError(f"{archive} is no zip archive ({error}); give another --data") from error
 

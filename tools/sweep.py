@@ -20,8 +20,8 @@ import tyro
 
 from equimod.pipelines.durable import durable_file
 from equimod.tools.command import run_command
-from equimod.train.provenance import provenance
-from equimod.train.summary import mean_and_deviation, summary
+from equimod.train.evaluation.provenance import provenance
+from equimod.train.evaluation.summary import mean_and_deviation, summary
 
 Size = Literal["cpu", "paper"]
 _CHECKOUT = Path(__file__).parent.parent
@@ -209,7 +209,7 @@ def _sweep(arguments: Arguments) -> None:
             _call(run.evaluation, run.folder)
             _write(result, arguments, runs)
     _write(result, arguments, runs)
-    print(render(json.loads(result.read_bytes())))
+    print(format_table(json.loads(result.read_bytes())))
 
 
 def _call(command: Sequence[str], folder: Path) -> None:
@@ -250,7 +250,7 @@ def _write(result: Path, arguments: Arguments, runs: Sequence[_Run]) -> None:
         file.write(json.dumps(found, indent=1).encode() + b"\n")
 
 
-def render(result: dict[str, Any]) -> str:
+def format_table(result: dict[str, Any]) -> str:
     """The rows: ours, with the standard deviation over the seeds, and the paper's column."""
     lines = [result["title"], f"{'':44}{'linear top-1, %':>18}{'kNN top-1, %':>16}{'paper, %':>10}{'seeds':>7}"]
     for row in result["rows"]:

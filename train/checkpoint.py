@@ -2,7 +2,7 @@
 
 `checkpoints/step-00001234/` holds model.safetensors (with the statistics of the parameters), optimizer.safetensors
 (momentum by parameter name), config.yaml, and state.json (cursor, scaler, fingerprint of the records). Nothing random
-is stored: every draw is keyed, so the cursor's three integers are all that a resume needs.
+is stored: every draw is keyed, so the cursor's two integers and the seed in config.yaml are all that a resume needs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from equimod.pipelines.durable import durable_dir, durable_file, kept, rotate
-from equimod.pipelines.order import Cursor
+from equimod.pipelines.sampler import Cursor
 from equimod.train.config import Config
+from equimod.train.loop import TrainState
 
-FORMAT = 1
+FORMAT = 2
 CONFIG = "config.yaml"
 
 
@@ -36,9 +37,7 @@ def save(
     folder: Path,
     cursor: Cursor,
     global_step: int,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
+    trained: TrainState,
     config: Config,
     records: str,
 ) -> None:
@@ -50,13 +49,13 @@ def save(
     path = step_folder(folder, global_step)
     folder.mkdir(parents=True, exist_ok=True)
     with durable_dir(path) as partial:
-        (partial / "model.safetensors").write_bytes(_serialized(model.state_dict()))
-        (partial / "optimizer.safetensors").write_bytes(_serialized(dict(_momenta(model, optimizer))))
+        (partial / "model.safetensors").write_bytes(_serialized(trained.model.state_dict()))
+        (partial / "optimizer.safetensors").write_bytes(_serialized(dict(_momenta(trained.model, trained.optimizer))))
         (partial / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
         state = {
             "format": FORMAT,
             "cursor": asdict(cursor),
-            "scaler": scaler.state_dict(),
+            "scaler": trained.grad_cache.scaler.state_dict(),
             "records": records,
             "versions": {name: version(name) for name in ("equimod", "torch", "torchvision", "numpy")},
         }
@@ -75,26 +74,20 @@ def newest(folder: Path) -> Path | None:
     return checkpoints[0] if checkpoints else None
 
 
-def restore(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    records: str,
-) -> Cursor:
-    """Load a checkpoint into the parts of a run that were built from the same configuration.
+def restore(path: Path, trained: TrainState, records: str) -> Cursor:
+    """Load a checkpoint into what was built from the same configuration. Returns where it stands.
 
     Raises CheckpointError where it is damaged, of another format, or of other records.
     """
     state = read_state(path)
     if state["records"] != records:
         raise CheckpointError(f"{path} was trained on other records; give --data the same ones, or another --output")
-    load_model(path, model)
-    parameters = dict(model.named_parameters())
+    load_model(path, trained.model)
+    parameters = dict(trained.model.named_parameters())
     for name, buffer in _load(path / "optimizer.safetensors").items():
-        optimizer.state[parameters[name]]["momentum_buffer"] = torch.zeros_like(parameters[name]).copy_(buffer)
+        trained.optimizer.state[parameters[name]]["momentum_buffer"] = torch.zeros_like(parameters[name]).copy_(buffer)
     if state["scaler"]:
-        scaler.load_state_dict(state["scaler"])
+        trained.grad_cache.scaler.load_state_dict(state["scaler"])
     return Cursor(**state["cursor"])
 
 

@@ -9,21 +9,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from equimod.pipelines.conversion import Source, open_source
+from equimod.pipelines.conversion.cifar import Split, cifar10_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.cifar import Split, cifar10_source
-from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config, ConfigError
-from equimod.train.distributed import World, barrier
+from equimod.train.distributed import DistInfo, barrier
 
 SHAPES_SAMPLES: dict[Split, int] = {"train": 10_000, "test": 2_000}
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
-def prepare(config: Config, world: World) -> tuple[Config, Records]:
+def prepare(config: Config, dist_info: DistInfo) -> tuple[Config, Records]:
     """The training records, and the configuration with the paths of what was made for it.
 
     shapes is drawn and cifar10 downloaded, once, into $EQUIMOD_CACHE (by default ~/.cache/equimod), where --data is
@@ -32,10 +33,10 @@ def prepare(config: Config, world: World) -> tuple[Config, Records]:
     if config.data is None:
         make = {"shapes": _draw_shapes, "cifar10": _download_cifar10}[config.dataset]
         cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
-        if world.rank == 0:
+        if dist_info.rank == 0:
             for split in SPLITS:
                 _make_once(cache, split, make)
-        barrier(world)
+        barrier(dist_info)
         config = replace(config, data=cache / "train", val=config.val or cache / "test")
     assert config.data is not None
     records = open_records(config.data)
@@ -64,7 +65,7 @@ def _make_once(cache: Path, split: Split, make: Callable[[Path, Split, Path], So
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         source = make(Path(scratch) / split, split, cache)
         converted = Path(scratch) / "records"
-        convert(source, converted, workers=available_cores())
+        convert(source, converted, ConversionSettings(workers=available_cores()))
         if not records.exists():  # another run may have been quicker
             converted.rename(records)
 

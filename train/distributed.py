@@ -1,4 +1,4 @@
-"""Everything of the training that speaks to other ranks.
+"""Process group, collectives and data-parallel wrappers: all of the training that communicates with other ranks.
 
 A run alone has no process group, and everything here is then the identity. With torchrun, tensors go over nccl
 or gloo by their device; agreements between the ranks always go over gloo, on the host, so that asking for one
@@ -17,11 +17,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from equimod.models.gather import gather
+from equimod.models.batchnorm import GlooSyncBatchNorm
 
 _TIMEOUT = timedelta(minutes=10)  # of one collective: longer than the slowest evaluation or save on rank 0
 _TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}  # its environment, and the values of a process alone
@@ -34,35 +33,35 @@ class RankLostError(Exception):
 
 
 @dataclass(frozen=True)
-class World:
+class DistInfo:
     """This process among the ranks of the run."""
 
     rank: int
     local_rank: int  # among the ranks of this node
-    size: int
+    world_size: int
     device: torch.device
 
 
 @contextmanager
-def world(device: str = "auto") -> Iterator[World]:
-    """The world torchrun describes in the environment, or this process alone; the process group is up inside.
+def process_group(device: str = "auto") -> Iterator[DistInfo]:
+    """This process among the ranks that torchrun describes in the environment, or alone; the group is up inside.
 
     `device`: "cpu", "cuda", or "auto" for cuda where there is a GPU. ValueError where a rank has no GPU to itself, and
     where torchrun would restart lost ranks in vain.
     """
     rank, local_rank, size = (int(os.environ.get(name, alone)) for name, alone in _TORCHRUN.items())
-    here = World(rank, local_rank, size, _device(device, local_rank))
+    dist_info = DistInfo(rank, local_rank, size, _device(device, local_rank))
     if size == 1:
-        yield here
+        yield dist_info
         return
     _refuse_restarts_that_hang()
     backend = "gloo"
-    if here.device.type == "cuda":
-        torch.cuda.set_device(here.device)
+    if dist_info.device.type == "cuda":
+        torch.cuda.set_device(dist_info.device)
         backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=_TIMEOUT)
-        yield here
+        yield dist_info
     except RuntimeError as error:
         if "gloo" in str(error) or isinstance(error, dist.DistError):
             raise RankLostError("another rank ended or does not answer; its own message says why") from error
@@ -99,37 +98,37 @@ def _device(device: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def any_rank(flag: bool, world: World) -> bool:
+def any_rank(flag: bool, dist_info: DistInfo) -> bool:
     """Whether `flag` is true on any rank; all ranks must ask, and all get the same answer."""
-    if world.size == 1:
+    if dist_info.world_size == 1:
         return flag
     flags = torch.tensor(flag, dtype=torch.int32)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
 
 
-def barrier(world: World) -> None:
+def barrier(dist_info: DistInfo) -> None:
     """Wait until all ranks are here (on the host: work queued on a GPU may still be running)."""
-    any_rank(False, world)
+    any_rank(False, dist_info)
 
 
-def mean_over_ranks(values: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+def mean_over_ranks(values: dict[str, Tensor], dist_info: DistInfo) -> dict[str, Tensor]:
     """The mean over the ranks of tensors of one shape on the training device: same names, same device, detached."""
-    if world.size == 1 or not values:
+    if dist_info.world_size == 1 or not values:
         return {name: value.detach() for name, value in values.items()}
     stacked = torch.stack([value.detach() for value in values.values()])
     dist.all_reduce(stacked)
-    return dict(zip(values, (stacked / world.size).unbind(), strict=True))
+    return dict(zip(values, (stacked / dist_info.world_size).unbind(), strict=True))
 
 
-def same_on_all_ranks(value: str, what: str, world: World) -> None:
+def assert_same_on_all_ranks(value: str, what: str, dist_info: DistInfo) -> None:
     """ValueError, on every rank, if `value` is not the same everywhere.
 
     `what` names it in the message, which gives the first line that differs.
     """
-    if world.size == 1:
+    if dist_info.world_size == 1:
         return
-    values: list[Any] = [None] * world.size
+    values: list[Any] = [None] * dist_info.world_size
     dist.all_gather_object(values, value)
     for rank, other in enumerate(values):
         for first, second in zip_longest(values[0].splitlines(), other.splitlines(), fillvalue=""):
@@ -137,54 +136,54 @@ def same_on_all_ranks(value: str, what: str, world: World) -> None:
                 raise ValueError(f"{what} differs between the ranks: {first!r} on rank 0, {second!r} on rank {rank}")
 
 
-def data_parallel(module: nn.Module, world: World) -> nn.Module:
+def data_parallel(module: nn.Module, dist_info: DistInfo) -> nn.Module:
     """`module` with gradients averaged over the ranks, its parameters and buffers those of rank 0; alone, itself.
 
     Buffers are not sent around again: `sync_batchnorm` keeps them the same on all ranks.
     """
-    if world.size == 1:
+    if dist_info.world_size == 1:
         return module
-    device_ids = [world.device] if world.device.type == "cuda" else None
+    device_ids = [dist_info.device] if dist_info.device.type == "cuda" else None
     parallel = nn.parallel.DistributedDataParallel(
         module,
         device_ids=device_ids,
         gradient_as_bucket_view=True,
-        init_sync=world.device.type != "meta",  # where there are no values to send
+        init_sync=dist_info.device.type != "meta",  # where there are no values to send
     )
-    if world.device.type == "cpu":
+    if dist_info.device.type == "cpu":
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        parallel.register_comm_hook(world, lambda world, bucket: _average_one_by_one(world, bucket))
+        parallel.register_comm_hook(dist_info, lambda dist_info, bucket: _average_one_by_one(dist_info, bucket))
     # Set afterwards: the constructor's argument of this name would leave out sending them once, and is deprecated.
     parallel.broadcast_buffers = False
     return parallel
 
 
-def _average_one_by_one(world: World, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Average every gradient of a bucket by itself, so that nothing hangs by which gradients share the bucket.
+def _average_one_by_one(dist_info: DistInfo, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average every gradient of a bucket by itself: its value then does not depend on what else is in the bucket.
 
     DDP regroups them after the first step. Where a value stands in the buffer decides in which order gloo adds three
     or more ranks, so a resumed run would otherwise differ in the last bit from one that never stopped.
     """
     futures = []
     for gradient in bucket.gradients():
-        work = dist.all_reduce(gradient.div_(world.size), async_op=True)
+        work = dist.all_reduce(gradient.div_(dist_info.world_size), async_op=True)
         futures.append(work.get_future())
     return torch.futures.collect_all(futures).then(lambda _: bucket.buffer())
 
 
-def sync_batchnorm(module: M, world: World, kernel: Literal["torch", "apex"] = "torch") -> M:
+def sync_batchnorm(module: M, dist_info: DistInfo, kernel: Literal["torch", "apex"] = "torch") -> M:
     """`module` with every batch norm below it computing over the batches of all ranks; alone, as it is.
 
     Changes `module` in place and keeps its state-dict keys. Call before `data_parallel`. On "meta", where a step is
     counted and not computed, they stay as they are. `kernel` "apex" takes apex's for images; ValueError where it is not
     installed or cannot reach all ranks.
     """
-    if world.size == 1 or world.device.type == "meta":
+    if dist_info.world_size == 1 or dist_info.device.type == "meta":
         return module
     if kernel == "apex":
-        _apex_batchnorm(module, world)
+        _apex_batchnorm(module, dist_info)
     for parent, name, norm in _batchnorms(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        on_gpu = world.device.type == "cuda"
+        on_gpu = dist_info.device.type == "cuda"
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(norm) if on_gpu else GlooSyncBatchNorm(norm))
     return module
 
@@ -199,16 +198,16 @@ def _batchnorms(module: nn.Module, kinds: tuple[type[_BatchNorm], ...]) -> list[
     ]
 
 
-def _apex_batchnorm(module: nn.Module, world: World) -> None:
+def _apex_batchnorm(module: nn.Module, dist_info: DistInfo) -> None:
     """Replace the batch norms of images by apex's, which speak over the memory of one node. Not run on a GPU yet."""
-    if world.device.type != "cuda":
+    if dist_info.device.type != "cuda":
         raise ValueError(
-            f"system.batchnorm=apex runs on GPUs, not on {world.device.type}; give --system.batchnorm torch"
+            f"system.batchnorm=apex runs on GPUs, not on {dist_info.device.type}; give --system.batchnorm torch"
         )
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    if here != world.size:
+    of_node = int(os.environ.get("LOCAL_WORLD_SIZE", dist_info.world_size))
+    if of_node != dist_info.world_size:
         raise ValueError(
-            f"system.batchnorm=apex reaches the {here} ranks of a node, not all {world.size}; "
+            f"system.batchnorm=apex reaches the {of_node} ranks of a node, not all {dist_info.world_size}; "
             "give --system.batchnorm torch"
         )
     try:
@@ -220,80 +219,6 @@ def _apex_batchnorm(module: nn.Module, world: World) -> None:
             "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 APEX_CUDNN_GBN=1 APEX_PEER_MEMORY=1 pip install --no-build-isolation ."
         ) from error
     for parent, name, norm in _batchnorms(module, (nn.BatchNorm2d,)):
-        grouped = GroupBatchNorm2d(norm.num_features, world.size, norm.eps, norm.momentum)
+        grouped = GroupBatchNorm2d(norm.num_features, dist_info.world_size, norm.eps, norm.momentum)
         grouped._parameters, grouped._buffers = norm._parameters, norm._buffers
         setattr(parent, name, grouped.train(norm.training))
-
-
-class GlooSyncBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all ranks, on the CPU, where torch's SyncBatchNorm refuses to run.
-
-    Takes over parameters and buffers of `norm`. Every rank must hold the same number of values, two a channel or
-    more: training splits the global batch evenly. Statistics are float32 or better; the output has the input's dtype.
-    """
-
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        self._parameters, self._buffers = norm._parameters, norm._buffers
-        self.train(norm.training)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim not in (2, 4):
-            raise ValueError(f"input of shape {tuple(input.shape)}: (N,C) or (N,C,H,W) is wanted")
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (N,C) or (N,C,H,W) per channel."""
-        if not self.training:
-            return super().forward(input)
-        self._check_input_dim(input)
-        unit = torch.ones(self.num_features, dtype=torch.promote_types(input.dtype, torch.float32))
-        weight = unit if self.weight is None else self.weight
-        bias = torch.zeros_like(unit) if self.bias is None else self.bias
-        mean, var = self._statistics(input.detach(), unit)
-        normalised: Tensor = _Normalise.apply(input, weight, bias, mean, var, self.eps)
-        return normalised
-
-    @torch.no_grad()
-    def _statistics(self, input: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance (C,) over all ranks, which the running statistics take in."""
-        # The native kernel stores the batch's mean and unbiased variance when the momentum is 1, and in bf16
-        # it is ten times faster than torch.var_mean on a float32 copy.
-        local = torch.zeros(2, self.num_features, dtype=unit.dtype)
-        F.batch_norm(input, local[0], local[1], unit, torch.zeros_like(unit), training=True, momentum=1.0)
-        n = input.numel() // self.num_features
-        local[1] *= (n - 1) / n
-        means, variances = gather(local[None]).unbind(1)
-        mean = means.mean(0)
-        var = (variances + (means - mean).square()).mean(0)
-        count = n * len(means)
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
-            share = self.momentum if self.momentum is not None else 1 / int(self.num_batches_tracked)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
-            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), share)
-        return mean, var
-
-
-class _Normalise(torch.autograd.Function):
-    """weight · xhat + bias with xhat = (x - mean) / sqrt(var + eps), for a mean and a variance over all ranks' x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, var)
-        ctx.eps = eps
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, var = ctx.saved_tensors
-        # As if the statistics were constants; what flows through them is added below:
-        # dx = scale · (g - mean(g) - xhat · mean(g · xhat)), the means over all ranks.
-        dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
-        )
-        sums = torch.stack([dweight, dbias])
-        dist.all_reduce(sums)
-        scale = weight * (var + ctx.eps).rsqrt()
-        through_var, through_mean = -scale * sums / (dist.get_world_size() * x.numel() // x.shape[1])
-        dx += F.batch_norm(x, mean, var, through_var, through_mean, training=False, eps=ctx.eps)
-        return dx, dweight, dbias, None, None, None

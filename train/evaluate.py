@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from equimod.pipelines.durable import remedy
-from equimod.train.config import SEEDS, Config, ConfigError, check, read_recipe
+from equimod.train.config import SEEDS, Config, ConfigError, read_recipe
+from equimod.train.evaluation import EVALUATORS
 from equimod.train.usage import fail, wrong_usage_once
-
-_BY_DEFAULT = ("linear_cached", "knn", "equivariance", "figures")
-_OF_EQUIMOD = ("equivariance", "equivariance_per_operator", "retrieval")
-_QUICKEST_FIRST = ("linear_cached", "knn", *_OF_EQUIMOD, "readout", "figures", "linear")
 
 
 @dataclass(frozen=True)
-class Options:
+class _Options:
     """Evaluate the newest checkpoint of a run; scores go to RUN_DIR/eval.json, figures to RUN_DIR/figures.
 
     Without a choice, the quick ones: --linear-cached --knn --figures, and with EquiMod --equivariance.
@@ -29,20 +27,6 @@ class Options:
 
     run_dir: Positional[Path]
     """Folder of the run, --output of its training."""
-    linear: bool = False
-    """Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder."""
-    linear_cached: bool = False
-    """The same classifier on features that are computed once, without augmentation."""
-    knn: bool = False
-    """Weighted k-nearest-neighbour classification."""
-    equivariance: bool = False
-    """Absolute and relative equivariance (Eq. 5 and 6); for runs with EquiMod."""
-    equivariance_per_operator: bool = False
-    """The same for each operator alone (Fig. 3 and 4); for runs with EquiMod."""
-    retrieval: bool = False
-    """How well the predictor tells 16 views of an image apart, MRR, H@1 and H@5; for runs with EquiMod."""
-    readout: bool = False
-    """How much of a view's parameters a linear map recovers from the representations of image and view, R2."""
     figures: bool = False
     """Loss curves, a sheet of images and views with their parameters, and the equivariance per operator, if known."""
     train: Path | None = None
@@ -57,27 +41,42 @@ class Options:
     """Loader threads; none: one a core."""
 
     def chosen(self, config: Config) -> list[str]:
-        """The evaluators for a run of this configuration, quickest first. Raises ConfigError."""
-        chosen = [name for name in _QUICKEST_FIRST if getattr(self, name)]
-        for name in _OF_EQUIMOD if not config.equimod else ():
-            if name in chosen:
+        """The evaluators for a run of this configuration, in the order of EVALUATORS. Raises ConfigError."""
+        chosen = [name for name in EVALUATORS if getattr(self, name)]
+        for name in chosen:
+            if EVALUATORS[name].needs_equimod and not config.equimod:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} needs EquiMod, and {self.run_dir} was trained without; leave it out")
-        return chosen or [name for name in _BY_DEFAULT if config.equimod or name not in _OF_EQUIMOD]
+        if chosen or self.figures:
+            return chosen
+        return [name for name, e in EVALUATORS.items() if e.by_default and (config.equimod or not e.needs_equimod)]
+
+    def draws_figures(self) -> bool:
+        """Whether figures were asked for, or nothing was."""
+        return self.figures or not any(getattr(self, name) for name in EVALUATORS)
 
 
-def parse(argv: Sequence[str]) -> tuple[Options, Config]:
+Options: type[_Options] = make_dataclass(
+    "Options",
+    [(name, Annotated[bool, arg(help=entry.help)], False) for name, entry in EVALUATORS.items()],
+    bases=(_Options,),
+    frozen=True,
+)
+"""With a flag for every evaluator."""
+
+
+def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
     """The options of a command line, and the configuration of the run with the data to evaluate on.
 
     Raises ConfigError; exits 2 through tyro, with a hint, for options it does not know and 0 for --help.
     """
-    options: Options = tyro.cli(Options, args=list(argv), description=Options.__doc__, config=(FlagCreatePairsOff,))
+    options = tyro.cli(Options, args=list(argv), description=_Options.__doc__, config=(FlagCreatePairsOff,))
     path = options.run_dir / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{options.run_dir} holds no run (no config.yaml); give the --output folder of a training")
     config = read_recipe(path)
     config = replace(config, data=options.train or config.data, val=options.val or config.val)
-    check(config)
+    config.require_complete()
     for option, records in (("train", config.data), ("val", config.val)):
         if records is None:
             raise ConfigError(f"{options.run_dir} names no {option} images; give --{option} RECORDS")
@@ -100,13 +99,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Only now: torch takes seconds to import, and --help should not.
     from equimod.pipelines.records.protocol import RecordsError
     from equimod.train.checkpoint import CheckpointError
-    from equimod.train.evaluators import draw_figures, evaluate, open_subject
+    from equimod.train.evaluation.results import draw_figures, evaluate
+    from equimod.train.evaluation.trained_run import open_trained_run
 
     try:
-        subject = open_subject(options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers)
-        evaluate(subject, [name for name in chosen if name != "figures"])
-        if "figures" in chosen:
-            draw_figures(subject)
+        trained = open_trained_run(
+            options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers
+        )
+        evaluate(trained, chosen)
+        if options.draws_figures():
+            draw_figures(trained)
     except ConfigError as error:
         return fail(error, 2)
     except (RecordsError, CheckpointError) as error:

@@ -12,9 +12,9 @@ from torch import Tensor
 from equimod.models.ssl import SSL
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
-from equimod.pipelines.order import Cursor
-from equimod.train.accumulate import Backward
-from equimod.train.distributed import World, any_rank, mean_over_ranks
+from equimod.pipelines.sampler import Cursor
+from equimod.train.distributed import DistInfo, any_rank, mean_over_ranks
+from equimod.train.grad_cache import GradCache
 from equimod.train.report import Reporter
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
@@ -25,85 +25,86 @@ class NonFiniteLoss(Exception):
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainState:
     """What is trained and how."""
 
     model: SSL
     optimizer: torch.optim.Optimizer
-    backward: Backward
+    grad_cache: GradCache
     learning_rate: Callable[[int], float]  # of a step, counted over the whole run
 
 
-def train(
-    parts: Parts,
-    pipeline: Pipeline,
-    start: Cursor,
-    epochs: int,
-    *,
-    world: World,
-    reporter: Reporter,
-    log_every: int,
-    checkpoint_every: int,
-    save: Callable[[Cursor, int], str],
-    last_good: str,
-    stop_asked: Callable[[], bool],
-) -> bool:
-    """Train from `start` to the end of `epochs`, or until a rank is asked to stop. Returns whether the end was reached.
+@dataclass(frozen=True)
+class RunContext:
+    """The surroundings of a training: its ranks, its length, and what it reports and saves, and how often."""
 
-    `save(cursor, global step)` writes a checkpoint and returns its name; it is called every `checkpoint_every` steps
-    and at the end, after the losses up to there were seen to be finite. The host waits for the device in steps that
-    log or save, and nowhere else (with a gradient scaler, in every step). `last_good` names the checkpoint that the
-    run starts from. Raises NonFiniteLoss.
+    dist_info: DistInfo
+    reporter: Reporter
+    epochs: int
+    log_every: int  # steps
+    checkpoint_every: int  # steps
+    save: Callable[[Cursor, int], str]  # writes the checkpoint of a cursor and global step, and returns its name
+    last_good: str  # name of the checkpoint that the run starts from
+    stop_asked: Callable[[], bool]
+
+
+def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunContext) -> bool:
+    """Train from `start` to the end, or until a rank is asked to stop. Returns whether the end was reached.
+
+    Checkpoints are saved every `checkpoint_every` steps and at the end, after the losses up to there were seen to be
+    finite. The host waits for the device in steps that log or save, and nowhere else (with a gradient scaler, in every
+    step). Raises NonFiniteLoss.
     """
     steps = len(pipeline)
-    total = epochs * steps
+    total = context.epochs * steps
     done = start.epoch * steps + start.step
-    history, stages = _History(done, world), pipeline.stages
-    for epoch in range(start.epoch, epochs):
+    buffer, stages, last_good = LossBuffer(done, context.dist_info), pipeline.stages, context.last_good
+    for epoch in range(start.epoch, context.epochs):
         first = start.step if epoch == start.epoch else 0
-        for step, batch in enumerate(stages.each("wait", pipeline.epoch(epoch, first)), first + 1):
-            lr = parts.learning_rate(done)
-            with stages.of("optimizer", batch.label.device):
-                parts.model.before_step(done / total)
-            history.add(train_step(parts, batch, lr))
+        for step, batch in enumerate(stages.record_each("wait", pipeline.epoch(epoch, first)), first + 1):
+            lr = state.learning_rate(done)
+            with stages.record("optimizer", batch.label.device):
+                state.model.before_step(done / total)
+            buffer.add(train_step(state, batch, lr))
             done += 1
-            stopping = any_rank(stop_asked(), world)
-            saving = stopping or done == total or done % checkpoint_every == 0
-            if saving or done % log_every == 0:
-                losses = history.losses(lr, last_good)
-                if done == total or done % log_every == 0:
-                    with stages.of("logging"):
-                        reporter.log(done, epoch, lr, losses)
+            stopping = any_rank(context.stop_asked(), context.dist_info)
+            logging = done == total or done % context.log_every == 0
+            saving = stopping or done == total or done % context.checkpoint_every == 0
+            if saving or logging:
+                losses = buffer.losses(lr, last_good)
+                if logging:
+                    with stages.record("logging"):
+                        context.reporter.log(done, epoch, lr, losses)
             if saving:
-                cursor = Cursor(epoch, step, start.seed) if step < steps else Cursor(epoch + 1, 0, start.seed)
-                with stages.of("checkpoint"):
-                    last_good = save(cursor, done)
-                reporter.event({"event": "checkpoint", "step": done, "name": last_good})
+                cursor = Cursor(epoch, step) if step < steps else Cursor(epoch + 1, 0)
+                with stages.record("checkpoint"):
+                    last_good = context.save(cursor, done)
+                context.reporter.event({"event": "checkpoint", "step": done, "name": last_good})
                 if stopping or done == total:
-                    reporter.time_spent(done)
+                    context.reporter.time_spent(done)
             if stopping:
                 return done == total
     return True
 
 
-def train_step(parts: Parts, batch: Batch, lr: float) -> dict[str, Tensor]:
+def train_step(state: TrainState, batch: Batch, lr: float) -> dict[str, Tensor]:
     """Forward, backward and optimizer on one batch. Returns the losses of this rank, detached, on the device."""
-    stages, device = parts.backward.stages, batch.label.device
-    for group in parts.optimizer.param_groups:
+    stages, device = state.grad_cache.stages, batch.label.device
+    for group in state.optimizer.param_groups:
         group["lr"] = lr
-    parts.optimizer.zero_grad(set_to_none=True)
-    losses = parts.backward(batch)
-    with stages.of("optimizer", device):
-        parts.backward.scaler.step(parts.optimizer)
-        parts.backward.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    losses = state.grad_cache(batch)
+    with stages.record("optimizer", device):
+        state.grad_cache.scaler.step(state.optimizer)
+        state.grad_cache.scaler.update()
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-class _History:
-    """The losses since the host last looked, kept on the device."""
+class LossBuffer:
+    """The losses of the steps since the host last read them, kept on the device."""
 
-    def __init__(self, done: int, world: World) -> None:
-        self._done, self._world = done, world
+    def __init__(self, done: int, dist_info: DistInfo) -> None:
+        self._done, self._dist_info = done, dist_info
         self._steps: list[dict[str, Tensor]] = []
 
     def add(self, losses: dict[str, Tensor]) -> None:
@@ -112,7 +113,7 @@ class _History:
     def losses(self, lr: float, last_good: str) -> dict[str, float]:
         """The losses of the last step, averaged over the ranks; NonFiniteLoss if any step since was not finite."""
         stacked = {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
-        values = {name: value.tolist() for name, value in mean_over_ranks(stacked, self._world).items()}
+        values = {name: value.tolist() for name, value in mean_over_ranks(stacked, self._dist_info).items()}
         for offset, loss in enumerate(values["loss"]):
             if not math.isfinite(loss):
                 raise NonFiniteLoss(

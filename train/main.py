@@ -23,10 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from equimod.train.checkpoint import CheckpointError
     from equimod.train.distributed import RankLostError
     from equimod.train.loop import NonFiniteLoss
-    from equimod.train.run import run
+    from equimod.train.run import run_training
 
     try:
-        return run(config)
+        return run_training(config)
     except ConfigError as error:
         return fail(error, 2)
     except (RecordsError, CheckpointError, NonFiniteLoss, RankLostError) as error:

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard, and a progress bar or plain lines; on rank 0 only."""
+"""What a run reports: metrics.jsonl, TensorBoard, and a progress bar or plain lines; on rank 0 only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from equimod.pipelines.durable import durable_file
 
-if TYPE_CHECKING:  # torch takes seconds to import, and who only reads events should not wait
+if TYPE_CHECKING:  # torch takes seconds to import, which reading events does not need
     from equimod.train.time_spent import Clock
 
 _SECONDS_BETWEEN_LINES = 5.0

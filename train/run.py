@@ -1,4 +1,4 @@
-"""One run from its configuration to the exported encoder: everything the loop needs, put together and taken down."""
+"""One run from its configuration to the exported encoder: sets up what the loop needs, and cleans up after it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -20,18 +20,25 @@ from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
-from equimod.pipelines.order import Cursor
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records.protocol import Contents, Records
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.sampler import Cursor
+from equimod.pipelines.timing import StageTimes
 from equimod.train import checkpoint
-from equimod.train.accumulate import Backward
 from equimod.train.config import Config, ConfigError, read_recipe
 from equimod.train.data import prepare
-from equimod.train.distributed import World, barrier, data_parallel, same_on_all_ranks, sync_batchnorm, world
+from equimod.train.distributed import (
+    DistInfo,
+    assert_same_on_all_ranks,
+    barrier,
+    data_parallel,
+    process_group,
+    sync_batchnorm,
+)
+from equimod.train.grad_cache import GradCache
 from equimod.train.lars import LARS, lars_groups
-from equimod.train.loop import AUTOCAST, Parts, train
+from equimod.train.loop import AUTOCAST, RunContext, TrainState, train
 from equimod.train.report import Reporter
 from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, claim
 from equimod.train.schedule import warmup_cosine
@@ -40,40 +47,76 @@ from equimod.train.time_spent import Clock
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
-def run(config: Config) -> int:
-    """Train after `config`, in this process as one rank. Returns the exit code: 0, or 143 when stopped by SIGTERM.
+def run_training(config: Config) -> int:
+    """Train as `config` says, this process being one rank. Returns the exit code: 0, or 143 when stopped by SIGTERM.
 
     Raises ConfigError for what the command line must change, RecordsError, CheckpointError and OSError otherwise.
     Until everything is put together, nothing in the output folder is changed.
     """
     with _sigterm() as stop_asked, ExitStack() as stack:
         with _usage():
-            here = stack.enter_context(world(config.system.device))
-            same_on_all_ranks(code_digest(), "the code of equimod", here)
+            dist_info = stack.enter_context(process_group(config.system.device))
+            assert_same_on_all_ranks(code_digest(), "the code of equimod", dist_info)
             resume_from = checkpoint_to_resume(config)
-            same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", here)
-            same_on_all_ranks(str(resume_from), "the checkpoint to resume from", here)
-        config, records = prepare(config, here)
-        config, why = with_backend(config, records, resume_from, here)
+            assert_same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", dist_info)
+            assert_same_on_all_ranks(str(resume_from), "the checkpoint to resume from", dist_info)
+        config, records = prepare(config, dist_info)
+        config, why = with_backend(config, records, resume_from, dist_info)
         with _usage():
             fingerprint = records.fingerprint()
-            same_on_all_ranks(fingerprint, "the content of the training records", here)
-            same_on_all_ranks(config.backend, "the backend", here)
-            pipeline = training_pipeline(config, records, here)
-            parts = training_parts(config, records, len(pipeline), here, pipeline.stages)
-        start = Cursor(0, 0, config.seed)
+            assert_same_on_all_ranks(fingerprint, "the content of the training records", dist_info)
+            assert_same_on_all_ranks(config.backend, "the backend", dist_info)
+            pipeline = training_pipeline(config, records, dist_info)
+            state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
+        run = PreparedRun(config, records, fingerprint, pipeline, state, dist_info, resume_from, why)
+        start = Cursor(0, 0)
         if resume_from is not None:
-            start = checkpoint.restore(
-                resume_from, parts.model, parts.optimizer, parts.backward.scaler, records=fingerprint
-            )
-        if here.rank == 0:
+            start = checkpoint.restore(resume_from, state, fingerprint)
+        if dist_info.rank == 0:
             stack.enter_context(claim(config, resume_from))
-        barrier(here)
-        return _train(config, records, fingerprint, pipeline, parts, start, resume_from, here, why, stop_asked.is_set)
+        barrier(dist_info)
+        return _train(run, start, stop_asked.is_set)
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is put together and has written nothing yet."""
+
+    config: Config
+    records: Records
+    fingerprint: str  # of the records
+    pipeline: Pipeline
+    state: TrainState
+    dist_info: DistInfo
+    resume_from: Path | None
+    why_backend: str
+
+    @property
+    def folder(self) -> Path:
+        return self.config.run_folder()
+
+    def save(self, cursor: Cursor, global_step: int) -> str:
+        """Write a checkpoint, on rank 0, and wait for it. Returns its path."""
+        checkpoints = self.folder / CHECKPOINTS
+        if self.dist_info.rank == 0:
+            checkpoint.save(checkpoints, cursor, global_step, self.state, self.config, self.fingerprint)
+        barrier(self.dist_info)
+        return str(checkpoint.step_folder(checkpoints, global_step))
+
+    def opening(self, start_step: int) -> str:
+        """What the run says before its first step."""
+        config, ranks, device = self.config, self.dist_info.world_size, self.dist_info.device.type
+        parameters = sum(p.numel() for p in self.state.model.parameters()) / 1e6
+        resumed = f", resumed at step {start_step}" if start_step else ""
+        return (
+            f"{config.title} on {config.dataset}: {len(self.records)} images, {config.encoder.arch} width "
+            f"{config.encoder.width}, {parameters:.1f} M parameters, {ranks} rank(s) on {device}, {config.precision}, "
+            f"output {self.folder}{resumed}"
+        )
 
 
 def code_digest() -> str:
-    """A line for each file of code that has a say in a run: its path and a digest of its content."""
+    """A line for each file of code that a run depends on: its path and a digest of its content."""
     files = sorted(path for part in (pipelines, models, train_package) for path in Path(part.__path__[0]).rglob("*.py"))
     names = [f"{path.parent.name}/{path.name}" for path in files]
     return "\n".join(f"{n} {sha256(path.read_bytes()).hexdigest()[:12]}" for n, path in zip(names, files, strict=True))
@@ -94,7 +137,7 @@ def build_model(config: Config, records: Contents) -> SSL:
     )
 
 
-def with_backend(config: Config, records: Records, resume_from: Path | None, here: World) -> tuple[Config, str]:
+def with_backend(config: Config, records: Records, resume_from: Path | None, dist_info: DistInfo) -> tuple[Config, str]:
     """The configuration with the backend that `auto` stands for, and the reason.
 
     A resumed run keeps the one it had, so that its images stay the same to the bit where another one is there now.
@@ -104,20 +147,20 @@ def with_backend(config: Config, records: Records, resume_from: Path | None, her
     if resume_from is not None:
         before = read_recipe(resume_from / checkpoint.CONFIG)
         return replace(config, backend=before.backend), "as before"
-    choice = choose(records, here.device)
+    choice = choose(records, dist_info.device)
     return replace(config, backend=choice.backend), choice.reason
 
 
-def training_pipeline(config: Config, records: Records, here: World) -> Pipeline:
+def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> Pipeline:
     return build_pipeline(
         records,
         POLICIES[config.policy],
         backend=config.backend,
         batch_size=config.batch_size,
         seed=config.seed,
-        rank=here.rank,
-        world_size=here.size,
-        device=here.device,
+        rank=dist_info.rank,
+        world_size=dist_info.world_size,
+        device=dist_info.device,
         with_x=config.equimod,
         workers=config.system.workers,
         window=config.shuffle_window,
@@ -125,7 +168,9 @@ def training_pipeline(config: Config, records: Records, here: World) -> Pipeline
     )
 
 
-def training_parts(config: Config, records: Contents, steps: int, here: World, stages: Stages | None = None) -> Parts:
+def build_train_state(
+    config: Config, records: Contents, steps: int, dist_info: DistInfo, stages: StageTimes | None = None
+) -> TrainState:
     """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room.
 
     The time that steps take goes to `stages`, those of the pipeline in a run.
@@ -139,13 +184,14 @@ def training_parts(config: Config, records: Contents, steps: int, here: World, s
         peak=config.optim.lr,
     )
     learning_rate(0)
-    share = config.batch_size // here.size
-    if share % config.accumulate:
+    local_batch_size = config.batch_size // dist_info.world_size
+    if local_batch_size % config.grad_cache:
         raise ValueError(
-            f"accumulate={config.accumulate} does not divide the {share} images of a rank; give a divisor of {share}"
+            f"grad_cache={config.grad_cache} does not divide the {local_batch_size} images of a rank; "
+            f"give a divisor of {local_batch_size}"
         )
-    model = build_model(config, records).to(here.device).to(memory_format=torch.channels_last)
-    parallel = data_parallel(sync_batchnorm(model, here, config.system.batchnorm), here)
+    model = build_model(config, records).to(dist_info.device).to(memory_format=torch.channels_last)
+    parallel = data_parallel(sync_batchnorm(model, dist_info, config.system.batchnorm), dist_info)
     if config.system.compile != "no":
         _compile_encoders(model, config.system.compile)
     optimizer = LARS(
@@ -155,9 +201,11 @@ def training_parts(config: Config, records: Contents, steps: int, here: World, s
         weight_decay=config.optim.weight_decay,
         trust_coefficient=config.optim.trust_coefficient,
     )
-    scaler = torch.amp.GradScaler(here.device.type, enabled=config.precision == "fp16")
-    backward = Backward(model, parallel, config.accumulate, scaler, AUTOCAST[config.precision], stages or Stages())
-    return Parts(model, optimizer, backward, learning_rate)
+    scaler = torch.amp.GradScaler(dist_info.device.type, enabled=config.precision == "fp16")
+    grad_cache = GradCache(
+        model, parallel, config.grad_cache, scaler, AUTOCAST[config.precision], stages or StageTimes()
+    )
+    return TrainState(model, optimizer, grad_cache, learning_rate)
 
 
 def _compile_encoders(model: SSL, mode: str) -> None:
@@ -176,67 +224,36 @@ def _compile_encoders(model: SSL, mode: str) -> None:
             module.compile(mode=mode)
 
 
-def _train(
-    config: Config,
-    records: Records,
-    fingerprint: str,
-    pipeline: Pipeline,
-    parts: Parts,
-    start: Cursor,
-    resume_from: Path | None,
-    here: World,
-    why_backend: str,
-    stop_asked: Callable[[], bool],
-) -> int:
-    folder, steps = config.run_folder(), len(pipeline)
-
-    def save(cursor: Cursor, global_step: int) -> str:
-        if here.rank == 0:
-            model, optimizer, scaler = parts.model, parts.optimizer, parts.backward.scaler
-            checkpoint.save(folder / CHECKPOINTS, cursor, global_step, model, optimizer, scaler, config, fingerprint)
-        barrier(here)
-        return str(checkpoint.step_folder(folder / CHECKPOINTS, global_step))
-
+def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> int:
+    config, folder, steps = run.config, run.folder, len(run.pipeline)
+    is_first = run.dist_info.rank == 0
     start_step = start.epoch * steps + start.step
     with Reporter(
-        folder if here.rank == 0 else None,
-        Clock(pipeline.stages, pipeline.workers, config.batch_size // here.size),
+        folder if is_first else None,
+        Clock(run.pipeline.stages, run.pipeline.workers, config.batch_size // run.dist_info.world_size),
         total_steps=config.epochs * steps,
         start_step=start_step,
         batch_size=config.batch_size,
     ) as reporter:
-        reporter.say(_opening(config, records, parts.model, here, start_step))
-        reporter.say(f"backend {config.backend}: {why_backend}")
-        reached_end = train(
-            parts,
-            pipeline,
-            start,
-            config.epochs,
-            world=here,
+        reporter.say(run.opening(start_step))
+        reporter.say(f"backend {config.backend}: {run.why_backend}")
+        context = RunContext(
+            dist_info=run.dist_info,
             reporter=reporter,
+            epochs=config.epochs,
             log_every=config.log.every,
             checkpoint_every=config.log.checkpoint_every,
-            save=save,
-            last_good=str(resume_from or "none"),
+            save=run.save,
+            last_good=str(run.resume_from or "none"),
             stop_asked=stop_asked,
         )
-        if not reached_end:
+        if not train(run.state, run.pipeline, start, context):
             reporter.say(f"stopped by SIGTERM after a checkpoint; --resume auto goes on in {folder}")
             return SIGTERM_EXIT
-        if here.rank == 0:
-            checkpoint.export_encoder(parts.model.encoder, folder / "encoder.safetensors")
+        if is_first:
+            checkpoint.export_encoder(run.state.model.encoder, folder / "encoder.safetensors")
         reporter.say(f"done: {folder}; evaluate it with: python train/evaluate.py {folder}")
     return 0
-
-
-def _opening(config: Config, records: Records, model: SSL, here: World, start_step: int) -> str:
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    resumed = f", resumed at step {start_step}" if start_step else ""
-    return (
-        f"{config.title} on {config.dataset}: {len(records)} images, {config.encoder.arch} width "
-        f"{config.encoder.width}, {parameters:.1f} M parameters, {here.size} rank(s) on {here.device.type}, "
-        f"{config.precision}, output {config.run_folder()}{resumed}"
-    )
 
 
 @contextmanager

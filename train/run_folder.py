@@ -31,13 +31,13 @@ def checkpoint_to_resume(config: Config) -> Path | None:
         path = checkpoint.newest(folder / CHECKPOINTS)
     elif config.resume != "never":
         path = Path(config.resume)
-    held = (folder / CONFIG).exists()
+    has_run = (folder / CONFIG).exists()
     is_its_own = path is not None and path.resolve().is_relative_to(folder.resolve())
-    if held and not (config.overwrite or config.resume == "auto" or is_its_own):
+    if has_run and not (config.overwrite or config.resume == "auto" or is_its_own):
         raise ConfigError(f"{folder} holds a run; give --resume auto to go on, --overwrite to delete it, or --output")
     if path is not None:
         checkpoint.read_state(path)
-    if config.resume != "never" and (path is not None or held):
+    if config.resume != "never" and (path is not None or has_run):
         changed = differences(config, read_recipe((path or folder) / CONFIG))
         if changed:
             raise ConfigError(
@@ -49,7 +49,7 @@ def checkpoint_to_resume(config: Config) -> Path | None:
 
 @contextmanager
 def claim(config: Config, resume_from: Path | None) -> Iterator[Path]:
-    """The run's folder, held for this process, cleared of what is not to be kept, with config.yaml in place.
+    """The run's folder, locked for this process, cleared of what is not to be kept, with config.yaml in place.
 
     Raises ConfigError where another run holds it.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from equimod.pipelines.stages import LOADER, PREFETCH, TRAINING, Stages
+from equimod.pipelines.timing import LOADER, PREFETCH, TRAINING, StageTimes
 
 WAITS = 0.05  # share of the time from which on training waits for data rather than the other way round
 READS = 0.5  # share of the loader threads' work from which on the disk is the limit rather than the CPU
@@ -62,7 +62,7 @@ class TimeSpent:
 class Clock:
     """Reads the seconds a stage of this process; a rank trains on `batch_size` images a step."""
 
-    def __init__(self, stages: Stages, loader_threads: int, batch_size: int) -> None:
+    def __init__(self, stages: StageTimes, loader_threads: int, batch_size: int) -> None:
         self._stages, self._loader_threads, self._batch_size = stages, loader_threads, batch_size
         self._read: dict[str, float] = {}
 
@@ -93,7 +93,7 @@ class Clock:
 def time_spent(
     seconds: Mapping[str, float], wall: float, images: int, *, loader_threads: int, on_gpu: Set[str] = frozenset()
 ) -> TimeSpent:
-    """Sum up `wall` seconds of training on `images` images; `seconds` a stage as `Stages.seconds` gives them.
+    """Sum up `wall` seconds of training on `images` images; `seconds` a stage as `StageTimes.seconds` gives them.
 
     Where no stage of the training thread is on a GPU, what that thread did outside of all of them is one more, `other`:
     it waits for other ranks there.

@@ -44,7 +44,7 @@ def _compiled_parts() -> Iterator[Finding]:
     """The parts in C. Importing them raises OSError where a library is gone that they were linked with."""
     try:
         from equimod.pipelines.decode import LIBRARY, NO_LIBRARY
-        from equimod.pipelines.resample import KERNEL, NO_KERNEL
+        from equimod.pipelines.resize import KERNEL, NO_KERNEL
     except OSError as error:
         yield demand("the compiled parts load", False, note=str(error))
         return

@@ -15,10 +15,10 @@ from equimod.benchmarks.gpu_check.workload import config_of, random_batch, state
 from equimod.benchmarks.rehearse import step
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.batch import Batch
-from equimod.pipelines.order import Cursor
+from equimod.pipelines.sampler import Cursor
 from equimod.train import checkpoint
 from equimod.train.config import Config
-from equimod.train.loop import Parts, train_step
+from equimod.train.loop import TrainState, train_step
 
 FLOAT32 = 5e-5  # relative: products and convolutions in TF32 are off by 5e-4
 GRADIENT = 1e-3  # relative, of the whole gradient, between a batch at once and in four parts in float32
@@ -65,9 +65,9 @@ def _in_parts(job: Job, config: Config) -> Finding:
     state, batch = state_of(job, config), random_batch(config, job.device)
     state.model.eval()
     gradients = []
-    for parts in (1, 4):
+    for chunks in (1, 4):
         state.optimizer.zero_grad(set_to_none=True)
-        replace(state.backward, parts=parts)(batch)
+        replace(state.grad_cache, chunks=chunks)(batch)
         gradients.append([p.grad.double() for p in state.model.parameters() if p.grad is not None])
     whole, in_parts = gradients
     distance = _norm([a - b for a, b in zip(whole, in_parts, strict=True)]) / _norm(whole)
@@ -82,7 +82,7 @@ def _scaler(job: Job, config: Config) -> Iterator[Finding]:
     """fp16: a batch whose gradient is not finite changes no weight and halves the scale; the next one trains."""
     config = replace(config, precision="fp16")
     state, batch = state_of(job, config), random_batch(config, job.device)
-    scaler = state.backward.scaler
+    scaler = state.grad_cache.scaler
     for _ in range(20):  # until the first scale, 65,536, has come down to what this model bears
         before, scale = _weights(state), scaler.get_scale()
         step(state, batch)
@@ -101,7 +101,7 @@ def _scaler(job: Job, config: Config) -> Iterator[Finding]:
     )
 
 
-def _weights(state: Parts) -> list[Tensor]:
+def _weights(state: TrainState) -> list[Tensor]:
     return [p.detach().clone() for p in state.model.parameters()]
 
 
@@ -119,24 +119,22 @@ def _resumed(job: Job, config: Config) -> Finding:
     for _ in range(2):
         step(state, batch)
     folder: Path = job.scratch / "checkpoints"
-    checkpoint.save(folder, Cursor(0, 2, 0), 2, state.model, state.optimizer, state.backward.scaler, config, "drawn")
+    checkpoint.save(folder, Cursor(0, 2), 2, state, config, "drawn")
     losses = [_loss(state, batch) for _ in range(2)]
     other = _deterministic(job, replace(config, seed=1))
-    checkpoint.restore(
-        checkpoint.step_folder(folder, 2), other.model, other.optimizer, other.backward.scaler, records="drawn"
-    )
+    checkpoint.restore(checkpoint.step_folder(folder, 2), other, records="drawn")
     again = [_loss(other, batch) for _ in range(2)]
     torch.use_deterministic_algorithms(False)
     met = losses == again and _same(_weights(state), _weights(other))
     return demand(name, met, losses[0], "next loss", "" if met else f"{again[0]} after the resume")
 
 
-def _deterministic(job: Job, config: Config) -> Parts:
+def _deterministic(job: Job, config: Config) -> TrainState:
     state = state_of(job, config)
     torch.backends.cudnn.benchmark = False  # which the trainer switches on
     return state
 
 
-def _loss(state: Parts, batch: Batch) -> float:
+def _loss(state: TrainState, batch: Batch) -> float:
     state.model.before_step(0.5)
     return train_step(state, batch, 1.0)["loss"].item()

@@ -16,7 +16,7 @@ from equimod.pipelines.shapes import draw_dataset
 from equimod.train.config import parse
 from equimod.train.evaluate import main as evaluate
 from equimod.train.main import main as train
-from equimod.train.run import training_parts, training_pipeline
+from equimod.train.run import build_train_state, training_pipeline
 
 EVALUATION_SECONDS = 30.0  # of both runs together
 MOST_EPOCHS = 100
@@ -47,7 +47,7 @@ def _epochs(job: Job, options: Sequence[str]) -> int:
     assert config.data is not None
     records, here = open_records(config.data), alone(job)
     pipeline = training_pipeline(config, records, here)
-    state = training_parts(config, records, len(pipeline), here)
+    state = build_train_state(config, records, len(pipeline), here)
     steps = min(len(pipeline), job.sized(25, 2))
     began = time.perf_counter()
     for number, batch in enumerate(islice(pipeline.epoch(0), steps)):

@@ -14,7 +14,8 @@ from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
 from equimod.benchmarks.gpu_check.workload import config_of, random_batch, state_of
 from equimod.benchmarks.measure import Spread
 from equimod.benchmarks.rehearse import step
-from equimod.train.config import METHODS, Config, SystemSettings
+from equimod.models.settings import METHOD_NAMES
+from equimod.train.config import Config, SystemSettings
 
 AIM = 2500  # encoder images/s on one H100
 Compile = Literal["no", "default", "reduce-overhead"]
@@ -27,7 +28,7 @@ def run(job: Job) -> Iterator[Finding]:
     yield _speed(job, replace(config, precision="fp16"))
     for tf32 in (True, False):
         yield _speed(job, replace(config, precision="fp32"), " with TF32" if tf32 else " without TF32", tf32)
-    for method in METHODS:
+    for method in METHOD_NAMES:
         for equimod in (False, True) if method != "none" else (True,):
             if (method, equimod) != ("simclr", True):
                 yield _speed(job, config_of(job, method, equimod))

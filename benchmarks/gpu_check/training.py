@@ -15,7 +15,7 @@ from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
 from equimod.benchmarks.gpu_check.workload import alone, config_of, photos, random_batch, state_of
 from equimod.benchmarks.gpu_memory import LiveMemory, peak_bytes
 from equimod.benchmarks.loaders import RepeatedRecords
-from equimod.benchmarks.measure import Load, Spread, interleave
+from equimod.benchmarks.measure import Spread, Workload, interleave
 from equimod.benchmarks.rehearse import step
 from equimod.pipelines.build import Pipeline
 from equimod.pipelines.workers import available_cores
@@ -32,8 +32,8 @@ def run(job: Job) -> Iterator[Finding]:
     """The step alone and training take turns."""
     config, (pipeline, note) = _config(job), _pipeline(job)
     state, resident = state_of(job, config), random_batch(config, job.device)
-    through = replace(state, backward=replace(state.backward, stages=pipeline.stages))
-    batches = pipeline.stages.each("wait", chain.from_iterable(map(pipeline.epoch, count())))
+    through = replace(state, grad_cache=replace(state.grad_cache, stages=pipeline.stages))
+    batches = pipeline.stages.record_each("wait", chain.from_iterable(map(pipeline.epoch, count())))
     steps, rounds = job.sized(20, 2), job.sized(5, 2)
 
     def step_alone() -> None:
@@ -130,7 +130,7 @@ def _contenders(job: Job) -> Finding:
     return demand(name, two - one < CONTENDER_BYTES / 2, (two - one) / 2**30, "GiB")
 
 
-def _contender(device: torch.device) -> Load:
+def _contender(device: torch.device) -> Workload:
     """Holds memory, and gives in place of a number of images the bytes that others hold."""
     mine = torch.ones(CONTENDER_BYTES, dtype=torch.uint8, device=device)
 

@@ -25,13 +25,13 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from equimod.benchmarks.gpu_check.report import Finding, Job, demand
 from equimod.benchmarks.gpu_check.workload import DrawnRecords, Photos, alone, config_of, crops, random_batch
 from equimod.benchmarks.rehearse import batch_without_values, step
+from equimod.models.settings import METHOD_NAMES
 from equimod.pipelines import ops
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
-from equimod.train.config import METHODS
-from equimod.train.distributed import World, sync_batchnorm
-from equimod.train.run import training_parts
+from equimod.train.distributed import DistInfo, sync_batchnorm
+from equimod.train.run import build_train_state
 
 META = torch.device("meta")
 RANKS = 8  # of the group that batch norm pretends to reach
@@ -123,7 +123,7 @@ def run(job: Job) -> Iterator[Finding]:
         yield no_wait(f"operators of x, {name}", device, _center(name, device))
         yield no_wait(f"operators of the views, {name}", device, _views(name, device))
     yield _pipeline(job)
-    for method in METHODS:
+    for method in METHOD_NAMES:
         for equimod in (False, True) if method != "none" else (True,):
             yield _step(job, method, equimod, device)
     yield from _norms(job)
@@ -158,7 +158,7 @@ def _pipeline(job: Job) -> Finding:
 def _step(job: Job, method: Any, equimod: bool, device: torch.device) -> Finding:
     config = replace(config_of(job, method, equimod), batch_size=job.sized(16, 4))
     here = replace(alone(job), device=device)
-    state = training_parts(config, Photos(), 1000, here)
+    state = build_train_state(config, Photos(), 1000, here)
     batch = random_batch(config, device) if job.full else batch_without_values(config, config.batch_size, device)
     step(state, batch)  # with momenta that are there
     return no_wait(f"a step, {config.title}", device, lambda: step(state, batch))
@@ -170,7 +170,7 @@ def _norms(job: Job) -> Iterator[Finding]:
     try:
         for kind, shape in ((nn.BatchNorm2d, (8, 16, 4, 4)), (nn.BatchNorm1d, (8, 16))):
             norm = nn.Sequential(kind(16)).to(job.device)
-            sync_batchnorm(norm, World(0, 0, RANKS, job.device))
+            sync_batchnorm(norm, DistInfo(0, 0, RANKS, job.device))
             images = torch.randn(shape, device=job.device, requires_grad=True)
 
             def both(norm: nn.Module = norm, images: Tensor = images) -> None:

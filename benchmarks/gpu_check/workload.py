@@ -16,20 +16,20 @@ from torch import Tensor
 from equimod.benchmarks.augmenters import smooth_crops
 from equimod.benchmarks.gpu_check.report import Job
 from equimod.benchmarks.rehearse import Photos, batch_without_values, paper_config
-from equimod.models.settings import EncoderSettings
+from equimod.models.settings import EncoderSettings, MethodName
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.protocol import Records, Stored
-from equimod.train.config import Config, Method
-from equimod.train.distributed import World
-from equimod.train.loop import Parts
-from equimod.train.run import training_parts
+from equimod.pipelines.records.protocol import Records, StoredImage
+from equimod.train.config import Config
+from equimod.train.distributed import DistInfo
+from equimod.train.loop import TrainState
+from equimod.train.run import build_train_state
 
 PHOTOS = 64  # of ImageNet's size, where they are drawn
 STEPS = 1000  # of an epoch, for the schedule alone
 
 
-def config_of(job: Job, method: Method, equimod: bool) -> Config:
+def config_of(job: Job, method: MethodName, equimod: bool) -> Config:
     """The paper's setting for ImageNet as one of 32 ranks has it, in bf16: 128 images, ResNet-50, 224 pixels.
 
     On a CPU 4 images of 32 pixels and a ResNet-10 of width 8.
@@ -59,14 +59,14 @@ def _narrow(settings: Any) -> Any:
     return replace(settings, **{f.name: narrow[f.name] for f in fields(settings) if f.name in narrow})
 
 
-def alone(job: Job) -> World:
+def alone(job: Job) -> DistInfo:
     """This process as the only rank."""
-    return World(0, 0, 1, job.device)
+    return DistInfo(0, 0, 1, job.device)
 
 
-def state_of(job: Job, config: Config) -> Parts:
+def state_of(job: Job, config: Config) -> TrainState:
     """What a training of `config` trains, on the device."""
-    return training_parts(config, Photos(), STEPS, alone(job))
+    return build_train_state(config, Photos(), STEPS, alone(job))
 
 
 def random_batch(config: Config, device: torch.device) -> Batch:
@@ -96,18 +96,18 @@ class DrawnRecords:
     def __init__(self, images: int, size: tuple[int, int], raw: bool) -> None:
         rng = np.random.default_rng(0)
         drawn = [_drawn(rng, size) for _ in range(images)]
-        self._stored: list[Stored] = [image if raw else _jpeg(image) for image in drawn]
-        self.raw, self.classes = raw, ["even", "odd"]
+        self._stored: list[StoredImage] = [image if raw else _jpeg(image) for image in drawn]
+        self.raw, self.form, self.manifest, self.classes = raw, "drawn", None, ["even", "odd"]
         self.index: NDArray[np.int64] = np.arange(images)
         self.label = self.index % 2
         self.size: NDArray[np.int32] = np.tile(np.array(size, dtype=np.int32), (images, 1))
-        self.stored = self.size
+        self.stored_size = self.size
         self.length: NDArray[np.int64] = np.array([len(stored) for stored in self._stored])
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def read(self, position: int) -> Stored:
+    def read(self, position: int) -> StoredImage:
         return self._stored[position]
 
     def will_read(self, positions: NDArray[np.int64]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.timing import StageTimes
 
 
 class BackendUnavailableError(Exception):
@@ -26,7 +26,7 @@ class Request:
     """A batch to be read: where its samples lie, and the box of each view."""
 
     position: NDArray[np.int64]  # (N,) in the records
-    crops: tuple[Tensor, ...]  # a view: int64 (N,4), x, y, width, height in pixels of the image as it is stored
+    boxes: tuple[Tensor, ...]  # a view: int64 (N,4), x, y, width, height in pixels of the image as it is stored
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Images:
 
 
 class Backend(Protocol):
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
         """Answer every request, in order, reading ahead. Closing the iterator frees what it holds.
 
         Raises RecordsError, naming the sample, where one cannot be read or decoded.
@@ -49,18 +49,20 @@ class Backend(Protocol):
         ...
 
 
-class BackendFactory(Protocol):
-    def __call__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        *,
-        with_x: bool,
-        batch_size: int,  # of the largest request
-        workers: int,
-        device: torch.device,  # that the images are for
-        stages: Stages,  # for the seconds of its threads, by the names of `stages.LOADER`, where it can tell them
-    ) -> Backend: ...
+@dataclass(frozen=True)
+class BackendConfig:
+    """What a backend is made from."""
+
+    records: Records
+    policy: AugmentationPolicy
+    with_x: bool
+    batch_size: int  # of the largest request
+    workers: int
+    device: torch.device  # that the images are for
+    stages: StageTimes  # for the seconds of its threads, by the names of `timing.LOADER`, where it can tell them
+
+
+BackendFactory = Callable[[BackendConfig], Backend]
 
 
 @contextmanager

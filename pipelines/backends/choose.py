@@ -1,4 +1,4 @@
-"""What `--backend auto` stands for."""
+"""The choice of a backend for `--backend auto`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from equimod.pipelines.decode import LIBRARY, NO_LIBRARY
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import KERNEL, NO_KERNEL
+from equimod.pipelines.resize import KERNEL, NO_KERNEL
 
 BackendName = Literal["native", "dali", "ffcv"]
 PACKAGES: dict[BackendName, str] = {"native": "torch", "dali": "nvidia.dali", "ffcv": "ffcv"}

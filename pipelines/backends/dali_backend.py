@@ -19,13 +19,12 @@ from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.data_node import DataNode
 from simplejpeg import decode_jpeg_header
 
-from equimod.pipelines.backends import Images, Request
+from equimod.pipelines.backends import BackendConfig, Images, Request
+from equimod.pipelines.codec import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
 from equimod.pipelines.decode import decode_sample, undecodable
+from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy, Interpolation
-from equimod.pipelines.records.check import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
-from equimod.pipelines.records.protocol import Records, RecordsError
-from equimod.pipelines.resample import center_geometry
-from equimod.pipelines.stages import Stages
+from equimod.pipelines.records.protocol import RecordsError
 
 _BATCHES_AHEAD = 2
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
@@ -37,20 +36,10 @@ _RGB_PNG = bytes((8, 2))  # bit depth and colour type, at byte 24
 class DaliBackend:
     """Decodes, crops and resizes in a DALI pipeline that is built once and serves every epoch."""
 
-    def __init__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        *,
-        with_x: bool,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        stages: Stages,  # not used: the engine does everything
-    ) -> None:
-        self._records, self._policy, self._with_x = records, policy, with_x
-        device_id = (device.index or 0) if device.type == "cuda" else None
-        self._settings = {"batch_size": batch_size, "num_threads": workers, "device_id": device_id}
+    def __init__(self, config: BackendConfig) -> None:
+        self._records, self._policy, self._with_x = config.records, config.policy, config.with_x
+        device_id = (config.device.index or 0) if config.device.type == "cuda" else None
+        self._settings = {"batch_size": config.batch_size, "num_threads": config.workers, "device_id": device_id}
         self._idle = [self._built()]
 
     def _built(self) -> Pipeline:
@@ -59,8 +48,8 @@ class DaliBackend:
         pipeline.build()
         return pipeline
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        """See `Backend.run`. Runs at the same time have a pipeline each: one would mix up their batches."""
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """See `Backend.load`. Runs at the same time have a pipeline each: one would mix up their batches."""
         pipeline = self._idle.pop() if self._idle else self._built()
         pending: deque[Request] = deque()
         try:
@@ -81,13 +70,13 @@ class DaliBackend:
         give = self._pixels if self._records.raw else self._encoded
         inputs: dict[str, Any] = {"image": [give(int(position)) for position in request.position]}
         if self._with_x:
-            stored = self._records.stored[request.position]
-            places = [center_geometry(width, height, self._policy.x) for width, height in stored.tolist()]
+            stored_size = self._records.stored_size[request.position]
+            places = [center_geometry(width, height, self._policy.x) for width, height in stored_size.tolist()]
             resized, corner = (np.array(column) for column in zip(*places, strict=True))
             edges = {"x_start": corner, "x_end": corner + self._policy.x.size}  # of the crop, in the resized image
-            inputs |= {name: (edge * stored / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
-        for number, crop in enumerate(request.crops):
-            box = crop.numpy().astype(np.int32)
+            inputs |= {name: (edge * stored_size / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
+        for number, boxes in enumerate(request.boxes):
+            box = boxes.numpy().astype(np.int32)
             inputs |= {f"start_{number}": box[:, :2].copy(), f"shape_{number}": box[:, 2:].copy()}
         for name, batch in inputs.items():
             pipeline.feed_input(name, batch)

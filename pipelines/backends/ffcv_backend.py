@@ -30,13 +30,10 @@ from ffcv.pipeline.state import State
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equimod.pipelines.backends import BackendUnavailableError, Images, Request, kept_torch_threads
+from equimod.pipelines.backends import BackendConfig, BackendUnavailableError, Images, Request, kept_torch_threads
 from equimod.pipelines.decode import decode_sample, undecodable
-from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.records.beton import JPEG, BetonRecords
-from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import center_geometry
-from equimod.pipelines.stages import Stages
 
 _BATCHES_AHEAD = 2
 _POLL_SECONDS = 0.1
@@ -45,40 +42,34 @@ _POLL_SECONDS = 0.1
 class FfcvBackend:
     """Decodes, crops and resizes in FFCV's compiled pipeline, which is built once and serves every epoch."""
 
-    def __init__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        *,
-        with_x: bool,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        stages: Stages,  # not used: the engine does everything
-    ) -> None:
+    def __init__(self, config: BackendConfig) -> None:
+        records = config.records
         if not isinstance(records, BetonRecords):
             raise BackendUnavailableError(
                 "backend=ffcv reads .beton files only; convert the data with --format ffcv or take another backend"
             )
-        self._records, self._policy, self._with_x = records, policy, with_x
-        self._workers, self._pin_memory = min(workers, numba.config.NUMBA_NUM_THREADS), device.type == "cuda"
-        outputs = with_x + len(policy.views)
+        self._records, self._policy, self._with_x = records, config.policy, config.with_x
+        self._workers = min(config.workers, numba.config.NUMBA_NUM_THREADS)
+        self._pin_memory = config.device.type == "cuda"
+        outputs = config.with_x + len(config.policy.views)
         with kept_torch_threads():
             self._loader = Loader(
                 str(records.path),
-                batch_size=batch_size,
+                batch_size=config.batch_size,
                 num_workers=self._workers,
                 os_cache=True,
                 seed=0,  # none would be drawn from numpy's global generator
                 batches_ahead=0,
                 pipelines={
-                    name: [_Decoder(outputs, policy.size, with_x)] if name == records.image_field else None
+                    name: [_Decoder(outputs, config.policy.size, config.with_x)]
+                    if name == records.image_field
+                    else None
                     for name in records.fields
                 },
             )
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        """See `Backend.run`."""
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """See `Backend.load`."""
         epoch = _Epoch(self._loader, self._workers, requests, self._batch)
         try:
             yield from epoch.images()
@@ -98,10 +89,10 @@ class FfcvBackend:
 
     def _geometry(self, request: Request) -> NDArray[np.int64]:
         """(N,K,4): for x the size of the whole image after its resize and the corner of the crop, for views the box."""
-        columns = [crop.numpy() for crop in request.crops]
+        columns = [boxes.numpy() for boxes in request.boxes]
         if self._with_x:
-            stored = self._records.stored[request.position].tolist()
-            places = [center_geometry(width, height, self._policy.x) for width, height in stored]
+            stored_size = self._records.stored_size[request.position].tolist()
+            places = [center_geometry(width, height, self._policy.x) for width, height in stored_size]
             columns.insert(0, np.array([(*size, *corner) for size, corner in places], dtype=np.int64))
         return np.stack(columns, axis=1)
 
@@ -138,13 +129,15 @@ class _Decoder(SimpleRGBImageDecoder):
             images, status, geometry = memory
             for row in rows(len(batch_indices)):
                 image = metadata[batch_indices[row]]
-                stored = read(image["data_ptr"], storage_state)
+                content = read(image["data_ptr"], storage_state)
                 height, width = np.int64(image["height"]), np.int64(image["width"])
                 if image["mode"] == JPEG:
                     pixels = np.empty((height, width, 3), np.uint8)
-                    status[row, 0] = decode_jpeg(stored, pixels, height, width, height, width, 0, 0, 1, 1, False, False)
+                    status[row, 0] = decode_jpeg(
+                        content, pixels, height, width, height, width, 0, 0, 1, 1, False, False
+                    )
                 else:
-                    pixels = stored.reshape(height, width, 3)
+                    pixels = content.reshape(height, width, 3)
                     status[row, 0] = 0
                 if first_view:
                     new_width, new_height, left, top = geometry[row, 0]

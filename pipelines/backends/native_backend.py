@@ -13,12 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from equimod.pipelines.backends import Images, Request
-from equimod.pipelines.decode import RegionDecoder, decode_stored, read_stored
-from equimod.pipelines.policy import AugmentationPolicy
-from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
-from equimod.pipelines.stages import Laps, Stages
+from equimod.pipelines.backends import BackendConfig, Images, Request
+from equimod.pipelines.decode import RegionDecoder, decode_image, read_image
+from equimod.pipelines.resize import CropResizer, center_crop_specs, crop_specs, regions_of_interest
+from equimod.pipelines.timing import Timer
 from equimod.pipelines.workers import stay_on_own_cores
 
 _BATCHES_AHEAD = 2
@@ -28,24 +26,13 @@ _TASKS_A_WORKER = 4  # of a batch: few enough to cost nothing, enough for worker
 class NativeBackend:
     """Decodes and resamples in `workers` threads; libjpeg-turbo and the resampling release the GIL."""
 
-    def __init__(
-        self,
-        records: Records,
-        policy: AugmentationPolicy,
-        *,
-        with_x: bool,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        stages: Stages,
-    ) -> None:
-        self._records, self._policy, self._with_x, self._stages = records, policy, with_x, stages
-        self._workers, self._pin_memory = workers, device.type == "cuda"
+    def __init__(self, config: BackendConfig) -> None:
+        self._config, self._pin_memory = config, config.device.type == "cuda"
 
-    def run(self, requests: Iterator[Request]) -> Iterator[Images]:
-        """See `Backend.run`."""
+    def load(self, requests: Iterator[Request]) -> Iterator[Images]:
+        """See `Backend.load`."""
         own = threading.local()  # a decoder a thread; its memory goes when the thread ends
-        with ThreadPoolExecutor(self._workers, "equimod-decode", self._begin, (own,)) as pool:
+        with ThreadPoolExecutor(self._config.workers, "equimod-decode", self._begin, (own,)) as pool:
             pending: deque[tuple[Images, list[Future[None]]]] = deque()
             try:
                 for request in requests:
@@ -66,46 +53,48 @@ class NativeBackend:
     def _start(
         self, request: Request, pool: ThreadPoolExecutor, own: threading.local
     ) -> tuple[Images, list[Future[None]]]:
-        n, size = len(request.position), self._policy.size
+        n, size = len(request.position), self._config.policy.size
 
         # Decoders write pixel after pixel, and so the batch lies in memory; its shape is (N,3,S,S) all the same.
         def empty() -> Tensor:
             return torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
 
-        images = Images(empty() if self._with_x else None, tuple(empty() for _ in request.crops))
-        cuts = [
-            crop_cuts(boxes.numpy(), policy.crop.size, policy.crop.interpolation)
-            for policy, boxes in zip(self._policy.views, request.crops, strict=True)
+        images = Images(empty() if self._config.with_x else None, tuple(empty() for _ in request.boxes))
+        of_output = [
+            crop_specs(boxes.numpy(), policy.crop.size, policy.crop.interpolation)
+            for policy, boxes in zip(self._config.policy.views, request.boxes, strict=True)
         ]
-        if self._with_x:
-            cuts.insert(0, center_cuts(self._records.stored[request.position], self._policy.x))
+        if self._config.with_x:
+            of_output.insert(
+                0, center_crop_specs(self._config.records.stored_size[request.position], self._config.policy.x)
+            )
         targets = [t.permute(0, 2, 3, 1).numpy() for t in (images.x, *images.views) if t is not None]
-        rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._workers))
-        of_sample = np.stack(cuts, axis=1)
-        fill = partial(self._fill, own, request.position, seen(of_sample), Cutter(of_sample, targets))
-        return images, [pool.submit(fill, share.tolist()) for share in rows]
+        rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._config.workers))
+        specs = np.stack(of_output, axis=1)
+        fill = partial(self._fill, own, request.position, regions_of_interest(specs), CropResizer(specs, targets))
+        return images, [pool.submit(fill, some.tolist()) for some in rows]
 
     def _fill(
         self,
         own: threading.local,
         position: NDArray[np.int64],
         regions: NDArray[np.int64],
-        cut: Cutter,
+        resize: CropResizer,
         rows: list[int],
     ) -> None:
-        """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `cut`."""
-        laps, samples = Laps(), position[rows]
-        sizes = self._records.stored[samples].tolist()
-        for row, sample, size, region in zip(rows, samples.tolist(), sizes, regions[rows].tolist(), strict=True):
-            stored = read_stored(self._records, sample)
-            laps.lap("read")
-            pixels = own.decode(stored, size, region)
+        """Fill these rows of a batch: read samples of `position` (N,), decode `regions` (N,4) of them, and `resize`."""
+        timer, records, positions = Timer(), self._config.records, position[rows]
+        sizes = records.stored_size[positions].tolist()
+        for row, at, size, region in zip(rows, positions.tolist(), sizes, regions[rows].tolist(), strict=True):
+            content = read_image(records, at)
+            timer.lap("read")
+            pixels = own.decode(content, size, region)
             if pixels is None:
-                pixels = decode_stored(self._records, sample, stored)
-            laps.lap("decode")
-            cut(row, pixels)
-            laps.lap("resize")
-        self._stages.add(laps)
+                pixels = decode_image(records, at, content)
+            timer.lap("decode")
+            resize(row, pixels)
+            timer.lap("resize")
+        self._config.stages.add(timer)
 
 
 def _finished(images: Images, tasks: list[Future[None]]) -> Images:

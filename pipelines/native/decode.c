@@ -1,4 +1,4 @@
-/* Decode the part of a JPEG that its crops look at, by libjpeg-turbo: the same bytes there as of the whole image.
+/* Decode the region of a JPEG that its crops need, by libjpeg-turbo: the same bytes there as of the whole image.
  *
  * Columns beside the region cost neither inverse transform nor colour, rows above it no colour, rows below it nothing at
  * all. Whatever is unusual or wrong is left to the caller's other decoder, so there is one place for errors. */
@@ -11,7 +11,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define ROWS 16      /* that are read in a call */
-#define NEIGHBOURS 2 /* pixels beside the region that have a say in it: chroma of half size is interpolated */
+#define NEIGHBOURS 2 /* pixels beside the region that it depends on: chroma of half size is interpolated */
 
 typedef struct {
     struct jpeg_error_mgr manager;

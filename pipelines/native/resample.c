@@ -13,14 +13,14 @@
 #define EXPORT __attribute__((visibility("default")))
 #define MAX_SIDE (1 << 24)
 
-/* What to cut out of an image. Matches CUT in kernel.py. */
+/* A crop of an image and its resize. Matches CropSpec in kernel.py. */
 typedef struct {
     uint8_t *out;                    /* size * size * 3 bytes */
     int32_t x, y, width, height;     /* the box, in pixels of the image */
     int32_t full_width, full_height; /* what the box is resized to */
     int32_t left, top, size;         /* the square of it that is kept */
     int32_t cubic;                   /* 1 bicubic, 0 bilinear */
-} Cut;
+} CropSpec;
 
 static void weigh_plain(const Weights *weights)
 {
@@ -93,7 +93,7 @@ static int32_t precision_of(const double *weight, int64_t count)
     return precision;
 }
 
-/* One axis of a cut: outputs first .. first + n of a resize from `length` to `full` pixels. */
+/* One axis of a crop: outputs first .. first + n of a resize from `length` to `full` pixels. */
 typedef struct {
     int32_t length, full, first, n, cubic;
 } Geometry;
@@ -200,15 +200,15 @@ static void resize(const uint8_t *box, int64_t stride, const Axis *columns, cons
     }
 }
 
-static int cut_out(const uint8_t *image, int64_t stride, const Cut *cut, const Passes *passes)
+static int resize_crop(const uint8_t *image, int64_t stride, const CropSpec *spec, const Passes *passes)
 {
     const Weighed *columns =
-        axis_of((Geometry){cut->width, cut->full_width, cut->left, cut->size, cut->cubic}, passes->weigh);
+        axis_of((Geometry){spec->width, spec->full_width, spec->left, spec->size, spec->cubic}, passes->weigh);
     const Weighed *rows =
-        axis_of((Geometry){cut->height, cut->full_height, cut->top, cut->size, cut->cubic}, passes->weigh);
+        axis_of((Geometry){spec->height, spec->full_height, spec->top, spec->size, spec->cubic}, passes->weigh);
     int failed = !columns || !rows;
     if (!failed) {
-        const int64_t row = (3 * (int64_t)cut->size + 63) / 64 * 64 + ROW_PAD;
+        const int64_t row = (3 * (int64_t)spec->size + 63) / 64 * 64 + ROW_PAD;
         Ring ring = {.capacity = 2 * rows->axis.pairs + ROWS};
         ring.bytes = calloc(ring.capacity, row);
         ring.scratch = calloc(ROWS, tail_bytes(&columns->axis));
@@ -217,8 +217,8 @@ static int cut_out(const uint8_t *image, int64_t stride, const Cut *cut, const P
         for (int32_t i = 0; !failed && i < 2 * ring.capacity; i++)
             ring.line[i] = ring.bytes + i % ring.capacity * row;
         if (!failed)
-            resize(image + cut->y * stride + 3 * (int64_t)cut->x, stride, &columns->axis, &rows->axis, &ring, passes,
-                   cut->out);
+            resize(image + spec->y * stride + 3 * (int64_t)spec->x, stride, &columns->axis, &rows->axis, &ring, passes,
+                   spec->out);
         free(ring.bytes);
         free(ring.scratch);
         free(ring.line);
@@ -239,11 +239,11 @@ EXPORT int32_t equimod_instruction_sets(void)
     return 1 | (passes_avx2() ? 2 : 0) | (passes_avx512() ? 4 : 0) | (passes_neon() ? 8 : 0);
 }
 
-/* Cut `count` squares out of an image of `height` rows, `stride` bytes apart, of `width` RGB pixels.
- * `instruction_set` is one bit of the above. Returns 0; the number of the first cut, from 1 on, that does not lie in the
+/* Crop and resize `count` squares of an image of `height` rows, `stride` bytes apart, of `width` RGB pixels.
+ * `instruction_set` is one bit of the above. Returns 0; the number of the first crop, from 1 on, that does not lie in the
  * image; -1 without memory; -2 where the instruction set is not there. */
-EXPORT int64_t equimod_resample(const uint8_t *image, int64_t width, int64_t height, int64_t stride, const Cut *cuts,
-                                int64_t count, int32_t instruction_set)
+EXPORT int64_t equimod_resample(const uint8_t *image, int64_t width, int64_t height, int64_t stride,
+                                const CropSpec *specs, int64_t count, int32_t instruction_set)
 {
     const Passes *passes = instruction_set == 1   ? &PLAIN
                            : instruction_set == 2 ? passes_avx2()
@@ -253,13 +253,13 @@ EXPORT int64_t equimod_resample(const uint8_t *image, int64_t width, int64_t hei
     if (!passes)
         return -2;
     for (int64_t i = 0; i < count; i++) {
-        const Cut *cut = cuts + i;
-        if (!within(cut->x, cut->width, width) || !within(cut->y, cut->height, height) ||
-            !within(cut->left, cut->size, cut->full_width) || !within(cut->top, cut->size, cut->full_height))
+        const CropSpec *spec = specs + i;
+        if (!within(spec->x, spec->width, width) || !within(spec->y, spec->height, height) ||
+            !within(spec->left, spec->size, spec->full_width) || !within(spec->top, spec->size, spec->full_height))
             return i + 1;
     }
     for (int64_t i = 0; i < count; i++)
-        if (cut_out(image, stride, cuts + i, passes))
+        if (resize_crop(image, stride, specs + i, passes))
             return -1;
     return 0;
 }

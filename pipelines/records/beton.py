@@ -19,7 +19,6 @@ from __future__ import annotations
 import json
 import mmap
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import RecordsError, Stored, content_digest, damaged
+from equimod.pipelines.records.protocol import RecordsError, StoredImage, content_digest, damaged
 from equimod.pipelines.records.read_ahead import read_ahead
 
 FORM = ("equimod-beton", 1)
@@ -100,16 +99,18 @@ class BetonRecords:
         image = metadata[self.image_field]
         self.label = numbers[self._one(fields, INT_FIELD, "label")]
         self.index = numbers.get("index", np.arange(len(metadata), dtype=np.int64))
-        self.stored = np.stack([image["width"], image["height"]], axis=1).astype(np.int32)
+        self.stored_size = np.stack([image["width"], image["height"]], axis=1).astype(np.int32)
         original = {"width", "height"} <= numbers.keys()
         self.size = (
-            np.stack([numbers["width"], numbers["height"]], axis=1).astype(np.int32) if original else self.stored
+            np.stack([numbers["width"], numbers["height"]], axis=1).astype(np.int32) if original else self.stored_size
         )
         self._mode, self._pointer = image["mode"], image["pointer"]
         self.length = self._lengths(int(header["table"]))
         self._check()
         self.raw = bool((self._mode == RAW).any())
         self.trailer = self._trailer(fields)
+        self.manifest = self.trailer.manifest if self.trailer else None
+        self.form = f".beton, fields {', '.join(self.fields)}" + "; written by another program" * (self.trailer is None)
         if self.trailer and self.trailer.head_crc32 != head_checksum(fields, metadata):
             raise RecordsError(f"{path} has damaged metadata; copy the file again or convert again")
         self.classes = self.trailer.classes if self.trailer else [str(n) for n in range(int(self.label.max()) + 1)]
@@ -146,7 +147,7 @@ class BetonRecords:
         return length
 
     def _check(self) -> None:
-        sides = self.stored.astype(np.int64)
+        sides = self.stored_size.astype(np.int64)
         if (
             (self._pointer.astype(np.int64) + self.length > len(self._map)).any()
             or (self.length != sides.prod(axis=1) * 3)[self._mode == RAW].any()
@@ -169,7 +170,7 @@ class BetonRecords:
     def __len__(self) -> int:
         return len(self.label)
 
-    def read(self, position: int) -> Stored:
+    def read(self, position: int) -> StoredImage:
         """The JPEG file, or the pixels (H,W,3): a view into the mapped file.
 
         Raises RecordsError where the bytes do not have their checksum.
@@ -180,7 +181,7 @@ class BetonRecords:
             raise damaged(self.name(position))
         if self._mode[position] == JPEG:
             return content
-        width, height = self.stored[position].tolist()
+        width, height = self.stored_size[position].tolist()
         return np.frombuffer(content, np.uint8).reshape(height, width, 3)
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
@@ -203,19 +204,6 @@ class BetonRecords:
     def fingerprint(self) -> str:
         """Hexadecimal digest, equal for equal samples in the same order."""
         return content_digest(self.classes, self.index, self.label, self.size, self.length)
-
-    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read every image and compare its checksum; `progress` is told the bytes read and those in all.
-
-        Raises RecordsError naming the first sample that differs, or where the file holds no checksums.
-        """
-        if self.trailer is None:
-            raise RecordsError(f"{self.path} holds no checksums, only files written by this project do")
-        total, done = int(self.length.sum()), 0
-        for position in range(len(self)):
-            self.read(position)
-            done += int(self.length[position])
-            progress(done, total)
 
 
 def head_checksum(fields: NDArray[np.void], metadata: NDArray[np.void]) -> int:

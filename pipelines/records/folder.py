@@ -110,8 +110,9 @@ class FolderRecords:
         self.classes = self._tree.classes
         self.label = np.array(self._tree.labels, dtype=np.int64)
         self.index = np.arange(count, dtype=np.int64)
-        self.size = self.stored = headers[:, :2].astype(np.int32)
+        self.size = self.stored_size = headers[:, :2].astype(np.int32)
         self.raw = False
+        self.manifest, self.form = None, "folder of images"
         self.length = headers[:, 2]
 
     def __len__(self) -> int:

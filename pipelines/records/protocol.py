@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Stored = bytes | memoryview | NDArray[np.uint8]
+if TYPE_CHECKING:  # it raises errors of this file
+    from equimod.pipelines.records.manifest import Manifest
+
+StoredImage = bytes | memoryview | NDArray[np.uint8]
 """An image as it is stored: an encoded file, or its RGB pixels (H,W,3)."""
 
 
@@ -19,7 +22,7 @@ class RecordsError(Exception):
 
 
 class Contents(Protocol):
-    """As much of records as a model is built from."""
+    """The part of records that a model is built from."""
 
     classes: list[str]  # class names, position = label
     size: NDArray[np.int32]  # (N,2) width, height of the ORIGINAL image in pixels
@@ -30,13 +33,19 @@ class Records(Contents, Protocol):
 
     label: NDArray[np.int64]  # (N,)
     index: NDArray[np.int64]  # (N,) position of the sample in the source, ascending; gaps where one was left out
-    stored: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
+    stored_size: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
     length: NDArray[np.int64]  # (N,) bytes of what `read` gives
     raw: bool  # whether `read` gives pixels, for some images at least
+    form: str  # the format, and what is particular to it, for people
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """What the records say about themselves; None for trees and files of other programs."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def read(self, position: int) -> Stored:
+    def read(self, position: int) -> StoredImage:
         """The image at `position` (0 <= position < len), as stored.
 
         Raises RecordsError where the bytes are not there or do not have their checksum.

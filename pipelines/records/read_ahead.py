@@ -1,7 +1,7 @@
 """Ask the system for bytes of mapped files before they are read.
 
-A page that is not there yet stops the thread that touches it, so cold records come at the speed of as many reads at a
-time as there are threads; asked for in advance, those of whole batches are under way at once.
+A page that is not in memory yet blocks the thread that touches it, so cold records are read by as many requests at a
+time as there are threads. Requested in advance, the pages of whole batches are read concurrently.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ manifest.json      counts, checksums, what was re-encoded or left out; written l
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import mmap
 import resource
@@ -18,17 +17,14 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equimod.pipelines.durable import durable_file
-from equimod.pipelines.records.check import PNG_START
-from equimod.pipelines.records.manifest import Manifest, Shard
+from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import RecordsError, content_digest, damaged
 from equimod.pipelines.records.read_ahead import read_ahead
 
@@ -64,88 +60,14 @@ def load_manifest(folder: Path) -> Manifest:
     return Manifest.parse(text, str(path), FORM)
 
 
-def save_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write manifest.json into `folder`, durably."""
-    with durable_file(folder / MANIFEST) as file:
-        file.write(manifest.to_json(FORM).encode())
-
-
 def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def _checksum(path: Path) -> str:
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class ShardWriter:
-    """Members of one shard into an open file; the same samples give the same bytes."""
-
-    def __init__(self, file: BinaryIO, number: int) -> None:
-        self.rows: list[tuple[int, ...]] = []  # fields of SAMPLE
-        self._number = number
-        self._file = file
-        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-        self._lines: list[str] = []
-
-    def _member(self, name: str, content: bytes) -> tuple[int, str]:
-        """Append a file; offset of its content and its entry for the index."""
-        header = tarfile.TarInfo(name)
-        header.size = len(content)
-        offset = self._file.tell() + tarfile.BLOCKSIZE
-        self._tar.addfile(header, io.BytesIO(content))
-        return offset, f"{name.partition('.')[2]} {offset} {len(content)} {name}"
-
-    def add(
-        self, image: bytes, *, index: int, label: int, size: tuple[int, int], stored: tuple[int, int], name: str
-    ) -> None:
-        """Append a sample: the encoded image, width and height of the original and of it, its path in the source."""
-        fields = {"index": index, "label": label, "width": size[0], "height": size[1], "name": name}
-        kind = "png" if image.startswith(PNG_START) else "jpg"
-        offset, entry = self._member(f"{index:09d}.{kind}", image)
-        _, cls = self._member(f"{index:09d}.cls", str(label).encode())
-        _, meta = self._member(f"{index:09d}.json", json.dumps(fields).encode())
-        self._lines.append(f"{entry} {cls} {meta}\n")
-        self.rows.append((self._number, offset, len(image), zlib.crc32(image), index, label, *size, *stored))
-
-    def close(self) -> None:
-        """Write the end of the archive."""
-        self._tar.close()
-
-    def dali_index(self) -> str:
-        return "".join([f"v1.2 {len(self._lines)}\n", *self._lines])
-
-
-@contextmanager
-def write_shard(folder: Path, number: int) -> Iterator[ShardWriter]:
-    """Shard `number` of `folder` and its index, there when the block ends without an exception; none if it is empty."""
-    path = folder / shard_name(number)
-    with durable_file(path) as file:
-        writer = ShardWriter(file, number)
-        yield writer
-        writer.close()
-    if not writer.rows:
-        path.unlink()  # DALI rejects an index without samples
-        return
-    with durable_file(path.with_suffix(".idx")) as file:
-        file.write(writer.dali_index().encode())
-
-
-def describe_shard(folder: Path, number: int, samples: int) -> Shard:
-    """The manifest's entry of a shard that is in place."""
-    path = folder / shard_name(number)
-    return Shard(path.name, samples, path.stat().st_size, _checksum(path))
-
-
-def write_table(folder: Path, classes: list[str], rows: Iterable[tuple[int, ...]]) -> NDArray[np.void]:
-    """Write samples.npy and classes.json, durably; the table, one element of type SAMPLE a sample."""
-    table = np.array(list(rows), dtype=SAMPLE)
-    with durable_file(folder / SAMPLES) as file:
-        np.save(file, table, allow_pickle=False)
-    with durable_file(folder / CLASSES) as file:
-        file.write(json.dumps(classes).encode())
-    return table
 
 
 class TarRecords:
@@ -156,7 +78,8 @@ class TarRecords:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = load_manifest(folder)
+        self.manifest: Manifest = load_manifest(folder)
+        self.form = f"tar shards with DALI's index, {len(self.manifest.shards):,} shards"
         try:
             self.classes: list[str] = json.loads((folder / CLASSES).read_bytes())
             self._table: NDArray[np.void] = np.load(folder / SAMPLES, allow_pickle=False)
@@ -170,7 +93,7 @@ class TarRecords:
         self.label = self._table["label"].astype(np.int64)
         self.index = self._table["index"].astype(np.int64)
         self.size = np.stack([self._table["width"], self._table["height"]], axis=1)
-        self.stored = np.stack([self._table["stored_width"], self._table["stored_height"]], axis=1)
+        self.stored_size = np.stack([self._table["stored_width"], self._table["stored_height"]], axis=1)
         self.length = self._table["size"].astype(np.int64)
         self.raw = False
         self._maps: dict[int, mmap.mmap] = {}
@@ -266,7 +189,7 @@ class TarRecords:
         done = 0
         for shard in self.manifest.shards:
             path = self.folder / shard.name
-            if _checksum(path) != shard.sha256:
+            if file_checksum(path) != shard.sha256:
                 raise RecordsError(f"{path} does not have the checksum of {MANIFEST}; copy it or convert again")
             done += shard.bytes
             progress(done, self.manifest.bytes)

@@ -1,7 +1,7 @@
 """The check of one image file on its way into records: decoded once, kept as it is where it is a plain JPEG.
 
-What is found is what libjpeg-turbo warns about: truncation always, overwritten bytes only where the decoder does not
-fall back into step by itself.
+It finds what libjpeg-turbo warns about: truncation always, overwritten bytes only where the decoder does not
+resynchronise after them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
-JPEG_START = b"\xff\xd8"
-PNG_START = b"\x89PNG\r\n\x1a\n"
-PRINT_COLORSPACES = ("CMYK", "YCCK")
+from equimod.pipelines.codec import JPEG_START, PRINT_COLORSPACES
+
 REENCODE_QUALITY = 95  # with full-resolution chroma: next to no loss, and only a handful of images grow
 
 
@@ -28,7 +25,7 @@ class DamagedImageError(Exception):
 class CheckedImage:
     content: bytes  # a JPEG that decodes to RGB or gray, or a PNG
     size: tuple[int, int]  # width and height of the original in pixels
-    stored: tuple[int, int]  # width and height of `content`
+    stored_size: tuple[int, int]  # width and height of `content`
     reencoded: str | None  # why the bytes are not those of the source, None where they are
 
 
@@ -41,22 +38,15 @@ class Shrink:
 
     def apply(self, image: CheckedImage) -> CheckedImage:
         """A smaller copy, JPEG like its original or RGB; as it is where it is small enough."""
-        longest = max(image.stored)
+        longest = max(image.stored_size)
         if longest <= self.max_side:
             return image
-        width, height = (max(1, round(side * self.max_side / longest)) for side in image.stored)
+        width, height = (max(1, round(side * self.max_side / longest)) for side in image.stored_size)
         with Image.open(io.BytesIO(image.content)) as full:
             copy = (full if full.mode == "L" else full.convert("RGB")).resize((width, height), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         copy.save(buffer, "JPEG", quality=self.quality)
         return CheckedImage(buffer.getvalue(), image.size, (width, height), image.reencoded)
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of RGB pixels (H,W,3); the same pixels give the same bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _reencode(content: bytes, kind: str | None) -> CheckedImage:

@@ -1,8 +1,8 @@
-"""The mathematics of the colour operators on planes, and which samples of a batch need what: for eager and compiled.
+"""The colour operators on planes, and the grouping of a batch by the operators that its samples need.
 
-All colour operators but hue are, per sample, an affine map of the pixels with a clamp, so jitter is three of these
-with hue somewhere among them. `parts` sorts the samples by the place of hue: what is computed for a part is then the
-same for all of its samples, and only numbers differ. Nothing here looks at a value on the device.
+Every colour operator but hue is, per sample, an affine map of the pixels with a clamp, so jitter is three of these with
+hue at one of four places among them. `group_samples` sorts the samples by that place: all samples of a group then go
+through the same computation, here and in `compiled`, and differ in numbers alone. Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from equimod.pipelines.params import AugmentationParams
+from equimod.pipelines.policy import AFTER_JITTER
 
 Planes = Sequence[Tensor]
 """Red, green and blue of the same samples, (N,H,W) each."""
@@ -46,15 +47,15 @@ def affine(planes: Planes, table: Tensor, level: Tensor | None = None) -> list[T
     """
     gray = luma(planes)
     level = mean(gray) if level is None else level
-    gain, of_gray, of_level = _beside(table, gray).unbind(1)
-    other = gray.mul_(of_gray).add_(of_level * _beside(level, gray))
+    gain, of_gray, of_level = _broadcast(table, gray).unbind(1)
+    other = gray.mul_(of_gray).add_(of_level * _broadcast(level, gray))
     return [(plane * gain).add_(other).clamp_(0, 1) for plane in planes]
 
 
-def turn(planes: Planes, turns: Tensor) -> list[Tensor]:
+def rotate_hue(planes: Planes, turns: Tensor) -> list[Tensor]:
     """Turn the hue (HSV) of planes in [0,1]; `turns` (N,3) as `hue_turns` gives them.
 
-    Without a division: hue is held as `angle`, its distance from red times the chroma. A channel lies at the smallest
+    Without a division: `angle` is the hue's distance from red times the chroma. A channel lies at the smallest
     value plus the chroma times a trapezoid of the distance from its own hue.
     """
     red, green, blue = planes
@@ -65,22 +66,22 @@ def turn(planes: Planes, turns: Tensor) -> list[Tensor]:
     angle = (green + blue).sub_(red).add_(high).sub_(low, alpha=2)
     angle = torch.copysign(angle, green - blue)
     bottom = low - chroma
-    away = [torch.addcmul(angle, chroma, of_channel) for of_channel in _beside(turns, angle).unbind(1)]
+    away = [torch.addcmul(angle, chroma, of_channel) for of_channel in _broadcast(turns, angle).unbind(1)]
     return [a.abs_().sub_(chroma, alpha=3).abs_().add_(bottom).clamp_(low, high) for a in away]
 
 
 def jittered(planes: Planes, place: int, tables: Tensor, level: Tensor | None = None) -> Planes:
-    """Three affine operators and hue, which comes behind `place` of them. `tables` (N,4,3) as in Part."""
+    """Three affine operators and hue, which comes behind `place` of them. `tables` (N,4,3) as in OperatorGroup."""
     *of_affine, turns = tables.unbind(1)
     for table in of_affine[:place]:
         planes = affine(planes, table, level)
-    planes = turn(planes, turns)
+    planes = rotate_hue(planes, turns)
     for table in of_affine[place:]:
         planes = affine(planes, table, level)
     return planes
 
 
-def _beside(value: Tensor, plane: Tensor) -> Tensor:
+def _broadcast(value: Tensor, plane: Tensor) -> Tensor:
     """Numbers of each sample (N,...), to be combined with a plane (N,H,W) or (N,H·W)."""
     return value[(..., *(None,) * (plane.ndim - 1))]
 
@@ -88,13 +89,13 @@ def _beside(value: Tensor, plane: Tensor) -> Tensor:
 def hue_turns(factor: Tensor) -> Tensor:
     """By how many sextants each channel's own hue is away after a turn by factor (N,) of the circle: (N,3) in [-3,3).
 
-    In that range the sum with an angle of -3 to 3 stays within one turn, so that `turn` needs no remainder.
+    In that range the sum with an angle of -3 to 3 stays within one turn, so that `rotate_hue` needs no remainder.
     """
     own = torch.tensor([0.0, 2.0, 4.0], dtype=factor.dtype, device=factor.device)
     return (6 * factor[:, None] - own + 3) % 6 - 3
 
 
-def taps(sigma: Tensor, kernel_size: int) -> Tensor:
+def gaussian_kernels(sigma: Tensor, kernel_size: int) -> Tensor:
     """Weights (N, kernel_size) of Gaussians of sigma (N,) pixels."""
     half = kernel_size // 2
     offset = torch.arange(-half, half + 1, device=sigma.device, dtype=sigma.dtype)
@@ -103,17 +104,17 @@ def taps(sigma: Tensor, kernel_size: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Samples that share the place of hue in their jitter, and what happens to them; tensors on their device.
+class OperatorGroup:
+    """Samples that share the place of hue in their jitter, with the parameters of their operators, on the device.
 
-    `gray`, `blur`, `solarize` and `late` (int64) number the samples within the part.
+    `gray`, `blur`, `solarize` and `late` (int64) number the samples within the group.
     """
 
     place: int | None  # how many affine operators come before hue; None: no jitter
     rows: Tensor  # int64 (n,): the samples' places in the batch
     flipped: int  # the first so many are flipped, and no others
     jitter: Tensor  # (n,4,3): a table for each affine operator, in order of application, and the turns of hue
-    before: Tensor  # the same without contrast and what follows it: what the mean is taken of that contrast needs
+    before: Tensor  # the same up to contrast, which needs the mean of what comes before it
     gray: Tensor
     blur: Tensor
     sigma: Tensor  # one a sample of `blur`
@@ -121,15 +122,17 @@ class Part:
     late: Tensor  # those of `solarize` that are blurred too
 
 
-def parts(params: AugmentationParams, device: torch.device, dtype: torch.dtype, most: int) -> list[Part]:
-    """Sort the samples of `params` by what happens to them, at most `most` a part. Copies to `device` do not block.
+def group_samples(
+    params: AugmentationParams, device: torch.device, dtype: torch.dtype, most: int
+) -> list[OperatorGroup]:
+    """The samples of `params` in groups of at most `most`. Copies to `device` do not block.
 
     `dtype` is that of tables and sigma.
     """
     jitter, before = _jitter_tables(params)
     place = torch.where(params.jitter, _first(params.order == 3), _NO_JITTER)
 
-    def moved(value: Tensor) -> Tensor:
+    def move(value: Tensor) -> Tensor:
         return value.to(device, non_blocking=True)
 
     found = []
@@ -138,24 +141,24 @@ def parts(params: AugmentationParams, device: torch.device, dtype: torch.dtype, 
         for some in samples.split(most) if len(samples) else ():
             rows = torch.cat([some[params.flip[some]], some[~params.flip[some]]])
             chosen = params[rows]
-            flags = {name: getattr(chosen, name) for name in ("gray", "blur", "solarize")}
-            numbers = {name: moved(flag.nonzero()[:, 0]) for name, flag in flags.items()}
-            part = Part(
+            flags = {name: getattr(chosen, name) for name in AFTER_JITTER}
+            numbers = {name: move(flag.nonzero()[:, 0]) for name, flag in flags.items()}
+            group = OperatorGroup(
                 place=None if where == _NO_JITTER else where,
-                rows=moved(rows),
+                rows=move(rows),
                 flipped=int(chosen.flip.sum()),
-                jitter=moved(jitter[rows].to(dtype)),
-                before=moved(before[rows].to(dtype)),
-                sigma=moved(chosen.sigma[chosen.blur].to(dtype)),
-                late=moved((chosen.blur & chosen.solarize).nonzero()[:, 0]),
+                jitter=move(jitter[rows].to(dtype)),
+                before=move(before[rows].to(dtype)),
+                sigma=move(chosen.sigma[chosen.blur].to(dtype)),
+                late=move((chosen.blur & chosen.solarize).nonzero()[:, 0]),
                 **numbers,
             )
-            found.append(part)
+            found.append(group)
     return found
 
 
 def _jitter_tables(params: AugmentationParams) -> tuple[Tensor, Tensor]:
-    """`jitter` and `before` of Part for all samples."""
+    """`jitter` and `before` of OperatorGroup for all samples."""
     order = params.order
     kinds = order[order != 3].view(-1, 3)
     factor = params.factors.gather(1, kinds)[..., None]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equimod.train.features import Features, top_k
+from equimod.train.evaluation import Values
+from equimod.train.evaluation.features import Features, top_k
+from equimod.train.evaluation.trained_run import TrainedRun
 
 _CHUNK = 256  # queries at a time: 1.3 GB of similarities with ImageNet's training set
 
@@ -20,7 +21,15 @@ class KnnSettings:
     temperature: float = 0.07
 
 
-def run(train: Features, val: Features, settings: KnnSettings = KnnSettings()) -> Iterator[tuple[str, float]]:
+SETTINGS = asdict(KnnSettings())
+
+
+def run(trained: TrainedRun) -> Values:
+    """See `classify`: validation images by their neighbours in the training set."""
+    return classify(trained.train_features, trained.val_features)
+
+
+def classify(train: Features, val: Features, settings: KnnSettings = KnnSettings()) -> Values:
     """knn_top1 and knn_top5 in percent: images of `val` classified by their neighbours in `train`."""
     scores = votes(train, val.h, settings)
     for k in (1, 5):

@@ -8,15 +8,14 @@ from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Literal
 
+from equimod.pipelines.conversion.check import DamagedImageError, Shrink
+from equimod.pipelines.conversion.settings import OnError
+from equimod.pipelines.conversion.source import Item, Reader
+from equimod.pipelines.conversion.tar_writer import describe_shard, write_shard
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.records.check import DamagedImageError, Shrink
 from equimod.pipelines.records.manifest import Note, Shard
-from equimod.pipelines.records.source import Item, Reader
-from equimod.pipelines.records.tar import PROGRESS, describe_shard, write_shard
-
-OnError = Literal["fail", "skip"]
+from equimod.pipelines.records.tar import PROGRESS
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
                         index=item.index,
                         label=item.label,
                         size=image.size,
-                        stored=image.stored,
+                        stored_size=image.stored_size,
                         name=item.name,
                     )
                 with _Worker.checked.get_lock():

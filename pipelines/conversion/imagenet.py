@@ -16,10 +16,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from equimod.pipelines.records.check import CheckedImage, DamagedImageError, check_image
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
+from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.records.folder import IMAGE_EXTENSIONS
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.source import Item, Source
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 GROUND_TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"

@@ -7,25 +7,24 @@ these to the file, in one pass. Tar records that are to be handed through as the
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.beton_writer import write_beton
-from equimod.pipelines.records.check import Shrink
-from equimod.pipelines.records.convert import (
+from equimod.pipelines.conversion.beton_writer import write_beton
+from equimod.pipelines.conversion.convert import (
     Conversion,
-    convert_held,
+    convert_locked,
     fits,
-    held,
+    lock_output,
     other_records,
     refuse_inside,
     shard_tasks,
 )
+from equimod.pipelines.conversion.records_source import RecordsReader
+from equimod.pipelines.conversion.settings import ConversionSettings, Progress, no_progress
+from equimod.pipelines.conversion.source import Source
+from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.shard_task import OnError
-from equimod.pipelines.records.source import RecordsReader, Source
 from equimod.pipelines.records.tar import MANIFEST, TarRecords
 
 SHARD_SIZE = 1000  # of the shards in between
@@ -37,56 +36,39 @@ def parts_folder(output: Path) -> Path:
 
 
 def convert_to_beton(
-    source: Source,
-    output: Path,
-    *,
-    workers: int,
-    on_error: OnError = "fail",
-    shrink: Shrink | None = None,
-    raw: bool = False,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    source: Source, output: Path, settings: ConversionSettings, progress: Progress = no_progress
 ) -> Conversion:
-    """Convert `source` into the file `output`; `raw` stores pixels, the rest is as in `convert`.
+    """Convert `source` into the file `output`.
 
     Raises RecordsError where source or output is unsuitable or the disk is full, DamagedImagesError under "fail".
     """
     if output.suffix != SUFFIX:
         raise RecordsError(f"{output} does not end in {SUFFIX}; give a file name that does")
     refuse_inside(source.path, output)
-    raw = raw or bool(source.origin and source.origin.raw)  # pixels stay pixels
+    raw = settings.raw or bool(source.origin and source.origin.raw)  # pixels stay pixels
+    settings = replace(settings, raw=raw, shard_size=SHARD_SIZE)
     parts = parts_folder(output)
-    if output.exists() and not overwrite:
-        return _complete(source, output, shrink, raw, on_error)
-    with held(parts, output):
-        if not shrink and isinstance(source.reader, RecordsReader) and (source.path / MANIFEST).is_file():
+    if output.exists() and not settings.overwrite:
+        return _complete(source, output, settings)
+    with lock_output(parts, output):
+        if not settings.shrink and isinstance(source.reader, RecordsReader) and (source.path / MANIFEST).is_file():
             shards, written = source.path, 0
         else:
-            shards = parts
-            written = convert_held(
-                source,
-                parts,
-                workers=workers,
-                on_error=on_error,
-                shard_size=SHARD_SIZE,
-                shrink=shrink,
-                overwrite=overwrite,
-                progress=progress,
-            ).written
+            shards, written = parts, convert_locked(source, parts, settings, progress).written
         records = TarRecords(shards)
         manifest = replace(records.manifest, raw=raw, shards=(), shard_size=None)
-        write_beton(records, output, manifest, raw=raw, workers=workers, progress=progress)
+        write_beton(records, output, manifest, raw=raw, workers=settings.workers, progress=progress)
         shutil.rmtree(parts, ignore_errors=True)
     finished = BetonRecords(output).trailer
     assert finished is not None
     return Conversion(finished.manifest, written + 1)
 
 
-def _complete(source: Source, output: Path, shrink: Shrink | None, raw: bool, on_error: OnError) -> Conversion:
+def _complete(source: Source, output: Path, settings: ConversionSettings) -> Conversion:
     """The finished conversion in `output`. Raises RecordsError where it is not what this one would give."""
     trailer = BetonRecords(output).trailer
-    tasks = shard_tasks(source, output, SHARD_SIZE, shrink, on_error)
-    if trailer is None or not fits(trailer.manifest, source, tasks, shrink, raw, on_error):
+    tasks = shard_tasks(source, output, settings)
+    if trailer is None or not fits(trailer.manifest, source, tasks, settings, settings.raw):
         raise other_records(output)
     shutil.rmtree(parts_folder(output), ignore_errors=True)  # where the run that wrote it was interrupted here
     return Conversion(trailer.manifest, written=0)

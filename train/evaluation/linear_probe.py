@@ -1,4 +1,4 @@
-"""Linear evaluation (paper, Sec. 3.2.1): a linear classifier on the frozen encoder, with the paper's settings."""
+"""The linear classifier on a frozen encoder, with the paper's settings (Sec. 3.2.1), on images or on features."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.order import Order
-from equimod.pipelines.policy import AugmentationPolicy
-from equimod.pipelines.records.protocol import Records
-from equimod.train.features import Features, FrozenEncoder, top_k, track
+from equimod.pipelines.sampler import Sampler
+from equimod.train.evaluation import Values
+from equimod.train.evaluation.features import Features, ViewSet, top_k, track
 from equimod.train.schedule import warmup_cosine
 
 
@@ -32,51 +31,40 @@ Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]
 """The batches of an epoch: representations (n,F) and labels (n,)."""
 
 
-def run(
-    encoder: FrozenEncoder,
-    train: Records,
-    val: Features,
-    policy: AugmentationPolicy,
-    *,
-    seed: int,
-    workers: int | None = None,
-    settings: ProbeSettings = ProbeSettings(),
-) -> Iterator[tuple[str, float]]:
+def on_images(train: ViewSet, val: Features, settings: ProbeSettings = ProbeSettings()) -> Values:
     """linear_top1 and linear_top5 in percent: trained on augmented images, tested on `val`.
 
-    `policy`: its one view is what the classifier trains on, drawn anew every epoch from `seed`. `val` holds features
-    of the policy's x.
+    The one view of the policy is what the classifier trains on, drawn anew every epoch. `val` holds features of the
+    policy's x.
     """
     pipeline = build_pipeline(
-        train,
-        policy,
-        batch_size=min(settings.batch_size, len(train)),
-        seed=seed,
-        device=encoder.device,
+        train.records,
+        train.policy,
+        batch_size=min(settings.batch_size, len(train.records)),
+        seed=train.seed,
+        device=train.encoder.device,
         with_x=False,
-        workers=workers,
+        workers=train.workers,
     )
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in pipeline.epoch(epoch):
-            yield encoder(batch.views[0].image), batch.label
+            yield train.encoder(batch.views[0].image), batch.label
 
     yield from _accuracy("linear", fit(batches, len(pipeline), val, settings), val)
 
 
-def run_cached(
-    train: Features, val: Features, *, seed: int, settings: ProbeSettings = ProbeSettings()
-) -> Iterator[tuple[str, float]]:
+def on_features(train: Features, val: Features, *, seed: int, settings: ProbeSettings = ProbeSettings()) -> Values:
     """linear_cached_top1 and linear_cached_top5 in percent: the same classifier, trained on features of x instead."""
-    order = Order(len(train), min(settings.batch_size, len(train)), seed)
+    sampler = Sampler(len(train), min(settings.batch_size, len(train)), seed)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        positions = order.epoch(epoch)
-        for step in range(len(order)):
-            rows = torch.from_numpy(order.share(positions, step)).to(train.h.device)
+        positions = sampler.epoch(epoch)
+        for step in range(len(sampler)):
+            rows = torch.from_numpy(sampler.shard(positions, step)).to(train.h.device)
             yield train.h[rows], train.label[rows]
 
-    yield from _accuracy("linear_cached", fit(batches, len(order), val, settings), val)
+    yield from _accuracy("linear_cached", fit(batches, len(sampler), val, settings), val)
 
 
 def fit(batches: Batches, steps: int, like: Features, settings: ProbeSettings) -> nn.Linear:
@@ -100,7 +88,7 @@ def fit(batches: Batches, steps: int, like: Features, settings: ProbeSettings) -
 
 
 @torch.no_grad()
-def _accuracy(name: str, classifier: nn.Linear, val: Features) -> Iterator[tuple[str, float]]:
+def _accuracy(name: str, classifier: nn.Linear, val: Features) -> Values:
     scores = classifier(val.h)
     for k in (1, 5):
         yield f"{name}_top{k}", top_k(scores, val.label, k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from equimod.pipelines.codec import JPEG_START
+from equimod.pipelines.conversion.settings import Progress, no_progress
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.beton import (
@@ -31,7 +33,6 @@ from equimod.pipelines.records.beton import (
     Trailer,
     head_checksum,
 )
-from equimod.pipelines.records.check import JPEG_START
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Records, RecordsError
 
@@ -49,12 +50,11 @@ def write_beton(
     *,
     raw: bool = False,
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> None:
     """Write `records` into the file `path`, there when it is complete; the same records give the same bytes.
 
     `raw` stores the pixels of all images; otherwise JPEG files stay as they are, and what is none is stored as pixels.
-    `progress` is told the images that are written and those in all.
     Raises RecordsError where an image is damaged or too large for the format, OSError where `path` cannot be written.
     """
     page = _page_size(records, raw)
@@ -71,7 +71,7 @@ def write_beton(
                 at = _page_start(at, page)
             file.seek(at)
             file.write(content)
-            metadata["image"][position] = (mode, *records.stored[position], at)
+            metadata["image"][position] = (mode, *records.stored_size[position], at)
             entries[position] = (position, at, len(content))
             checksums[position] = zlib.crc32(content)
             at += len(content)
@@ -91,7 +91,7 @@ def write_beton(
 
 def _page_size(records: Records, raw: bool) -> int:
     """The smallest page that holds the largest image, in bytes."""
-    sides = records.stored.astype(np.int64)
+    sides = records.stored_size.astype(np.int64)
     lengths = sides.prod(axis=1) * 3 if raw else records.length
     largest, longest = int(lengths.argmax()), int(sides.max(axis=1).argmax())
     if sides[longest].max() > LONGEST_SIDE or lengths[largest] > LARGEST_PAGE:
@@ -108,9 +108,9 @@ def _contents(records: Records, raw: bool, workers: int) -> Iterator[tuple[int, 
     """Mode and bytes of every image in order, computed ahead in `workers` threads."""
 
     def content(position: int) -> tuple[int, bytes | memoryview]:
-        stored = records.read(position)
-        if not raw and not isinstance(stored, np.ndarray) and bytes(stored[:2]) == JPEG_START:
-            return JPEG, stored
+        content = records.read(position)
+        if not raw and not isinstance(content, np.ndarray) and bytes(content[:2]) == JPEG_START:
+            return JPEG, content
         return RAW, decode_sample(records, position).tobytes()
 
     positions = iter(range(len(records)))

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from equimod.pipelines.records.check import CheckedImage, encode_png
+from equimod.pipelines.codec import encode_png
+from equimod.pipelines.conversion.check import CheckedImage
+from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.source import Item, Source
 
 FOLDER, ARCHIVE, NAMES = "cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"
 BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle, islice
 
 import torch
@@ -11,35 +11,35 @@ from torch import Tensor
 
 from equimod.models.equimod import EquiMod
 from equimod.pipelines.policy import AugmentationPolicy
-from equimod.pipelines.records.protocol import Records
-from equimod.train.features import FrozenEncoder, represent
+from equimod.train.evaluation import Values
+from equimod.train.evaluation.features import ViewSet
+from equimod.train.evaluation.trained_run import TrainedRun
 
 VIEWS = 16
 _BATCH_SIZE = 32  # images, each with all its views
 
 
-def run(
-    encoder: FrozenEncoder,
-    equimod: EquiMod,
-    records: Records,
-    policy: AugmentationPolicy,
-    *,
-    seed: int,
-    workers: int | None = None,
-) -> Iterator[tuple[str, float]]:
+SETTINGS = {"views": VIEWS}
+
+
+def run(trained: TrainedRun) -> Values:
+    """See `measure`: on the validation images. ValueError for a run without EquiMod."""
+    return measure(trained.predictor, trained.view_set(trained.val, trained.policy))
+
+
+def measure(equimod: EquiMod, views: ViewSet) -> Values:
     """Mean reciprocal rank, and the shares of ranks 1 and up to 5: retrieval_mrr, retrieval_hit1, retrieval_hit5.
 
-    VIEWS views of every image of `records` are drawn after the views of `policy` in turn. Each one's rank is that of
-    its embedding among those of all of them, by cosine similarity to the prediction from x and its parameters. A
-    predictor that does nothing has 0.211, 0.063 and 0.313.
+    VIEWS views of every image are drawn from the view policies in turn. Each one's rank is that of its embedding
+    among those of all of them, by cosine similarity to the prediction from x and its parameters. A predictor that does
+    nothing has 0.211, 0.063 and 0.313.
     """
-    drawn = AugmentationPolicy(policy.x, tuple(islice(cycle(policy.views), VIEWS)))
+    policy = views.policy
+    many = replace(views, policy=AugmentationPolicy(policy.x, tuple(islice(cycle(policy.views), VIEWS))))
     equimod.eval()
     found = [
         _ranks(equimod, h_x, h, [view.encoding for view in batch.views]).cpu()
-        for batch, h_x, h in represent(
-            encoder, records, drawn, "retrieval", seed=seed, workers=workers, batch_size=_BATCH_SIZE
-        )
+        for batch, h_x, h in many.represent("retrieval", batch_size=_BATCH_SIZE)
     ]
     rank = torch.cat(found).double()
     yield "retrieval_mrr", (1 / rank).mean().item()

@@ -1,4 +1,4 @@
-"""Which sample when: the order of an epoch, cut into steps and shares of ranks.
+"""Which sample when: the order of an epoch, cut into steps and the ranks' shards of them.
 
 The order is a function of (seed, epoch); a step takes the same samples whatever the number of ranks.
 """
@@ -18,18 +18,17 @@ _BLOCK = 256  # neighbours in the file that a windowed shuffle keeps together
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a run stands: all that a resume needs, since everything random is keyed."""
+    """Where a run stands: with its configuration all that a resume needs, since everything random is keyed."""
 
     epoch: int
     step: int  # within the epoch
-    seed: int
 
 
 @dataclass(frozen=True)
-class Order:
+class Sampler:
     """The samples of each step on one rank.
 
-    `batch_size` is global; a rank takes its share of every global batch, in rank order. A shuffled order drops the
+    `batch_size` is global; a rank takes its shard of every global batch, in rank order. A shuffled order drops the
     samples at the end that fill no batch; an unshuffled one (evaluation, one rank) keeps them as a shorter batch.
     `window`: shuffle only within about that many neighbours at a time, so that a cold disk is read in runs of
     256 samples; None shuffles the whole set.
@@ -83,7 +82,7 @@ class Order:
         group = rank_of_block[positions // _BLOCK] // (self.window // _BLOCK)
         return np.lexsort((key, group))
 
-    def share(self, epoch_positions: NDArray[np.int64], step: int) -> NDArray[np.int64]:
+    def shard(self, epoch_positions: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         """The positions that this rank takes in `step` of the epoch whose order is `epoch_positions`."""
         start = step * self.batch_size + self.rank * self.local_batch_size
         return epoch_positions[start : start + self.local_batch_size]

@@ -23,10 +23,10 @@ TRAINING = ("wait", "forward", "backward", "optimizer", "logging", "checkpoint")
 """Of the training thread; it waits for data."""
 
 
-class Laps:
+class Timer:
     """Seconds a stage in one thread, each counted from the end of the one before.
 
-    For many short stages in a loop: `Stages.add` then takes its lock once for all of them.
+    For many short stages in a loop: `StageTimes.add` then takes its lock once for all of them.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Laps:
         self._last = now
 
 
-class Stages:
+class StageTimes:
     """Sums of seconds a stage. Every method may be called from several threads at once.
 
     On a GPU it is the device that is timed, by two CUDA events around a stage on the current stream; they are read
@@ -54,17 +54,17 @@ class Stages:
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._inside = local()  # seconds of stages within the one that a thread is in
 
-    def add(self, laps: Laps) -> None:
-        """Add what a thread counted by itself."""
+    def add(self, timer: Timer) -> None:
+        """Add the seconds that a thread has counted in its own Timer."""
         with self._lock:
-            for stage, seconds in laps.seconds.items():
+            for stage, seconds in timer.seconds.items():
                 self._seconds[stage] += seconds
 
     @contextmanager
-    def of(self, stage: str, device: torch.device | None = None) -> Iterator[None]:
+    def record(self, stage: str, device: torch.device | None = None) -> Iterator[None]:
         """Count the time of a block, less that of such blocks inside it; that of `device` where it is a GPU."""
         if device is not None and device.type == "cuda":
-            with self._of_gpu(stage, device):
+            with self._record_gpu(stage, device):
                 yield
             return
         outside, self._inside.seconds = getattr(self._inside, "seconds", 0.0), 0.0
@@ -78,7 +78,7 @@ class Stages:
             self._inside.seconds = outside + elapsed
 
     @contextmanager
-    def _of_gpu(self, stage: str, device: torch.device) -> Iterator[None]:
+    def _record_gpu(self, stage: str, device: torch.device) -> Iterator[None]:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         stream = torch.cuda.current_stream(device)
         begin.record(stream)
@@ -88,10 +88,10 @@ class Stages:
             self.on_gpu.add(stage)
             self._events.append((stage, begin, end))
 
-    def each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
+    def record_each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
         """The same items, with the time until each of them counted under `stage`."""
         while True:
-            with self.of(stage):
+            with self.record(stage):
                 try:
                     item = next(items)
                 except StopIteration:

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from equimod.pipelines.params import AugmentationParams
-from equimod.pipelines.policy import AugmentationPolicy
-from equimod.pipelines.records.protocol import Records
-from equimod.train.features import FrozenEncoder, represent
+from equimod.pipelines.policy import AFTER_JITTER
+from equimod.train.evaluation import Values
+from equimod.train.evaluation.features import ViewSet
+from equimod.train.evaluation.trained_run import TrainedRun
 
 RIDGE = 1e-3
 """Penalty on the squared weights, of features and parameters that are standardised, beside the mean squared error."""
 
 _ROUNDING = 1e-12  # share of a mean square
-_OPERATORS = ("crop",) * 4 + ("jitter",) * 4 + ("flip", "gray", "blur", "solarize")  # by column of `targets`
+_OPERATORS = ("crop",) * 4 + ("jitter",) * 4 + ("flip", *AFTER_JITTER)  # by column of `targets`
 
 
-def run(
-    encoder: FrozenEncoder,
-    train: Records,
-    val: Records,
-    policy: AugmentationPolicy,
-    *,
-    seed: int,
-    workers: int | None = None,
-) -> Iterator[tuple[str, float]]:
+SETTINGS = {"ridge": RIDGE}
+
+
+def run(trained: TrainedRun) -> Values:
+    """See `measure`: fitted to views of the training images, on views of the validation images."""
+    policy = trained.policy
+    return measure(trained.view_set(trained.train, policy), trained.view_set(trained.val, policy))
+
+
+def measure(train: ViewSet, val: ViewSet) -> Values:
     """R2 on views of `val` of a ridge regression fitted to views of `train`, by operator, such as readout_r2_crop.
 
     1 where h of (x, view) tells the parameters exactly and linearly, 0 where it tells no more than their mean does; it
     may be negative. Mean over an operator's components; one that never varies is left out.
     """
-    weights = fit(_moments(encoder, train, policy, seed, workers), features=2 * encoder.feature_dim)
-    scores = r2(weights, _moments(encoder, val, policy, seed, workers)).tolist()
+    weights = fit(_moments(train), features=2 * train.encoder.feature_dim)
+    scores = r2(weights, _moments(val)).tolist()
     for operator in dict.fromkeys(_OPERATORS):
         of_operator = [s for s, of in zip(scores, _OPERATORS, strict=True) if of == operator and not math.isnan(s)]
         if of_operator:
@@ -85,18 +86,16 @@ def _mean_and_covariance(moments: Tensor) -> tuple[Tensor, Tensor]:
     return mean, covariance
 
 
-def _moments(
-    encoder: FrozenEncoder, records: Records, policy: AugmentationPolicy, seed: int, workers: int | None
-) -> Tensor:
+def _moments(views: ViewSet) -> Tensor:
     """See `fit`: over every view of every image."""
-    columns = 1 + 2 * encoder.feature_dim + len(_OPERATORS)
-    total = torch.zeros(columns, columns, dtype=torch.float64, device=encoder.device)
+    columns = 1 + 2 * views.encoder.feature_dim + len(_OPERATORS)
+    total = torch.zeros(columns, columns, dtype=torch.float64, device=views.encoder.device)
     start = 0
-    for batch, h_x, h in represent(encoder, records, policy, "read-out", seed=seed, workers=workers):
-        size = torch.from_numpy(records.size[start : start + len(batch)])
+    for batch, h_x, h in views.represent("read-out"):
+        size = torch.from_numpy(views.records.size[start : start + len(batch)])
         start += len(batch)
         for view, h_v in zip(batch.views, h, strict=True):
             parts = (torch.ones(len(batch), 1, device=h_x.device), h_x, h_v)
             row = torch.cat([*parts, targets(view.params, size).to(h_x.device)], dim=1)  # float64, as the last part
             total += row.T @ row
-    return total / (len(records) * len(policy.views))
+    return total / (len(views.records) * len(views.policy.views))

@@ -22,12 +22,20 @@ from typing import Any
 
 import numpy as np
 
+from equimod.pipelines.conversion import Source, open_source
+from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.settings import ConversionSettings, Progress, no_progress
+from equimod.pipelines.conversion.shard_task import (
+    ShardDone,
+    ShardTask,
+    convert_shard,
+    start_worker,
+    taken_over,
+)
+from equimod.pipelines.conversion.tar_writer import save_manifest, write_table
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
-from equimod.pipelines.records.check import Shrink
 from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.records.shard_task import OnError, ShardDone, ShardTask, convert_shard, start_worker, taken_over
-from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.records.tar import (
     CLASSES,
     FORM,
@@ -35,8 +43,6 @@ from equimod.pipelines.records.tar import (
     PROGRESS,
     SAMPLES,
     load_manifest,
-    save_manifest,
-    write_table,
 )
 from equimod.pipelines.workers import SPAWN, worker_pool
 
@@ -64,7 +70,7 @@ class Conversion:
     written: int  # shards written by this call; the others were in place
 
 
-def _run(tasks: list[ShardTask], workers: int, progress: Callable[[int], None]) -> dict[int, ShardDone]:
+def _convert_shards(tasks: list[ShardTask], workers: int, progress: Callable[[int], None]) -> dict[int, ShardDone]:
     """Convert shards in `workers` processes; results by shard number. `progress` is told the images checked so far."""
     stop, checked = SPAWN.Event(), SPAWN.Value("q", 0)
     pool = worker_pool(min(workers, len(tasks)), start_worker, stop, checked)
@@ -102,7 +108,7 @@ def _clear(output: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _hold_to_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
+def _check_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with another source or other settings than an interrupted run had."""
     plan = {"version": FORM[1], "source": str(source.path.resolve()), "classes": source.classes, **settings}
     path = output / PROGRESS / "plan.json"
@@ -130,7 +136,7 @@ def _listing(source: Source, listings: list[str]) -> str:
     return source.origin.listing if source.origin else hashlib.sha256("".join(listings).encode()).hexdigest()
 
 
-def _finish(source: Source, output: Path, shard_size: int, shrink: Shrink | None, done: list[ShardDone]) -> Manifest:
+def _finish(source: Source, output: Path, settings: ConversionSettings, done: list[ShardDone]) -> Manifest:
     """Write what turns the shards into records, the manifest last."""
     rows = [row for part in done for row in part.rows]
     if not rows:
@@ -144,14 +150,14 @@ def _finish(source: Source, output: Path, shard_size: int, shrink: Shrink | None
         if path.stem not in stems:  # of an interrupted run over a longer source
             path.unlink()
     before = source.origin
-    max_side, quality = _reduction(source, shrink)
+    max_side, quality = _reduction(source, settings.shrink)
     manifest = Manifest(
         source=before.source if before else source.path.resolve().name,
         listing=_listing(source, [part.listing for part in done]),
         max_side=max_side,
         quality=quality,
         raw=_pixels(source),
-        shard_size=shard_size,
+        shard_size=settings.shard_size,
         samples=len(table),
         classes=len(source.classes),
         bytes=sum(shard.bytes for shard in shards),
@@ -169,16 +175,14 @@ def _pixels(source: Source) -> bool:
     return bool(source.origin and source.origin.raw)
 
 
-def fits(
-    manifest: Manifest, source: Source, tasks: list[ShardTask], shrink: Shrink | None, raw: bool, on_error: OnError
-) -> bool:
+def fits(manifest: Manifest, source: Source, tasks: list[ShardTask], settings: ConversionSettings, raw: bool) -> bool:
     """Whether finished records are what these tasks would give; `raw` as in Manifest."""
     before = source.origin
     new_gaps = len(manifest.left_out) - (len(before.left_out) if before else 0)
     return (
-        (manifest.max_side, manifest.quality) == _reduction(source, shrink)
+        (manifest.max_side, manifest.quality) == _reduction(source, settings.shrink)
         and manifest.raw == raw
-        and not (new_gaps and on_error == "fail")
+        and not (new_gaps and settings.on_error == "fail")
         and manifest.listing == _listing(source, [task.listing() for task in tasks])
     )
 
@@ -191,55 +195,35 @@ def other_records(output: Path) -> RecordsError:
     )
 
 
-def shard_tasks(
-    source: Source, output: Path, shard_size: int, shrink: Shrink | None, on_error: OnError
-) -> list[ShardTask]:
+def shard_tasks(source: Source, output: Path, settings: ConversionSettings) -> list[ShardTask]:
     """The shards of a conversion: ranges of `shard_size` positions in the source."""
     return [
-        ShardTask(source.reader, output, number, list(items), on_error, shrink)
-        for number, items in groupby(source.items, lambda item: item.index // shard_size)
+        ShardTask(source.reader, output, number, list(items), settings.on_error, settings.shrink)
+        for number, items in groupby(source.items, lambda item: item.index // settings.shard_size)
     ]
 
 
 def convert(
-    source: Source | Path,
-    output: Path,
-    *,
-    workers: int,
-    on_error: OnError = "fail",
-    shard_size: int = 1000,
-    shrink: Shrink | None = None,
-    overwrite: bool = False,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    source: Source | Path, output: Path, settings: ConversionSettings, progress: Progress = no_progress
 ) -> Conversion:
     """Convert `source`, or what `open_source` finds at a path, into tar records in the folder `output`.
 
-    It goes on where an interrupted run stopped. `shard_size` is in source positions; `overwrite` removes an earlier
-    conversion in `output`; `progress` is told the images that are done and those in all.
+    It goes on where an interrupted run stopped.
     Raises RecordsError where source or output is unsuitable or the disk is full, DamagedImagesError under "fail".
     """
     if isinstance(source, Path):
         refuse_inside(source, output)
         source = open_source(source)
     refuse_inside(source.path, output)
-    with held(output, output):
-        return convert_held(
-            source,
-            output,
-            workers=workers,
-            on_error=on_error,
-            shard_size=shard_size,
-            shrink=shrink,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    with lock_output(output, output):
+        return convert_locked(source, output, settings, progress)
 
 
 @contextmanager
-def held(folder: Path, output: Path) -> Iterator[None]:
-    """Make `folder` where it is missing, and hold it against other conversions into `output`.
+def lock_output(folder: Path, output: Path) -> Iterator[None]:
+    """Make `folder` where it is missing, and lock it against other conversions into `output`.
 
-    Raises RecordsError where another one holds it or, inside the block too, where the system refuses to write.
+    Raises RecordsError where another one has the lock or, inside the block too, where the system refuses to write.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -253,29 +237,20 @@ def held(folder: Path, output: Path) -> Iterator[None]:
         ) from error
 
 
-def convert_held(
-    source: Source,
-    output: Path,
-    *,
-    workers: int,
-    on_error: OnError,
-    shard_size: int,
-    shrink: Shrink | None,
-    overwrite: bool,
-    progress: Callable[[int, int], None],
-) -> Conversion:
-    """`convert` into a folder that is held."""
+def convert_locked(source: Source, output: Path, settings: ConversionSettings, progress: Progress) -> Conversion:
+    """`convert` into a folder that is locked."""
     if foreign := sorted(path.name for path in output.iterdir() if not OWN_NAMES.fullmatch(path.name)):
         raise RecordsError(f"{output} holds {foreign[0]}, which is no part of records; choose an empty folder")
-    if overwrite:
+    if settings.overwrite:
         _clear(output)
-    tasks = shard_tasks(source, output, shard_size, shrink, on_error)
+    tasks = shard_tasks(source, output, settings)
     if (output / MANIFEST).exists():
         manifest = load_manifest(output)
-        if manifest.shard_size != shard_size or not fits(manifest, source, tasks, shrink, _pixels(source), on_error):
+        if manifest.shard_size != settings.shard_size or not fits(manifest, source, tasks, settings, _pixels(source)):
             raise other_records(output)
         return Conversion(manifest, written=0)
-    _hold_to_plan(source, output, {"shard size": shard_size, "size": asdict(shrink) if shrink else None})
+    size = asdict(settings.shrink) if settings.shrink else None
+    _check_plan(source, output, {"shard size": settings.shard_size, "size": size})
     remove_leftovers(output)
     remove_leftovers(output / PROGRESS)
     done = {task.number: part for task in tasks if (part := taken_over(task))}
@@ -283,8 +258,8 @@ def convert_held(
     total = len(source.items)
     before = total - sum(len(task.items) for task in todo)
     if todo:
-        done |= _run(todo, workers, lambda checked: progress(before + checked, total))
-    manifest = _finish(source, output, shard_size, shrink, [done[task.number] for task in tasks])
+        done |= _convert_shards(todo, settings.workers, lambda checked: progress(before + checked, total))
+    manifest = _finish(source, output, settings, [done[task.number] for task in tasks])
     return Conversion(manifest, written=len(todo))
 
 

@@ -57,26 +57,33 @@ class Features:
         return len(self.h)
 
 
-def represent(
-    encoder: FrozenEncoder,
-    records: Records,
-    policy: AugmentationPolicy,
-    what: str,
-    *,
-    seed: int = 0,
-    workers: int | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> Iterator[tuple[Batch, Tensor, list[Tensor]]]:
-    """All of `records` in their order: batches with the representations (N,F) of x and of each view.
+@dataclass(frozen=True)
+class ViewSet:
+    """x and the views of every image of `records`, drawn from `policy` with `seed`, for a frozen encoder."""
 
-    Views are drawn from `seed`; `what` names the progress.
-    """
-    pipeline = build_pipeline(
-        records, policy, batch_size=batch_size, seed=seed, device=encoder.device, workers=workers, shuffle=False
-    )
-    for batch in track(pipeline.epoch(0), len(pipeline), what):
-        assert batch.x is not None
-        yield batch, encoder(batch.x), [encoder(view.image) for view in batch.views]
+    encoder: FrozenEncoder
+    records: Records
+    policy: AugmentationPolicy
+    seed: int = 0
+    workers: int | None = None
+
+    def represent(self, what: str, batch_size: int = BATCH_SIZE) -> Iterator[tuple[Batch, Tensor, list[Tensor]]]:
+        """All of the records in their order: batches with the representations (N,F) of x and of each view.
+
+        `what` names the progress.
+        """
+        pipeline = build_pipeline(
+            self.records,
+            self.policy,
+            batch_size=batch_size,
+            seed=self.seed,
+            device=self.encoder.device,
+            workers=self.workers,
+            shuffle=False,
+        )
+        for batch in track(pipeline.epoch(0), len(pipeline), what):
+            assert batch.x is not None
+            yield batch, self.encoder(batch.x), [self.encoder(view.image) for view in batch.views]
 
 
 def extract(
@@ -94,7 +101,8 @@ def extract(
     """
     h = torch.empty(len(records), encoder.feature_dim, device=encoder.device)
     start = 0
-    for _, h_x, _ in represent(encoder, records, AugmentationPolicy(policy, views=()), "features", workers=workers):
+    images = ViewSet(encoder, records, AugmentationPolicy(policy, views=()), workers=workers)
+    for _, h_x, _ in images.represent("features"):
         h[start : start + len(h_x)] = h_x
         start += len(h_x)
     position = torch.tensor([list(classes).index(name) for name in records.classes])

@@ -1,0 +1,30 @@
+"""Conversion: sources of images, and the writers that turn any of them into records.
+
+`open_source` finds the source by what a path holds. CIFAR-10 is asked for by name (`cifar.cifar10_source`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from equimod.pipelines.conversion.imagenet import imagenet_source
+from equimod.pipelines.conversion.records_source import records_source
+from equimod.pipelines.conversion.source import Source
+from equimod.pipelines.conversion.tree import tree_source
+from equimod.pipelines.records.beton import SUFFIX
+from equimod.pipelines.records.tar import MANIFEST
+
+__all__ = ["Source", "open_source"]
+
+
+def open_source(path: Path, devkit: Path | None = None) -> Source:
+    """The source at `path`: records, an archive of ImageNet, or an ImageFolder tree.
+
+    `devkit` is the archive with the labels of ImageNet's validation images; by default it is looked for beside `path`.
+    Raises RecordsError where it is none of these or cannot be read.
+    """
+    if path.suffix == SUFFIX or (path / MANIFEST).is_file():
+        return records_source(path)
+    if path.is_file():
+        return imagenet_source(path, devkit)
+    return tree_source(path)

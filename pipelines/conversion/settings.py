@@ -1,0 +1,33 @@
+"""How a conversion is to be done, whatever it converts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from equimod.pipelines.conversion.check import Shrink
+
+OnError = Literal["fail", "skip"]
+Progress = Callable[[int, int], None]
+"""Is told the images that are done and those in all."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionSettings:
+    workers: int
+    """Processes that decode and write."""
+    on_error: OnError = "fail"
+    """What a damaged image does: stop the conversion, or be left out and listed."""
+    shard_size: int = 1000
+    """Source positions a shard, of tar records."""
+    shrink: Shrink | None = None
+    """Store smaller copies of large images."""
+    raw: bool = False
+    """Store pixels, in a .beton file."""
+    overwrite: bool = False
+    """Remove an earlier conversion in the output."""

@@ -1,0 +1,40 @@
+"""What records are made from: named, labelled images in a fixed order, and how a worker process reads one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from equimod.pipelines.conversion.check import CheckedImage
+from equimod.pipelines.records.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    index: int  # position in the source
+    name: str
+    label: int
+    place: tuple[int, int] = (0, 0)  # what the reader needs besides the name
+
+
+class Reader(Protocol):
+    """Reads the items of a source. Small and picklable: it goes to every worker process."""
+
+    def load(self, item: Item) -> CheckedImage:
+        """The image, decoded once as a check. Raises DamagedImageError."""
+        ...
+
+    def length(self, item: Item) -> int:
+        """Bytes of the image in the source, to notice that it was replaced; -1 where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    path: Path
+    classes: list[str]  # position = label
+    items: Sequence[Item]  # by ascending index
+    reader: Reader
+    origin: Manifest | None = None  # where the source is records: what they say about theirs

@@ -1,0 +1,37 @@
+"""ImageFolder trees as a source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
+from equimod.pipelines.conversion.source import Item, Source
+from equimod.pipelines.records.folder import scan_tree
+
+
+@dataclass(frozen=True)
+class TreeReader:
+    """Files of an ImageFolder tree."""
+
+    root: Path
+
+    def load(self, item: Item) -> CheckedImage:
+        try:
+            content = (self.root / item.name).read_bytes()
+        except OSError as error:
+            raise DamagedImageError(error.strerror or str(error)) from error
+        return check_image(content)
+
+    def length(self, item: Item) -> int:
+        try:
+            return (self.root / item.name).stat().st_size
+        except OSError:
+            return -1
+
+
+def tree_source(root: Path) -> Source:
+    """An ImageFolder tree in torchvision's order. Raises RecordsError (see `scan_tree`)."""
+    tree = scan_tree(root)
+    items = [Item(i, name, label) for i, (name, label) in enumerate(zip(tree.names, tree.labels, strict=True))]
+    return Source(root, tree.classes, items, TreeReader(root))

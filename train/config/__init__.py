@@ -1,0 +1,29 @@
+"""The typed configuration of a run: settings, recipes (YAML), and the command line on top of them.
+
+Nothing here imports torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from equimod.models.settings import ConfigError
+from equimod.train.config.command_line import parse
+from equimod.train.config.recipes import RECIPES, default_recipe, read_recipe, silence
+from equimod.train.config.settings import (
+    SEEDS,
+    Config,
+    SystemSettings,
+    differences,
+)
+
+__all__ = [
+    "RECIPES",
+    "SEEDS",
+    "Config",
+    "ConfigError",
+    "SystemSettings",
+    "default_recipe",
+    "differences",
+    "parse",
+    "read_recipe",
+    "silence",
+]

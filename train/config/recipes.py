@@ -1,0 +1,136 @@
+"""Recipes: settings as YAML, read by tyro as the command line is, so that a value is checked alike in both."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from equimod.models.settings import METHOD_NAMES, ConfigError
+from equimod.train.config.settings import Config, differing, nearest
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def default_recipe(method: str, dataset: str, equimod: bool) -> Path | None:
+    """The recipe of the paper's (or the embedded) setting, if there is one; with EquiMod, failing that, without."""
+    paths = [RECIPES / f"{method}_{infix}{dataset}.yaml" for infix in (["equimod_", ""] if equimod else [""])]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_recipe(path: Path) -> Config:
+    """Read a recipe or the config.yaml of a run.
+
+    It starts from the recipe beside it that `extends: FILE` names, otherwise from the one of its method and data set.
+    Raises ConfigError for a file that cannot be read, unknown keys and values of the wrong type.
+    """
+    recipe, parent = read_with_parent(path)
+    return without_unused(recipe, parent, recipe, path)
+
+
+def read_with_parent(path: Path, extending: tuple[Path, ...] = ()) -> tuple[Config, Config]:
+    """The configuration of a recipe, and the one that it started from."""
+    mapping, resolved = _load(path), path.resolve()
+    parent: Path | None
+    if "extends" in mapping:
+        parent = path.parent / str(mapping.pop("extends"))
+        if parent.resolve() in (resolved, *extending):
+            raise ConfigError(f"{path}: extends {parent.name}, which extends it in turn; name another recipe")
+    else:
+        method, dataset, equimod = (mapping.get(key, getattr(Config, key)) for key in ("method", "dataset", "equimod"))
+        parent = default_recipe(method, dataset, equimod)
+        if parent and parent.resolve() in (resolved, *extending):
+            parent = None
+    base = read_with_parent(parent, (resolved, *extending))[0] if parent else Config()
+    leaves = dict(_leaves(mapping, base, path))
+    try:
+        config = _changed(base, leaves)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if config is None:
+        wrong = next(key for key, value in leaves.items() if _is_of_wrong_type(base, key, value))
+        raise ConfigError(f"{path}: {wrong}={leaves[wrong]!r} is of the wrong type; see --help for what it takes")
+    return config, base
+
+
+def _is_of_wrong_type(base: Config, key: str, value: Any) -> bool:
+    try:
+        return _changed(base, {key: value}) is None
+    except ConfigError:  # of the right type
+        return False
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; recipes lie in {RECIPES}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}; correct it") from error
+    if not isinstance(mapping, dict):
+        raise ConfigError(f"{path} must hold settings as `key: value`, not {type(mapping).__name__}")
+    return mapping
+
+
+def _leaves(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a recipe, `optim: {lr: 3}` as ("optim.lr", 3). Raises ConfigError for unknown keys."""
+    known = {field.name for field in fields(settings)}
+    for key, value in mapping.items():
+        if key not in known:
+            raise ConfigError(f"{path}: no setting is called {prefix}{key}{nearest(str(key), known)}")
+        inner = getattr(settings, key)
+        if not is_dataclass(inner):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, inner, path, f"{prefix}{key}.")
+        else:
+            raise ConfigError(f"{path}: {prefix}{key} holds settings of its own, not the value {value!r}")
+
+
+def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
+    """`base` with the settings of a recipe; None where one is of the wrong type. Raises ConfigError for others."""
+    arguments: list[str] = []
+    for key, value in leaves.items():
+        option = key.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            arguments += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    try:
+        with silence():
+            return tyro.cli(Config, args=arguments, default=base)
+    except SystemExit:
+        return None
+
+
+def without_unused(config: Config, before: Config, recipe: Config, path: Path | None) -> Config:
+    """Drop the settings of other methods, and those of EquiMod and E-SSL where they are off.
+
+    Raises ConfigError where they are not those of `before`; it names `path` where `recipe`, read from it, has them.
+    """
+    unused: dict[str, str] = {
+        name: f"with --method {config.method}; leave it out" for name in METHOD_NAMES if name != config.method
+    }
+    if not config.equimod:
+        unused["equivariance"] = "without EquiMod; add --equimod or leave it out"
+    if not config.essl:
+        unused["rotation"] = "without E-SSL; add --essl or leave it out"
+    for name, remedy in unused.items():
+        changed = differing(asdict(getattr(config, name)), asdict(getattr(before, name)), f"{name}.")
+        if changed:
+            source = f"{path}: " if getattr(config, name) == getattr(recipe, name) else ""
+            raise ConfigError(f"{source}{changed[0]} has no effect {remedy}")
+    return replace(config, **{name: getattr(Config, name) for name in unused})
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Drop what is printed inside."""
+    with io.StringIO() as sink, redirect_stdout(sink), redirect_stderr(sink):
+        yield

@@ -1,0 +1,230 @@
+"""The settings of a run, as dataclasses: what a recipe, a command line and config.yaml hold.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from equimod.models.settings import (
+    METHOD_NAMES,
+    ConfigError,
+    EncoderSettings,
+    EquiModSettings,
+    ESSLSettings,
+    MethodName,
+    MethodSettings,
+    require_at_least,
+    require_positive,
+)
+from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
+
+SEEDS = 2**64
+
+_NOT_OF_THE_RESULT = {"data", "val", "output", "config", "backend", "resume", "overwrite", "system", "log"}
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """LARS with linear warm-up and cosine decay."""
+
+    lr: float = 4.0
+    """Peak learning rate, for the global batch."""
+    momentum: float = 0.9
+    """Momentum of LARS."""
+    weight_decay: float = 1e-6
+    """Weight decay; biases and batch norm are left out."""
+    trust_coefficient: float = 1e-3
+    """Trust coefficient of LARS."""
+    warmup_epochs: float = 10.0
+    """Epochs of linear warm-up."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "optim.", warmup_epochs=0, weight_decay=0)
+        require_positive(self, "optim.", "lr", "trust_coefficient")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"optim.momentum={self.momentum} must lie in [0, 1)")
+
+
+@dataclass(frozen=True)
+class SystemSettings:
+    """What changes the speed of a run and not its result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+    workers: int | None = None
+    """Loader threads of each rank; none: its share of the machine's cores."""
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    """Mode of torch.compile for the encoder, the last two with CUDA graphs; any of them compiles the operators too. Not
+    run on a GPU yet."""
+    batchnorm: Literal["torch", "apex"] = "torch"
+    """The encoder's batch norm over several GPUs; apex: its cudnn_gbn, within one node. Not run on a GPU yet."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "system.", workers=1)
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    every: int = 10
+    """Steps between two entries of metrics.jsonl and TensorBoard."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; there is one at the end and one at SIGTERM too."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "log.", every=1, checkpoint_every=1)
+
+
+@dataclass(frozen=True)
+class _RunSettings:
+    method: MethodName = "simclr"
+    """Invariance method; none leaves EquiMod or E-SSL alone."""
+    equimod: bool = False
+    """Add the equivariance module of EquiMod beside the method."""
+    essl: bool = False
+    """Add the prediction of rotations of E-SSL beside the method."""
+    online_probe: bool = False
+    """Train a linear classifier on detached representations beside the run and log its accuracy (probe_top1)."""
+    dataset: Literal["shapes", "cifar10", "imagenet"] = "shapes"
+    """shapes is drawn and needs nothing; cifar10 is downloaded where --data is not given."""
+    data: Path | None = None
+    """Records of the training images, or an ImageFolder tree."""
+    val: Path | None = None
+    """Records of the validation images, kept for evaluate.py."""
+    output: Path | None = None
+    """Folder of the run; none: runs/METHOD[-equimod][-essl]-DATASET."""
+    config: Path | None = None
+    """A recipe of your own, in place of the one of the method and data set."""
+    backend: Literal["auto", "native", "dali", "ffcv"] = "auto"
+    """What decodes and crops; auto takes the fastest that is installed and fits, and says which."""
+    epochs: int = 800
+    """Passes over the data."""
+    batch_size: int = 512
+    """Images a step over all ranks together."""
+    grad_cache: int = 1
+    """Chunks in which a rank's images go through the encoder, for batches that do not fit at once (GradCache, Gao et
+    al., 2021). Losses compare the whole batch, and the gradient is that of the whole batch. Batch norms of the encoder
+    see one chunk at a time; the encoder runs forward twice."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Precision of the forward pass; weights stay float32."""
+    seed: int = 0
+    """Seed of everything random: weights, order, augmentations."""
+    resume: str = "never"
+    """never, auto (go on where the run in --output stopped), or the folder of a checkpoint."""
+    overwrite: bool = False
+    """Delete the run that --output holds and start anew."""
+    policy: str = "simclr_shapes"
+    """Name of the augmentation policy."""
+    shuffle_window: int | None = None
+    """Shuffle within about this many neighbours, for cold disks; none: over the whole set."""
+    encoder: EncoderSettings = EncoderSettings()
+
+
+@dataclass(frozen=True)
+class Config(MethodSettings, _RunSettings):
+    """Train an encoder without labels, with or without EquiMod.
+
+    Settings come from the recipe of the method and data set (or --config FILE), then from these options.
+    Example: torchrun --nproc-per-node 2 train/main.py --method simclr --equimod --dataset cifar10 --data records/train
+    """
+
+    equivariance: EquiModSettings = EquiModSettings()
+    rotation: ESSLSettings = ESSLSettings()
+    optim: OptimSettings = OptimSettings()
+    system: SystemSettings = SystemSettings()
+    log: LogSettings = LogSettings()
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for values out of range and for settings that contradict each other."""
+        require_at_least(self, "", epochs=1, batch_size=2, grad_cache=1, seed=0)
+        if self.seed >= SEEDS:
+            raise ConfigError(f"seed={self.seed} is too large; give less than {SEEDS}")
+        self._check_policy()
+        if self.system.compile in ("reduce-overhead", "max-autotune") and (self.grad_cache > 1 or self.essl):
+            raise ConfigError(
+                f"system.compile={self.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
+                "--essl need several; give --system.compile default"
+            )
+        if self.system.batchnorm == "apex" and self.precision != "fp16":
+            raise ConfigError(f"system.batchnorm=apex computes in fp16, not {self.precision}; give --precision fp16")
+        if self.resume != "never" and self.overwrite:
+            raise ConfigError(f"resume={self.resume} and overwrite=True contradict each other; give one of them")
+        if self.optim.warmup_epochs >= self.epochs:
+            raise ConfigError(
+                f"optim.warmup_epochs={self.optim.warmup_epochs} is not shorter than epochs={self.epochs}; "
+                "give --optim.warmup-epochs as well"
+            )
+
+    def _check_policy(self) -> None:
+        if self.policy not in POLICIES:
+            hint = nearest(self.policy, POLICIES)
+            raise ConfigError(f"policy={self.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
+        size, needed = POLICIES[self.policy].size, EVALUATION_POLICIES[self.dataset].size
+        if size != needed:
+            fitting = [name for name, policy in POLICIES.items() if policy.size == needed]
+            raise ConfigError(
+                f"policy={self.policy} makes images of {size} pixels, dataset={self.dataset} is evaluated at {needed}; "
+                f"give --policy {' or '.join(fitting)}"
+            )
+
+    def require_complete(self) -> None:
+        """Raise ConfigError where something is missing that a recipe may leave to the command line."""
+        if self.method == "none" and not (self.equimod or self.essl):
+            raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
+        if self.dataset == "imagenet" and self.data is None:
+            raise ConfigError(
+                "data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS"
+            )
+
+    def run_folder(self) -> Path:
+        """Where the run goes."""
+        beside = ("-equimod" if self.equimod else "") + ("-essl" if self.essl else "")
+        return self.output or Path("runs") / f"{self.method}{beside}-{self.dataset}"
+
+    @property
+    def title(self) -> str:
+        """The method and what stands beside it, for people."""
+        return self.method + (" + EquiMod" if self.equimod else "") + (" + E-SSL" if self.essl else "")
+
+    def to_yaml(self) -> str:
+        """Every setting that the run depends on as YAML, readable by `read_recipe`."""
+        settings = {key: value for key, value in asdict(self).items() if key not in METHOD_NAMES or key == self.method}
+        return yaml.safe_dump(_plain(settings), sort_keys=False)
+
+
+def differences(config: Config, other: Config) -> list[str]:
+    """The settings that change a run's result and differ, as `key=value (was value)`."""
+    mine, theirs = (
+        {key: value for key, value in asdict(c).items() if key not in _NOT_OF_THE_RESULT} for c in (config, other)
+    )
+    return differing(mine, theirs, "", was=True)
+
+
+def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
+    found = []
+    for key, value in mine.items():
+        if isinstance(value, Mapping):
+            found += differing(value, theirs[key], f"{prefix}{key}.", was)
+        elif value != theirs[key]:
+            found.append(f"{prefix}{key}={value}" + (f" (was {theirs[key]})" if was else ""))
+    return found
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, sorted(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,58 @@
+"""Evaluators of a trained run: one file each, with `run(TrainedRun) -> Iterator[(name, value)]` and its `SETTINGS`.
+
+`EVALUATORS` registers a file by its name; train/evaluate.py has an option for each entry. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from equimod.train.evaluation.trained_run import TrainedRun
+
+Values = Iterator[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    help: str
+    by_default: bool = False  # without a choice on the command line
+    needs_equimod: bool = False
+
+
+class Evaluator(Protocol):
+    """What a file of this folder holds."""
+
+    SETTINGS: Mapping[str, Any]  # for eval.json
+    run: Callable[[TrainedRun], Values]
+
+
+EVALUATORS: dict[str, Entry] = {
+    "linear_cached": Entry(
+        "The linear classifier on features that are computed once, without augmentation.", by_default=True
+    ),
+    "knn": Entry("Weighted k-nearest-neighbour classification.", by_default=True),
+    "equivariance": Entry(
+        "Absolute and relative equivariance (Eq. 5 and 6); for runs with EquiMod.", by_default=True, needs_equimod=True
+    ),
+    "equivariance_per_operator": Entry(
+        "The same for each operator alone (Fig. 3 and 4); for runs with EquiMod.", needs_equimod=True
+    ),
+    "retrieval": Entry(
+        "How well the predictor tells 16 views of an image apart, MRR, H@1 and H@5; for runs with EquiMod.",
+        needs_equimod=True,
+    ),
+    "readout": Entry(
+        "How much of a view's parameters a linear map recovers from the representations of image and view, R2."
+    ),
+    "linear": Entry("Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder."),
+}
+"""By name, in the order in which they run: the quickest first."""
+
+
+def load(name: str) -> Evaluator:
+    """The evaluator of that name, which may import torch."""
+    return cast(Evaluator, import_module(f"{__name__}.{name}"))

@@ -1,0 +1,74 @@
+"""Running evaluators on a run, and eval.json, which keeps what they find."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from equimod.pipelines.durable import durable_file
+from equimod.train.config import ConfigError
+from equimod.train.evaluation import figures, load
+from equimod.train.evaluation.trained_run import TrainedRun
+
+
+def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
+    """Run evaluators and print and keep in eval.json what they find, each as soon as it is done.
+
+    Raises ConfigError where eval.json is damaged.
+    """
+    _read_results(trained.folder / "eval.json")  # rather before the work than after it
+    for name in names:
+        began, evaluator = time.perf_counter(), load(name)
+        values = dict(evaluator.run(trained))
+        used = {
+            **evaluator.SETTINGS,
+            "seed": trained.seed,
+            "train": str(trained.config.data),
+            "train_images": len(trained.train),
+            "val": str(trained.config.val),
+            "val_images": len(trained.val),
+            "seconds": round(time.perf_counter() - began, 2),
+        }
+        _keep(trained, name, values, used)
+        for key, value in values.items():
+            print(f"{key:<40}{value:>10.3f}{' %' if '_top' in key else ''}", flush=True)
+
+
+def draw_figures(trained: TrainedRun) -> None:
+    """Draw loss.png, views.png and, once it is measured, equivariance.png into the run's figures/."""
+    config, folder = trained.config, trained.folder / "figures"
+    figures.draw_losses(trained.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.dataset}")
+    figures.draw_views(
+        trained.train, trained.policy, folder / "views.png", seed=config.seed, window=config.shuffle_window
+    )
+    drawn = [folder / "loss.png", folder / "views.png"]
+    found = _read_results(trained.folder / "eval.json")
+    if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
+        drawn.append(folder / "equivariance.png")
+        figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.dataset}")
+    print(f"figures: {', '.join(map(str, drawn))}", flush=True)
+
+
+def _keep(trained: TrainedRun, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
+    """Merge results into eval.json; results of another checkpoint are dropped from it."""
+    path = trained.folder / "eval.json"
+    found = _read_results(path)
+    if found.get("weights") != trained.identity["weights"]:
+        found = {}
+    evaluators = {**found.pop("evaluators", {}), name: used}
+    with durable_file(path) as out:
+        out.write(json.dumps({**found, **trained.identity, **values, "evaluators": evaluators}, indent=2).encode())
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    """The content of eval.json so far. Raises ConfigError where it is damaged."""
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); remove it and evaluate again") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds no results of an evaluation; remove it and evaluate again")
+    return found

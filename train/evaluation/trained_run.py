@@ -1,0 +1,101 @@
+"""The run that evaluators are given: a checkpoint with its model, and the data to evaluate it on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equimod.models.equimod import EquiMod
+from equimod.models.ssl import SSL
+from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy
+from equimod.pipelines.records import open_records
+from equimod.pipelines.records.protocol import Records
+from equimod.train import checkpoint
+from equimod.train.config import Config
+from equimod.train.data import check_classes
+from equimod.train.evaluation.features import Features, FrozenEncoder, ViewSet, extract
+from equimod.train.loop import AUTOCAST
+from equimod.train.run import build_model
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A checkpoint of a run, with the data it is evaluated on.
+
+    Features are computed once, for the first evaluator that needs them: its duration in eval.json includes theirs.
+    """
+
+    folder: Path
+    config: Config  # data, val: what to evaluate on
+    identity: dict[str, Any]  # of the checkpoint, for eval.json
+    model: SSL
+    train: Records
+    val: Records
+    seed: int
+    workers: int | None
+
+    @property
+    def predictor(self) -> EquiMod:
+        """EquiMod's module. ValueError where the run was trained without."""
+        if self.model.equimod is None:
+            raise ValueError("this is measured with EquiMod's predictor, and this model has none")
+        return self.model.equimod
+
+    @property
+    def policy(self) -> AugmentationPolicy:
+        """The augmentation policy of the training."""
+        return POLICIES[self.config.policy]
+
+    @cached_property
+    def encoder(self) -> FrozenEncoder:
+        return FrozenEncoder(self.model.encoder, AUTOCAST[self.config.precision])
+
+    def view_set(self, records: Records, policy: AugmentationPolicy) -> ViewSet:
+        """x and views of `records`, drawn from `policy` with the seed of the evaluation."""
+        return ViewSet(self.encoder, records, policy, seed=self.seed, workers=self.workers)
+
+    @cached_property
+    def train_features(self) -> Features:
+        return self._features(self.train)
+
+    @cached_property
+    def val_features(self) -> Features:
+        return self._features(self.val)
+
+    def _features(self, records: Records) -> Features:
+        x = EVALUATION_POLICIES[self.config.dataset].x
+        return extract(self.encoder, records, x, self.train.classes, workers=self.workers)
+
+
+def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: int, workers: int | None) -> TrainedRun:
+    """Load a checkpoint of the run in `folder`, the newest where `path` is None, on the GPU where there is one and
+    the run was not told to leave it alone.
+
+    `config`: of the run, with data and val set to what to evaluate on. Raises CheckpointError where there is no
+    checkpoint or it does not fit, RecordsError for bad records, ConfigError where classes of val are unknown.
+    """
+    path = path or checkpoint.newest(folder / "checkpoints")
+    if path is None:
+        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
+    assert config.data is not None
+    assert config.val is not None
+    train, val = open_records(config.data), open_records(config.val)
+    check_classes(train, val, config.val)
+    identity = _identity(path)
+    model = build_model(config, train)
+    checkpoint.load_model(path, model)
+    model.to("cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu")
+    torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
+    return TrainedRun(folder, config, identity, model, train, val, seed, workers)
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    cursor = checkpoint.read_state(path)["cursor"]
+    with (path / "model.safetensors").open("rb") as handle:
+        weights = hashlib.file_digest(handle, "sha256").hexdigest()
+    return {"checkpoint": path.name, "weights": weights, "epoch": cursor["epoch"], "step_in_epoch": cursor["step"]}
