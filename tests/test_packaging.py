@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("pipelines", "models", "train", "tools", "benchmarks")
@@ -61,3 +63,13 @@ def test_a_script_runs_from_any_working_directory(script: str, tmp_path: Path) -
     answer = subprocess.run([sys.executable, str(ROOT / script), "--help"], cwd=tmp_path, capture_output=True)
     assert answer.returncode == 0
     assert b"usage" in answer.stdout
+
+
+def test_the_citation_names_the_version_that_is_built() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["title"], citation["version"], citation["license"]) == (
+        project["name"],
+        project["version"],
+        project["license"],
+    )
