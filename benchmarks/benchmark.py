@@ -6,24 +6,23 @@ import statistics
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from equimod.benchmarks.measure import Round, Spread, Workload, interleave, ratio
-from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.errors import UsageError
+from equimod.pipelines.policy import POLICIES
+from equimod.train.command import run_command
+from equimod.train.evaluation.table import Table, spread
+
+SPEED, MEMORY, CPU = "images/s (lowest to highest round)", "peak memory, MiB", "CPU-ms an image"
+"""Columns that several benchmarks have."""
 
 Pair = tuple[str, str]
 """Two contenders whose ratio of images/s is shown."""
-
-
-class UsageError(Exception):
-    """A setting that cannot be measured: the message gives its name, its value and the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,27 +54,47 @@ class Benchmark(ABC):
 
     def measure(self) -> dict[str, Any]:
         """The result, but for where it comes from. Raises UsageError, RecordsError."""
-        from equimod.pipelines.backends import BackendUnavailableError
-
         contenders, settings, more = self.plan()
         rounds: list[dict[str, Round]] = []
-        try:
-            for turns in interleave(contenders, settings, self.rounds):
-                speeds = (f"{name} {turns[name].images_per_second:.0f}" for name in contenders)
-                what = f"round {len(rounds)}/{self.rounds}" if rounds else "warm-up with start"
-                print(f"{what}, images/s: {', '.join(speeds)}", file=sys.stderr, flush=True)
-                rounds.append(turns)
-        except BackendUnavailableError as error:
-            raise UsageError(str(error)) from error
+        for turns in interleave(contenders, settings, self.rounds):
+            speeds = (f"{name} {turns[name].images_per_second:.0f}" for name in contenders)
+            what = f"round {len(rounds)}/{self.rounds}" if rounds else "warm-up with start"
+            print(f"{what}, images/s: {', '.join(speeds)}", file=sys.stderr, flush=True)
+            rounds.append(turns)
         kept = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
         summary = summarise(rounds[1:], rounds[0], self.pairs(list(contenders)))
         return {"benchmark": self.name, "settings": {**kept, **more}, **summary}
+
+    @classmethod
+    @abstractmethod
+    def rows(cls, result: dict[str, Any]) -> list[Table]:
+        """The tables of a result, for the screen and for documents."""
+
+    @classmethod
+    def caption(cls, result: dict[str, Any]) -> str:
+        """What stands under the tables in a document."""
+        return f"Medians of {len(result['rounds'])} interleaved rounds."
 
     def at_least_one(self, *settings: str) -> None:
         for setting in settings:
             value = getattr(self, setting)
             if value is not None and value <= 0:
                 raise UsageError(f"{setting}={value}; give 1 or more")
+
+
+def some_of(option: str, value: str, known: Sequence[str]) -> list[str]:
+    """The names in `value`, with commas between them. UsageError for one that is not `known`."""
+    names = value.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UsageError(f"{option}={value}: {unknown[0]!r} is not known; give some of {','.join(known)}")
+    return names
+
+
+def one_policy(policy: str) -> None:
+    """UsageError for a policy that is not there."""
+    if policy not in POLICIES:
+        raise UsageError(f"policy={policy} is not known; give one of {', '.join(POLICIES)}")
 
 
 def summarise(rounds: Sequence[dict[str, Round]], start: dict[str, Round], pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -98,60 +117,23 @@ def summarise(rounds: Sequence[dict[str, Round]], start: dict[str, Round], pairs
     return {"contenders": contenders, "ratios": ratios, "rounds": turns}
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print the table of a result."""
-    rate = result["settings"].get("model_rate")
-    cores = [f"cores for {rate:,.0f} images/s"] if rate else []
-    table = Table(
-        "contender",
-        "images/s",
-        "lowest",
-        "highest",
-        "CPU-ms an image",
-        *cores,
-        "peak memory, MiB",
-        "first batch, s",
-        "after start, s",
-    )
-    for name, measured in result["contenders"].items():
-        speed = measured["images_per_second"]
-        table.add_row(
-            name,
-            *(f"{speed[key]:.0f}" for key in ("median", "low", "high")),
-            f"{measured['cpu_ms_per_image']['median']:.2f}",
-            *([f"{measured['cores']:.1f}"] if rate else []),
-            f"{measured['peak_bytes'] / 2**20:.0f}",
-            f"{measured['first_batch_seconds']:.2f}",
-            f"{measured['start_seconds']:.1f}",
-        )
-    console = Console()
-    console.print(table)
-    for name, value in result["ratios"].items():
-        console.print(f"{name}: {value['median']:.2f} ({value['low']:.2f} to {value['high']:.2f})")
-
-
 def run_benchmark(
     commands: Mapping[str, Callable[..., Benchmark]], script: str, about: str | None, argv: Sequence[str]
 ) -> int:
-    """Run the command line of a script. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
-    command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=script, description=about, args=argv)
-    try:
+    """Run the command line of a script. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+
+    def run() -> None:
+        command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=script, description=about, args=argv)
         command.check()
         result = command.measure()
-        show(result)
+        for table in command.rows(result):
+            table.show()
+        for name, value in result["ratios"].items():
+            print(f"{name}: {spread(value, 2)}")
         if command.output:
             from equimod.benchmarks.picture import draw
             from equimod.benchmarks.result import keep
 
             draw(keep(result, script, argv, command.output), command.output.with_suffix(".png"))
-    except UsageError as error:
-        return _fail(error, 2)
-    except (RecordsError, OSError, BrokenProcessPool) as error:
-        return _fail(error, 1)
-    return 0
 
-
-def _fail(error: Exception, code: int) -> int:
-    # An error of a DataLoader's worker carries its traceback as text: the last line says what happened.
-    print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
-    return code
+    return run_command(run, again="run the same command again")

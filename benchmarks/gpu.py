@@ -18,15 +18,20 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from equimod.benchmarks.gpu_check.picture import draw
 from equimod.benchmarks.gpu_check.sections import NAMES, SECTIONS, Outcome, run_section
 from equimod.benchmarks.result import keep
+from equimod.pipelines.errors import UsageError
+from equimod.train.command import run_command
+from equimod.train.evaluation.table import Table
 
 WIDTH = 118  # columns, where the output is no terminal
+FAILED = "FAILED"
+_STATES = {True: "ok", False: FAILED, None: ""}  # whether what was found is as it must be
 
 
 @dataclass(frozen=True)
@@ -42,32 +47,47 @@ class Arguments:
     output: Path | None = None
     """JSON file for the result; a PNG of the same name is drawn beside it."""
 
-    def fault(self) -> str | None:
-        """What is wrong with the options, None where nothing is."""
+    def check(self) -> None:
+        """Raises UsageError."""
         unknown = [name for name in self.only if name not in NAMES]
         if unknown:
-            return f"--only {unknown[0]}: no such section; give some of {', '.join(NAMES)}"
+            raise UsageError(f"--only {unknown[0]}: no such section; give some of {', '.join(NAMES)}")
         if self.minutes <= 0:
-            return f"--minutes {self.minutes:g}: give more than 0"
+            raise UsageError(f"--minutes {self.minutes:g}: give more than 0")
         if self.data is not None and not self.data.is_dir():
-            return f"--data {self.data} is no folder; make one with tools/pack_gpu_check.py, or leave it out"
-        if self.device == "cpu" and self.output is not None:
-            return "--device cpu gives no result to store; leave out --output"
-        if self.output is not None and self.output.suffix != ".json":
-            return f"--output {self.output} does not end in .json; give a file name that does"
-        if self.output is not None and not self.output.parent.is_dir():
-            return f"--output {self.output}: its folder does not exist; create it first"
-        return None
+            raise UsageError(f"--data {self.data} is no folder; make one with tools/pack_gpu_check.py, or leave it out")
+        self._check_output()
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError(
+                "torch sees no GPU; tools/doctor.py says what is missing, --device cpu runs this check's code on toys"
+            )
+
+    def _check_output(self) -> None:
+        if self.output is None:
+            return
+        if self.device == "cpu":
+            raise UsageError("--device cpu gives no result to store; leave out --output")
+        if self.output.suffix != ".json":
+            raise UsageError(f"--output {self.output} does not end in .json; give a file name that does")
+        if not self.output.parent.is_dir():
+            raise UsageError(f"--output {self.output}: its folder does not exist; create it first")
 
 
-def rows(section: dict[str, Any]) -> Iterator[tuple[str, str, str, str]]:
-    """The table of a section of a result: what was looked at, the value, whether it is as it must be, a note."""
-    for finding in section["findings"]:
-        state = {True: "ok", False: "FAILED", None: ""}[finding["met"]]
-        yield finding["name"], _value(finding["value"], finding["unit"]), state, finding["note"]
-    for name, state in (("fault", "FAILED"), ("left_out", "left out")):
+def rows(result: dict[str, Any]) -> list[Table]:
+    """The tables of a result, one a section."""
+    return [_table(section) for section in result["sections"]]
+
+
+def _table(section: dict[str, Any]) -> Table:
+    columns = [f"{section['name']}: {section['title']}, {section['seconds']:.0f} s", "found", "", "note"]
+    cells = [
+        [finding["name"], _value(finding["value"], finding["unit"]), _STATES[finding["met"]], finding["note"]]
+        for finding in section["findings"]
+    ]
+    for name, state in (("fault", FAILED), ("left_out", "left out")):
         if section[name]:
-            yield section["title"], "", state, section[name]
+            cells.append([section["title"], "", state, section[name]])
+    return Table(columns, cells)
 
 
 def _value(value: dict[str, float] | None, unit: str) -> str:
@@ -91,17 +111,6 @@ def run(arguments: Arguments) -> Iterator[Outcome]:
         yield run_section(section, arguments.device, arguments.data, min(section.limit, left))
 
 
-def show(section: dict[str, Any], console: Console) -> None:
-    """Print a section's table."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for width in (56, 30, 8, 40):
-        table.add_column(max_width=width, overflow="fold")
-    for row in rows(section):
-        table.add_row(*row)
-    console.print(f"[bold]{section['name']}[/]: {section['title']}, {section['seconds']:.0f} s")
-    console.print(table)
-
-
 def _kept(outcome: Outcome) -> dict[str, Any]:
     """An outcome as it stands in a result."""
     section = {"name": outcome.section.name, "title": outcome.section.title}
@@ -110,8 +119,6 @@ def _kept(outcome: Outcome) -> dict[str, Any]:
 
 def _card() -> dict[str, Any]:
     """The GPU and what drives it."""
-    import torch
-
     asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         answer = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
@@ -126,40 +133,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 all is well, 1 something is not, 2 wrong usage, 130 Ctrl-C."""
     given = list(sys.argv[1:] if argv is None else argv)
     sections = "; ".join(f"{s.name}: {s.title}" for s in SECTIONS)
-    arguments = tyro.cli(Arguments, args=given, prog="gpu.py", description=f"{__doc__}\nSections: {sections}.")
-    fault = arguments.fault() or _no_gpu(arguments.device)
-    if fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
-    result: dict[str, Any] = {"benchmark": "gpu", "gpu": _card(), "sections": []}
-    console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-    try:
+
+    def check_gpu() -> int:
+        arguments = tyro.cli(Arguments, args=given, prog="gpu.py", description=f"{__doc__}\nSections: {sections}.")
+        arguments.check()
+        result: dict[str, Any] = {"benchmark": "gpu", "gpu": _card(), "sections": []}
+        console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
         for outcome in run(arguments):
             result["sections"].append(_kept(outcome))
-            show(result["sections"][-1], console)
+            rows(result)[-1].show(console)
             if arguments.output is not None:
                 draw(keep(result, "gpu.py", given, arguments.output), arguments.output.with_suffix(".png"))
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            "interrupted; what was found before is above" + " and in --output" * bool(arguments.output), file=sys.stderr
-        )
-        return 130
-    failed = [(s["name"], *row) for s in result["sections"] for row in rows(s) if row[2] == "FAILED"]
+        return _verdict(result)
+
+    return run_command(check_gpu, again="run the same command again; what was found stands above, and in --output")
+
+
+def _verdict(result: dict[str, Any]) -> int:
+    """Say at the end what is not as it must be. Returns the exit code."""
+    names = [section["name"] for section in result["sections"]]
+    failed = [(n, *row) for n, table in zip(names, rows(result), strict=True) for row in table.rows if row[2] == FAILED]
     print(f"{len(failed)} not as they must be" if failed else "everything that ran is as it must be")
     for name, what, value, _, note in failed:
         print(f"  {name}: {what}{f': {value}' if value else ''}{f' ({note})' if note else ''}")
     return int(bool(failed))
-
-
-def _no_gpu(device: str) -> str | None:
-    import torch
-
-    if device == "cpu" or torch.cuda.is_available():
-        return None
-    return "torch sees no GPU; tools/doctor.py says what is missing, --device cpu runs this check's own code on toys"
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ from typing import Any
 
 import torch
 import tyro
-from rich.console import Console
-from rich.table import Column, Table
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,9 +24,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
-from equimod.benchmarks.result import keep
+from equimod.benchmarks.result import present
+from equimod.train.command import run_command
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo
+from equimod.train.evaluation.table import Table
 from equimod.train.run import build_train_state
 
 CPU = torch.device("cpu")
@@ -115,50 +115,53 @@ def _recipes() -> list[tuple[str, Config]]:
     return [(name, replace(recipe, equimod=recipe.equimod or recipe.method == "none")) for name, recipe in recipes]
 
 
-def _show(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(Column("recipe", no_wrap=True), "GPUs", "images a GPU", "--grad-cache", "peak, GiB", "fits, GiB")
-    for row in rows:
-        table.add_row(
-            row["recipe"],
-            str(row["ranks"]),
-            str(row["images_a_rank"]),
-            str(row["grad_cache"]),
-            f"{row['peak_bytes'] / 2**30:.1f}",
-            str(row["card_gib"]),
-        )
-    Console().print(table)
+def rows(result: dict[str, Any]) -> list[Table]:
+    """The table of a result: a row a recipe, a column a number of GPUs."""
+    cells = {
+        (row["recipe"], row["ranks"]): f"{row['peak_bytes'] / 2**30:.1f} ({row['card_gib'] or 'none'})"
+        for row in result["rows"]
+    }
+    key = "grad_cache" if "grad_cache" in result["rows"][0] else "accumulate"  # its name in older results
+    chunks = {row["ranks"]: row[key] for row in result["rows"] if row["recipe"].endswith("imagenet")}
+    columns = [f"{n} GPU{'s' * (n > 1)}{f', `--grad-cache {k}`' * (k > 1)}" for n, k in chunks.items()]
+    recipes = {recipe: [f"`{recipe}.yaml`", *(cells.get((recipe, n), "–") for n in chunks)] for recipe, _ in cells}
+    return [Table(["recipe", *columns], list(recipes.values()))]
+
+
+def caption(result: dict[str, Any]) -> str:
+    """What stands under the table."""
+    return (
+        "GiB at the peak of a step, and in brackets the smallest of the usual cards that holds it with a tenth and 1.5 "
+        "GiB left for CUDA and the allocator. A recipe for CIFAR-10 runs on one GPU without `--grad-cache`."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
     given = list(sys.argv[1:] if argv is None else argv)
-    arguments = tyro.cli(Arguments, args=given, prog="gpu_memory.py", description=__doc__)
-    rows = []
-    for name, recipe in _recipes():
-        for config, ranks in plans(name, recipe):
-            began = time.perf_counter()
-            peak = peak_bytes(config, ranks)
-            rows.append(
-                {
-                    "recipe": name,
-                    "precision": config.precision,
-                    "ranks": ranks,
-                    "images_a_rank": config.batch_size // ranks,
-                    "grad_cache": config.grad_cache,
-                    "peak_bytes": peak,
-                    "card_gib": card(peak),
-                    "seconds": time.perf_counter() - began,
-                }
-            )
-            print(f"{name} on {ranks} GPUs: {peak / 2**30:.1f} GiB", file=sys.stderr)
-    _show(rows)
-    if arguments.output:
-        try:
-            keep({"benchmark": "gpu_memory", "rows": rows}, "gpu_memory.py", given, arguments.output)
-        except OSError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-    return 0
+
+    def run() -> None:
+        arguments = tyro.cli(Arguments, args=given, prog="gpu_memory.py", description=__doc__)
+        found = [_measured(name, config, ranks) for name, recipe in _recipes() for config, ranks in plans(name, recipe)]
+        present({"benchmark": "gpu_memory", "rows": found}, rows, "gpu_memory.py", given, arguments.output)
+
+    return run_command(run, again="run the same command again")
+
+
+def _measured(name: str, config: Config, ranks: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    peak = peak_bytes(config, ranks)
+    print(f"{name} on {ranks} GPUs: {peak / 2**30:.1f} GiB", file=sys.stderr)
+    return {
+        "recipe": name,
+        "precision": config.precision,
+        "ranks": ranks,
+        "images_a_rank": config.batch_size // ranks,
+        "grad_cache": config.grad_cache,
+        "peak_bytes": peak,
+        "card_gib": card(peak),
+        "seconds": time.perf_counter() - began,
+    }
 
 
 if __name__ == "__main__":

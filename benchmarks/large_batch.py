@@ -12,9 +12,35 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
-from equimod.benchmarks.benchmark import Benchmark, Pair, UsageError, run_benchmark
+from equimod.benchmarks.benchmark import MEMORY, Benchmark, Pair, run_benchmark
+from equimod.benchmarks.compare_training import Step
 from equimod.benchmarks.measure import Workload
-from equimod.benchmarks.throughput import Step
+from equimod.pipelines.errors import UsageError
+from equimod.train.evaluation.table import Table
+
+
+class _Cost(Benchmark):
+    """A benchmark whose contenders are compared with one of them, in time and memory."""
+
+    @classmethod
+    def rows(cls, result: dict[str, Any]) -> list[Table]:
+        """See Benchmark."""
+        rows = []
+        against = next(iter(result["ratios"])).partition("/")[2]
+        for name, measured in result["contenders"].items():
+            times = result["ratios"].get(f"{name}/{against}")
+            cost = f"{1 / times['median']:.3f}" if times else "1" if name == against else "–"
+            rows.append([name, cost, f"{measured['peak_bytes'] / 2**20:,.0f}"])
+        return [Table(["what", f"time against {against}", MEMORY], rows)]
+
+    @classmethod
+    def caption(cls, result: dict[str, Any]) -> str:
+        """See Benchmark."""
+        batch = result["settings"].get("batch") or result["settings"]["batch_size"]
+        return (
+            f"Global batch of {batch:,}, {len(result['rounds'])} interleaved rounds. Memory is that of the whole "
+            "process, Python and torch included."
+        )
 
 
 @dataclass(frozen=True)
@@ -24,7 +50,7 @@ class LossSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chunks(Step):
+class Chunks(_Cost, Step):
     """The trainer's own step with the batch in several numbers of chunks.
 
     Example: python benchmarks/large_batch.py grad-cache -- --method simclr --equimod --batch-size 4096
@@ -66,7 +92,7 @@ def _step_in_chunks(chunks: int, settings: Any) -> Workload:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss(Benchmark):
+class Loss(_Cost):
     """NT-Xent of one rank, forward and backward: its own rows against all columns in blocks, and the full matrix.
 
     The columns that other ranks would send are drawn. An image a second is one of the global batch.

@@ -23,20 +23,21 @@ import torch
 import torch.distributed as dist
 import tyro
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from equimod.benchmarks.result import keep
+from equimod.benchmarks.result import present
 from equimod.models.settings import METHOD_NAMES, MethodName
 from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.errors import UsageError
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import POLICIES
-from equimod.train.config import Config, ConfigError, default_recipe, read_recipe
+from equimod.train.command import refused_settings, run_command
+from equimod.train.config import Config, default_recipe, read_recipe
 from equimod.train.distributed import DistInfo
+from equimod.train.evaluation.table import Table
 from equimod.train.loop import TrainState, train_step
 from equimod.train.run import build_train_state
 
@@ -191,51 +192,52 @@ def batch_without_values(config: Config, n: int, device: torch.device) -> Batch:
     return Batch(images() if config.equimod else None, views, label, torch.arange(n))
 
 
-def _show(rows: Sequence[dict[str, Any]]) -> None:
-    table = Table("method", "TFLOP a rank", "gradients, MB", "gathered, MB", "other sums, MB", "seconds")
-    for row in rows:
-        table.add_row(
+def rows(result: dict[str, Any]) -> list[Table]:
+    """The table of a result."""
+    found = [
+        [
             row["method"] + (" + EquiMod" if row["equimod"] else ""),
             f"{row['tflop']:.2f}",
             f"{row['parameter_bytes'] / 1e6:.1f}",
             f"{row['bytes'].get('allgather', 0) / 1e6:.2f}",
             f"{(row['bytes'].get('allreduce', 0) - row['parameter_bytes']) / 1e6:.2f}",
-            f"{row['seconds']:.1f}",
-        )
-    Console().print(table)
+        ]
+        for row in result["rows"]
+    ]
+    return [Table(["method", "TFLOP a rank", "gradients, MB", "gathered, MB", "other sums, MB"], found)]
+
+
+def caption(result: dict[str, Any]) -> str:
+    """What stands under the table."""
+    settings = result["settings"]
+    return (
+        f"ResNet-50, 224 pixels, global batch of {settings['batch_size']:,}, a rank of {settings['ranks']}; bytes are "
+        "those that the rank hands over, float32."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
     given = list(sys.argv[1:] if argv is None else argv)
-    arguments = tyro.cli(Arguments, args=given, prog="rehearse.py", description=__doc__)
-    if arguments.ranks < 2 or arguments.batch_size % arguments.ranks:
-        print(
-            f"error: ranks={arguments.ranks} must be 2 or more and divide batch_size={arguments.batch_size}",
-            file=sys.stderr,
-        )
-        return 2
-    try:
-        with pretended_ranks(arguments.ranks) as dist_info:
-            rows = [
-                rehearse(paper_config(method, equimod, arguments.batch_size, arguments.grad_cache), dist_info)
+
+    def run() -> None:
+        arguments = tyro.cli(Arguments, args=given, prog="rehearse.py", description=__doc__)
+        ranks, batch_size = arguments.ranks, arguments.batch_size
+        if ranks < 2 or batch_size % ranks:
+            raise UsageError(f"ranks={ranks} must be 2 or more and divide batch_size={batch_size}")
+        with refused_settings(), pretended_ranks(ranks) as dist_info:
+            found = [
+                rehearse(paper_config(method, equimod, batch_size, arguments.grad_cache), dist_info)
                 for method in METHOD_NAMES
                 for equimod in (False, True)
                 if equimod or method != "none"
             ]
-        _show(rows)
-        if arguments.output:
-            names = ("ranks", "batch_size", "grad_cache")
-            settings = {name: getattr(arguments, name) for name in names}
-            result = {"benchmark": "rehearse", "settings": settings, "rows": rows}
-            keep(result, "rehearse.py", given, arguments.output)
-    except (ConfigError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        settings = {name: getattr(arguments, name) for name in ("ranks", "batch_size", "grad_cache")}
+        present(
+            {"benchmark": "rehearse", "settings": settings, "rows": found}, rows, "rehearse.py", given, arguments.output
+        )
+
+    return run_command(run, again="run the same command again")
 
 
 if __name__ == "__main__":

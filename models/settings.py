@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from equimod.pipelines.errors import UsageError
 
-class ConfigError(Exception):
+
+class ConfigError(UsageError):
     """A configuration that cannot be run: the message gives the key, its value and the remedy, in one line."""
 
 

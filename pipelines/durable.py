@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from equimod.pipelines.errors import EquimodError
+
 TEMPORARY_PREFIX = ".partial-"
 POINTER = "newest"
 SYNC_THREADS = 16  # concurrent fsyncs share one commit of the file system's journal
@@ -86,7 +88,7 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-class FolderBusyError(Exception):
+class FolderBusyError(EquimodError):
     """Another process is writing to a folder that only one may write to."""
 
 

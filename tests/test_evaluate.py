@@ -194,7 +194,8 @@ def test_ctrl_c_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], monke
 
     monkeypatch.setattr("equimod.train.evaluation.results.evaluate", interrupt)
     assert main([str(run), "--knn"]) == 130
-    assert "interrupted" in _one_line(capsys.readouterr().err)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "interrupted; evaluate again; what was found before is in eval.json"
 
 
 def test_a_run_on_the_cpu_is_evaluated_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ ALLOWED = {
     "benchmarks": {"benchmarks", "train", "models", "pipelines"},
 }
 PIPELINES = (
-    {"durable", "timing", "workers"},
+    {"errors", "durable", "timing", "workers"},
     {"policy", "philox", "geometry", "params", "sampler"},
     {"records"},
     {"codec", "kernel", "decode", "resize"},
@@ -29,8 +29,8 @@ PIPELINES = (
     {"conversion", "shapes"},
 )
 """The rooms of pipelines/ in the order of the flow: each imports itself and those before it."""
-TYPES = {"params", "batch", "records.protocol"}
-"""The modules of pipelines/ that models/ may know: what a batch and its parameters are."""
+TYPES = {"errors", "params", "batch", "records.protocol"}
+"""The modules of pipelines/ that models/ may know: what a batch and its parameters are, and how errors are told."""
 FILES = sorted(path for folder in ALLOWED for path in (ROOT / folder).rglob("*.py"))
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from equimod.benchmarks.readme import ReadmeError, figures_table, main, render_tables, sweep_table, views_table
+from equimod.benchmarks.compare_loaders import Views
+from equimod.benchmarks.readme import ReadmeError, main, render_tables
+from equimod.train.evaluation import sweep_tables
 
 CHECKOUT = Path(__file__).parent.parent
 README = "# Title\n<!-- table: loader -->\nold\n<!-- end -->\ntext\n<!-- table: table1-cpu -->\n<!-- end -->\nend\n"
@@ -106,7 +108,7 @@ def test_render_replaces_the_tables_and_nothing_else(results: Path) -> None:
 
 
 def test_views_table_gives_speed_cost_and_share() -> None:
-    text = views_table(VIEWS)
+    text = Views.rows(VIEWS)[0].markdown() + Views.caption(VIEWS)
     assert "| equimod, native backend | 400 (399 to 401) | 5.00 |" in text
     assert "| torchvision and Pillow in a DataLoader | 125 (124 to 126) | 16.00 |" in text
     assert "take 0.31 (0.30 to 0.33) of the CPU time" in text
@@ -120,12 +122,13 @@ def test_loader_table_gives_speed_cost_memory_and_ratios(results: Path) -> None:
 
 
 def test_sweep_table_has_a_row_with_its_mean_beside_the_papers_score() -> None:
-    rows = [line.split(" | ") for line in sweep_table(SWEEP).splitlines() if line.startswith("| SimCLR")]
+    lines = sweep_tables.rows(SWEEP)[0].markdown().splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| SimCLR")]
     plain, equimod = ([cell.strip("| ") for cell in row] for row in rows)
     assert plain == ["SimCLR", "68.00", "60.00", "–", "–", "10.0", "1", "90.96"]
     assert equimod[:2] == ["SimCLR + EquiMod", "71.00 ± 1.41"]
     assert equimod[2:] == ["60.00 ± 0.00", "1.500 ± 0.000", "0.750 ± 0.000", "10.0 ± 0.0", "2", "–"]
-    assert "resnet18 width 16, 20 epochs of 50,000 images; " in sweep_table(SWEEP)
+    assert "resnet18 width 16, 20 epochs of 50,000 images; " in sweep_tables.caption(SWEEP)
 
 
 def test_figures_table_gives_the_operators_that_were_measured() -> None:
@@ -141,7 +144,8 @@ def test_figures_table_gives_the_operators_that_were_measured() -> None:
             ],
         },
     ]
-    table = figures_table({**SWEEP, "rows": rows}).splitlines()
+    tables = sweep_tables.figure_rows({**SWEEP, "rows": rows})
+    table = "".join(one.markdown() for one in tables).splitlines()
     assert "| SimCLR + EquiMod, absolute | 0.150 ± 0.071 | – | – | – | – | – |" in table
     assert "| SimCLR + EquiMod, relative | 2.00 ± 0.71 | – | – | – | – | – |" in table
     assert "| SimCLR | 0.250 | – | – | – | – | – |" in table

@@ -16,10 +16,11 @@ from equimod.pipelines.conversion.convert import Conversion, DamagedImagesError,
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.source import Source
+from equimod.pipelines.errors import UsageError
 from equimod.pipelines.records.beton import SUFFIX
-from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.workers import available_cores
-from equimod.tools.command import image_progress, run_command
+from equimod.train.command import run_command
+from equimod.train.progress import Progress
 
 DAMAGED_SHOWN = 20
 DEFAULT_QUALITY, DEFAULT_SHARD_SIZE = 90, ConversionSettings.shard_size
@@ -47,24 +48,23 @@ class ConversionOptions:
     overwrite: bool = False
     """Replace an earlier conversion in OUTPUT."""
 
-    def fault(self) -> str | None:
-        """What is wrong with the options, None where nothing is."""
+    def check(self) -> None:
+        """Raises UsageError for options that cannot be, or do not go together."""
         beton = self.format == "ffcv"
         for name, value in (("workers", self.workers), ("shard-size", self.shard_size), ("max-side", self.max_side)):
             if value is not None and value < 1:
-                return f"--{name} {value} is too small; give 1 or more"
+                raise UsageError(f"--{name} {value} is too small; give 1 or more")
         if self.quality is not None and not 1 <= self.quality <= 100:
-            return f"--quality {self.quality} is out of range; give 1 to 100"
+            raise UsageError(f"--quality {self.quality} is out of range; give 1 to 100")
         if self.quality is not None and self.max_side is None:
-            return "--quality is of the smaller copies that --max-side makes; give --max-side too"
+            raise UsageError("--quality is of the smaller copies that --max-side makes; give --max-side too")
         if self.raw and not beton:
-            return "--raw is of .beton files; give --format ffcv too"
+            raise UsageError("--raw is of .beton files; give --format ffcv too")
         if self.shard_size is not None and beton:
-            return "--shard-size is of tar shards; leave it out, or give --format dali"
+            raise UsageError("--shard-size is of tar shards; leave it out, or give --format dali")
         if beton != (self.output.suffix == SUFFIX):
             ending = f"a file name ending in {SUFFIX}" if beton else f"a folder, whose name does not end in {SUFFIX}"
-            return f"OUTPUT {self.output} does not fit --format {self.format}; give {ending}"
-        return None
+            raise UsageError(f"OUTPUT {self.output} does not fit --format {self.format}; give {ending}")
 
     def settings(self) -> ConversionSettings:
         """The options as the conversion takes them."""
@@ -80,20 +80,18 @@ class ConversionOptions:
 
 def main(options: ConversionOptions, source: Callable[[], Source]) -> int:
     """Run the conversion of what `source` opens. Returns the exit code."""
-    if fault := options.fault():
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
     again = "continue, now without --overwrite" if options.overwrite else "continue"
-    return run_command(lambda: _convert(options, source), RecordsError, again=again)
+    return run_command(lambda: _convert(options, source), again=f"run the same command to {again}")
 
 
 def _convert(options: ConversionOptions, open_source: Callable[[], Source]) -> None:
+    options.check()
     start = time.monotonic()
     source = open_source()
-    with image_progress("converting") as progress:
+    with Progress("converting", "images") as progress:
         try:
             write = convert_to_beton if options.format == "ffcv" else convert
-            conversion = write(source, options.output, options.settings(), progress)
+            conversion = write(source, options.output, options.settings(), progress.show)
         except DamagedImagesError as error:
             for note in error.damaged[:DAMAGED_SHOWN]:
                 print(f"damaged: {note.name}: {note.reason}", file=sys.stderr)

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 import tyro
 
+from equimod.pipelines.errors import UsageError
 from equimod.pipelines.workers import available_cores
+from equimod.train.command import run_command
 
 APT = "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++"
 MEASURED_SECONDS = 1.0
@@ -184,13 +186,17 @@ def findings(model_rate: float) -> list[Finding]:
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments, description=__doc__)
-    if arguments.model_rate <= 0:
-        print(f"error: --model-rate {arguments.model_rate} is no rate; give more than 0", file=sys.stderr)
-        return 2
-    found = findings(arguments.model_rate)
-    print("\n".join(map(str, found)))
-    return int(any(finding.needed and finding.found is None for finding in found))
+    """Run the command line. Returns the exit code: 0 where training can run, 1 where it cannot."""
+
+    def run() -> int:
+        arguments = tyro.cli(Arguments, description=__doc__)
+        if arguments.model_rate <= 0:
+            raise UsageError(f"--model-rate {arguments.model_rate} is no rate; give more than 0")
+        found = findings(arguments.model_rate)
+        print("\n".join(map(str, found)))
+        return int(any(finding.needed and finding.found is None for finding in found))
+
+    return run_command(run, again="run the same command again")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from equimod.pipelines.errors import UsageError
 from equimod.pipelines.shapes import draw_dataset
 from equimod.pipelines.workers import available_cores
-from equimod.tools.command import image_progress, run_command
+from equimod.train.command import run_command
+from equimod.train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -35,29 +37,29 @@ class Arguments:
 
 def _draw(arguments: Arguments) -> None:
     start = time.monotonic()
-    with image_progress("drawing") as progress:
+    with Progress("drawing", "images") as progress:
         draw_dataset(
             arguments.output,
             samples=arguments.samples,
             seed=arguments.seed,
             split=arguments.split,
             workers=arguments.workers,
-            progress=progress,
+            progress=progress.show,
         )
     print(f"{arguments.output}: {arguments.samples:,} images, {time.monotonic() - start:.1f} s")
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments, description=__doc__)
-    for name, value, least in (
-        ("--samples", arguments.samples, 1),
-        ("--seed", arguments.seed, 0),
-        ("--workers", arguments.workers, 1),
-    ):
-        if value < least:
-            print(f"error: {name} {value} is too small; give {least} or more", file=sys.stderr)
-            return 2
-    return run_command(lambda: _draw(arguments), OSError, again="start over")
+    """Run the command line. Returns the exit code."""
+
+    def run() -> None:
+        arguments = tyro.cli(Arguments, description=__doc__)
+        for name, least in (("samples", 1), ("seed", 0), ("workers", 1)):
+            if getattr(arguments, name) < least:
+                raise UsageError(f"--{name} {getattr(arguments, name)} is too small; give {least} or more")
+        _draw(arguments)
+
+    return run_command(run, again="run the same command to start over")
 
 
 if __name__ == "__main__":

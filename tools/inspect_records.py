@@ -14,11 +14,12 @@ from PIL import Image, ImageDraw
 from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.errors import UsageError
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.manifest import Manifest, Note
-from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import TarRecords
-from equimod.tools.command import image_progress, run_command
+from equimod.train.command import run_command
+from equimod.train.progress import Progress
 
 SHOWN = 5  # names and notes in a line
 CELL, TEXT_LINES, LINE = 160, 3, 14  # pixels, lines, pixels
@@ -79,7 +80,7 @@ def _notes(notes: tuple[Note, ...]) -> str:
 def verify(records: Records) -> str:
     """Read every sample; a line about what was found. Raises RecordsError naming the first damaged one."""
     kinds = {"JPEG": 0, "PNG": 0, "pixels": 0, "other": 0}
-    with image_progress("verifying") as progress:
+    with Progress("verifying", "images", total=len(records)) as progress:
         for position in range(len(records)):
             content = records.read(position)
             if isinstance(content, np.ndarray):
@@ -87,7 +88,7 @@ def verify(records: Records) -> str:
             else:
                 start = bytes(content[:8])
                 kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
-            progress(position + 1, len(records))
+            progress.show(position + 1)
     found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
     if records.manifest is None:
         return f"verified      {found}; this format holds no checksums"
@@ -129,14 +130,17 @@ def _inspect(arguments: Arguments) -> None:
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments, description=__doc__)
-    if arguments.samples < 1:
-        print(f"error: --samples {arguments.samples} is too small; give 1 or more", file=sys.stderr)
-        return 2
-    if arguments.sheet and arguments.sheet.suffix.lower() != ".png":
-        print(f"error: --sheet {arguments.sheet} does not end in .png; give a name that does", file=sys.stderr)
-        return 2
-    return run_command(lambda: _inspect(arguments), RecordsError, OSError, again="start over")
+    """Run the command line. Returns the exit code."""
+
+    def run() -> None:
+        arguments = tyro.cli(Arguments, description=__doc__)
+        if arguments.samples < 1:
+            raise UsageError(f"--samples {arguments.samples} is too small; give 1 or more")
+        if arguments.sheet and arguments.sheet.suffix.lower() != ".png":
+            raise UsageError(f"--sheet {arguments.sheet} does not end in .png; give a name that does")
+        _inspect(arguments)
+
+    return run_command(run, again="run the same command to start over")
 
 
 if __name__ == "__main__":

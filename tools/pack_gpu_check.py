@@ -30,9 +30,9 @@ from equimod.pipelines.conversion import open_source
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.durable import durable_dir
-from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.pipelines.workers import available_cores
-from equimod.tools.command import run_command
+from equimod.train.command import run_command
 from equimod.train.evaluation.provenance import provenance
 
 CHECKOUT = Path(__file__).parent.parent
@@ -49,7 +49,7 @@ LIMIT = 60 * MIB
 DATA = "data.tar.gz"
 
 
-class PackError(Exception):
+class PackError(EquimodError):
     """What a pack needs is not here: the message names it and the remedy, in one line."""
 
 
@@ -224,16 +224,18 @@ EQUIMOD_COMMIT={known} exec "$python" -m equimod.benchmarks.gpu "$@"
 
 
 def main() -> int:
-    arguments = tyro.cli(Arguments, description=__doc__)
-    if arguments.data is not None:
-        missing = [wanted.archive for wanted in IMAGES if not (arguments.data / wanted.archive).is_file()]
-        if missing:
-            print(
-                f"error: --data {arguments.data} holds no {missing[0]}; give another folder, or unset EQUIMOD_DATA",
-                file=sys.stderr,
-            )
-            return 2
-    return run_command(lambda: pack(arguments), PackError, RecordsError, OSError, again="start anew")
+    """Run the command line. Returns the exit code."""
+
+    def run() -> None:
+        arguments = tyro.cli(Arguments, description=__doc__)
+        for archive in {wanted.archive: None for wanted in IMAGES} if arguments.data is not None else ():
+            if arguments.data is not None and not (arguments.data / archive).is_file():
+                raise UsageError(
+                    f"--data {arguments.data} holds no {archive}; give another folder, or unset EQUIMOD_DATA"
+                )
+        pack(arguments)
+
+    return run_command(run, again="run the same command to start over")
 
 
 if __name__ == "__main__":

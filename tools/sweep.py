@@ -14,20 +14,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from equimod.pipelines.durable import durable_file
-from equimod.tools.command import run_command
+from equimod.pipelines.errors import EquimodError, UsageError
+from equimod.train.command import run_command
 from equimod.train.evaluation.provenance import provenance
-from equimod.train.evaluation.summary import mean_and_deviation, summary
+from equimod.train.evaluation.summary import summary
+from equimod.train.evaluation.sweep_tables import figure_rows, rows
 
 Size = Literal["cpu", "paper"]
 _CHECKOUT = Path(__file__).parent.parent
 
 
-class SweepError(Exception):
+class SweepError(EquimodError):
     """A sweep that cannot go on: the message names the run and the remedy, in one line."""
 
 
@@ -209,7 +211,10 @@ def _sweep(arguments: Arguments) -> None:
             _call(run.evaluation, run.folder)
             _write(result, arguments, runs)
     _write(result, arguments, runs)
-    print(format_table(json.loads(result.read_bytes())))
+    found = json.loads(result.read_bytes())
+    print(found["title"])
+    for table in (figure_rows if arguments.table == "figures" else rows)(found):
+        table.show()
 
 
 def _call(command: Sequence[str], folder: Path) -> None:
@@ -250,26 +255,16 @@ def _write(result: Path, arguments: Arguments, runs: Sequence[_Run]) -> None:
         file.write(json.dumps(found, indent=1).encode() + b"\n")
 
 
-def format_table(result: dict[str, Any]) -> str:
-    """The rows: ours, with the standard deviation over the seeds, and the paper's column."""
-    lines = [result["title"], f"{'':44}{'linear top-1, %':>18}{'kNN top-1, %':>16}{'paper, %':>10}{'seeds':>7}"]
-    for row in result["rows"]:
-        scores = [mean_and_deviation([run[key] for run in row["runs"]], 2) for key in (_score(row), "knn_top1")]
-        paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
-        lines.append(f"{row['title']:44}{scores[0]:>18}{scores[1]:>16}{paper:>10}{len(row['runs']):>7}")
-    return "\n".join(lines)
-
-
-def _score(row: dict[str, Any]) -> str:
-    return "linear_top1" if any(run["linear_top1"] is not None for run in row["runs"]) else "linear_cached_top1"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
-    if arguments.seeds < 1:
-        print(f"error: --seeds {arguments.seeds} is too small; give 1 or more", file=sys.stderr)
-        return 2
-    return run_command(lambda: _sweep(arguments), SweepError, OSError, again="go on where it stopped")
+    """Run the command line. Returns the exit code."""
+
+    def run() -> None:
+        arguments = tyro.cli(Arguments, args=argv, description=__doc__)
+        if arguments.seeds < 1:
+            raise UsageError(f"--seeds {arguments.seeds} is too small; give 1 or more")
+        _sweep(arguments)
+
+    return run_command(run, again="run the same command to go on where it stopped")
 
 
 if __name__ == "__main__":

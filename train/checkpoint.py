@@ -21,6 +21,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from equimod.pipelines.durable import durable_dir, durable_file, kept, rotate
+from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.sampler import Cursor
 from equimod.train.config import Config
 from equimod.train.loop import TrainState
@@ -29,7 +30,7 @@ FORMAT = 2
 CONFIG = "config.yaml"
 
 
-class CheckpointError(Exception):
+class CheckpointError(EquimodError):
     """A checkpoint that cannot be used: the message names the file and the remedy, in one line."""
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from equimod.models.batchnorm import GlooSyncBatchNorm
+from equimod.pipelines.errors import EquimodError
 
 _TIMEOUT = timedelta(minutes=10)  # of one collective: longer than the slowest evaluation or save on rank 0
 _TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}  # its environment, and the values of a process alone
@@ -28,7 +29,7 @@ _TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}  # its environment, an
 M = TypeVar("M", bound=nn.Module)
 
 
-class RankLostError(Exception):
+class RankLostError(EquimodError):
     """A collective failed because another rank is gone."""
 
 

@@ -11,10 +11,9 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from equimod.pipelines.durable import remedy
+from equimod.train.command import run_command, wrong_usage_once
 from equimod.train.config import SEEDS, Config, ConfigError, read_recipe
 from equimod.train.evaluation import EVALUATORS
-from equimod.train.usage import fail, wrong_usage_once
 
 
 @dataclass(frozen=True)
@@ -88,36 +87,24 @@ def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
-    try:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+
+    def run() -> None:
         with wrong_usage_once():
             options, config = parse(sys.argv[1:] if argv is None else argv)
             chosen = options.chosen(config)
-    except ConfigError as error:
-        return fail(error, 2)
+        # Only now: torch takes seconds to import, and --help should not.
+        from equimod.train.evaluation.results import draw_figures, evaluate
+        from equimod.train.evaluation.trained_run import open_trained_run
 
-    # Only now: torch takes seconds to import, and --help should not.
-    from equimod.pipelines.records.protocol import RecordsError
-    from equimod.train.checkpoint import CheckpointError
-    from equimod.train.evaluation.results import draw_figures, evaluate
-    from equimod.train.evaluation.trained_run import open_trained_run
-
-    try:
         trained = open_trained_run(
             options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers
         )
         evaluate(trained, chosen)
         if options.draws_figures():
             draw_figures(trained)
-    except ConfigError as error:
-        return fail(error, 2)
-    except (RecordsError, CheckpointError) as error:
-        return fail(error, 1)
-    except OSError as error:
-        return fail(f"{error}; {remedy(error)} and evaluate again", 1)
-    except KeyboardInterrupt:
-        return fail("interrupted; what was found before is in eval.json", 130)
-    return 0
+
+    return run_command(run, again="evaluate again; what was found before is in eval.json")
 
 
 if __name__ == "__main__":

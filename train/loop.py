@@ -12,6 +12,7 @@ from torch import Tensor
 from equimod.models.ssl import SSL
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
+from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.sampler import Cursor
 from equimod.train.distributed import DistInfo, any_rank, mean_over_ranks
 from equimod.train.grad_cache import GradCache
@@ -20,7 +21,7 @@ from equimod.train.report import Reporter
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
-class NonFiniteLoss(Exception):
+class NonFiniteLoss(EquimodError):
     """The loss is not a number any more: the message gives step, learning rate and the last good checkpoint."""
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from equimod.pipelines.durable import durable_file
+from equimod.train.progress import Progress
 
 if TYPE_CHECKING:  # torch takes seconds to import, which reading events does not need
     from equimod.train.time_spent import Clock
-
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 class Reporter:
@@ -39,10 +34,9 @@ class Reporter:
 
             self._board = SummaryWriter(self._folder / "tensorboard", purge_step=self._start_step)
             self._open.callback(self._board.close)
-            self._bar = self._open.enter_context(_progress_bar()) if sys.stderr.isatty() else None
-            if self._bar is not None:
-                self._task = self._bar.add_task("train", total=self._total, completed=self._start_step, numbers="")
-        self._began = self._logged = self._line = time.perf_counter()
+            progress = Progress("training", "steps", total=self._total, done=self._start_step)
+            self._progress = self._open.enter_context(progress)
+        self._began = self._logged = time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,7 +62,7 @@ class Reporter:
         self.event(event)
         for name in (*losses, "lr", "images_per_s", "data_wait"):
             self._board.add_scalar(name, event[name], step)
-        self._show(event, now)
+        self._show(event)
 
     def time_spent(self, step: int) -> None:
         """Report where the time went since the run began or was resumed, `step` steps of it done."""
@@ -76,9 +70,8 @@ class Reporter:
             return
         spent = self._clock.spent(time.perf_counter() - self._began, step - self._start_step)
         self.event(spent.event(step))
-        console = self._bar.console if self._bar is not None else Console()
         self.say(spent.title())
-        console.print(spent.table(), highlight=False)
+        self._progress.console.print(spent.table(), highlight=False)
         self.say(spent.limit)
 
     def event(self, event: dict[str, Any]) -> None:
@@ -89,32 +82,14 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
         if self._folder is not None:
-            if self._bar is not None:
-                self._bar.console.print(text, markup=False, highlight=False)
-            else:
-                print(text, flush=True)
+            self._progress.say(text)
 
-    def _show(self, event: dict[str, Any], now: float) -> None:
+    def _show(self, event: dict[str, Any]) -> None:
         numbers = (
             f"epoch {event['epoch']}  loss {event['loss']:.4f}  {event['images_per_s']:.0f} images/s"
             f"  data wait {event['data_wait']:.1%}"
         )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=event["step"], numbers=numbers)
-        elif now - self._line >= _SECONDS_BETWEEN_LINES or event["step"] == self._total:
-            self._line = now
-            left = (now - self._began) / (event["step"] - self._start_step) * (self._total - event["step"])
-            print(f"step {event['step']}/{self._total}  {numbers}  {left:.0f} s left", flush=True)
-
-
-def _progress_bar() -> Progress:
-    return Progress(
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+        self._progress.show(event["step"], numbers=numbers)
 
 
 def read_events(metrics: Path) -> list[dict[str, Any]]:

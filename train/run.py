@@ -17,7 +17,6 @@ from equimod import models, pipelines
 from equimod import train as train_package
 from equimod.models.encoder import Encoder
 from equimod.models.ssl import SSL, build_ssl
-from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.params import Standardizer
@@ -26,7 +25,8 @@ from equimod.pipelines.records.protocol import Contents, Records
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.timing import StageTimes
 from equimod.train import checkpoint
-from equimod.train.config import Config, ConfigError, read_recipe
+from equimod.train.command import refused_settings
+from equimod.train.config import Config, read_recipe
 from equimod.train.data import prepare
 from equimod.train.distributed import (
     DistInfo,
@@ -54,7 +54,7 @@ def run_training(config: Config) -> int:
     Until everything is put together, nothing in the output folder is changed.
     """
     with _sigterm() as stop_asked, ExitStack() as stack:
-        with _usage():
+        with refused_settings():
             dist_info = stack.enter_context(process_group(config.system.device))
             assert_same_on_all_ranks(code_digest(), "the code of equimod", dist_info)
             resume_from = checkpoint_to_resume(config)
@@ -62,7 +62,7 @@ def run_training(config: Config) -> int:
             assert_same_on_all_ranks(str(resume_from), "the checkpoint to resume from", dist_info)
         config, records = prepare(config, dist_info)
         config, why = with_backend(config, records, resume_from, dist_info)
-        with _usage():
+        with refused_settings():
             fingerprint = records.fingerprint()
             assert_same_on_all_ranks(fingerprint, "the content of the training records", dist_info)
             assert_same_on_all_ranks(config.backend, "the backend", dist_info)
@@ -254,15 +254,6 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
             checkpoint.export_encoder(run.state.model.encoder, folder / "encoder.safetensors")
         reporter.say(f"done: {folder}; evaluate it with: python train/evaluate.py {folder}")
     return 0
-
-
-@contextmanager
-def _usage() -> Iterator[None]:
-    """Turn the errors of constructors that check settings into ConfigErrors."""
-    try:
-        yield
-    except (ValueError, BackendUnavailableError) as error:
-        raise ConfigError(str(error)) from error
 
 
 @contextmanager

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from equimod.pipelines.errors import UsageError
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.timing import StageTimes
 
 
-class BackendUnavailableError(Exception):
+class BackendUnavailableError(UsageError):
     """A backend whose package is not installed, or that cannot serve these records: the message holds the remedy."""
 
 

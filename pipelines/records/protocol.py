@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from equimod.pipelines.errors import EquimodError
+
 if TYPE_CHECKING:  # it raises errors of this file
     from equimod.pipelines.records.manifest import Manifest
 
@@ -17,7 +19,7 @@ StoredImage = bytes | memoryview | NDArray[np.uint8]
 """An image as it is stored: an encoded file, or its RGB pixels (H,W,3)."""
 
 
-class RecordsError(Exception):
+class RecordsError(EquimodError):
     """Records that cannot be read as asked: the message names the file, the fault and the remedy, in one line."""
 
 

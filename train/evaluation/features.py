@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track as rich_track
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
@@ -18,9 +14,9 @@ from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records.protocol import Records
+from equimod.train.progress import track
 
 BATCH_SIZE = 256  # of evaluations; batch norms are frozen, so it changes speed, and results by rounding only
-_SECONDS_BETWEEN_LINES = 5.0
 
 T = TypeVar("T")
 
@@ -81,7 +77,7 @@ class ViewSet:
             workers=self.workers,
             shuffle=False,
         )
-        for batch in track(pipeline.epoch(0), len(pipeline), what):
+        for batch in track(pipeline.epoch(0), len(pipeline), what, "batches"):
             assert batch.x is not None
             yield batch, self.encoder(batch.x), [self.encoder(view.image) for view in batch.views]
 
@@ -116,16 +112,3 @@ def top_k(scores: Tensor, label: Tensor, k: int) -> float:
     """
     best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
     return 100 * (best == label[:, None]).any(1).double().mean().item()
-
-
-def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield `items`, showing how many of `total` are done: a bar on a terminal, now and then a line elsewhere."""
-    if sys.stderr.isatty():
-        yield from rich_track(items, what, total, console=Console(stderr=True))
-        return
-    shown = time.perf_counter()
-    for done, item in enumerate(items, 1):
-        yield item
-        if time.perf_counter() - shown >= _SECONDS_BETWEEN_LINES:
-            shown = time.perf_counter()
-            print(f"{what}  {done}/{total}", flush=True)

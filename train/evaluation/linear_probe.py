@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.sampler import Sampler
 from equimod.train.evaluation import Values
-from equimod.train.evaluation.features import Features, ViewSet, top_k, track
+from equimod.train.evaluation.features import Features, ViewSet, top_k
+from equimod.train.progress import track
 from equimod.train.schedule import warmup_cosine
 
 
@@ -78,7 +79,7 @@ def fit(batches: Batches, steps: int, like: Features, settings: ProbeSettings) -
     optimizer = torch.optim.SGD(classifier.parameters(), lr=settings.lr, momentum=settings.momentum, nesterov=True)
     total = settings.epochs * steps
     all_batches = chain.from_iterable(map(batches, range(settings.epochs)))
-    for step, (h, label) in enumerate(track(all_batches, total, "linear classifier")):
+    for step, (h, label) in enumerate(track(all_batches, total, "linear classifier", "steps")):
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine(step, total_steps=total, warmup_steps=0, peak=settings.lr)
         optimizer.zero_grad()

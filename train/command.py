@@ -1,0 +1,84 @@
+"""What every command line shares: exit codes, errors in one line, said once by several ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
+
+from equimod.pipelines.durable import remedy
+from equimod.pipelines.errors import EquimodError, UsageError
+from equimod.train.config import silence
+
+_GRACE = 2.0  # seconds: torchrun ends all ranks once one exits, and the first may not have spoken yet
+
+
+class _Terminated(BaseException):
+    pass
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def run_command(command: Callable[[], int | None], *, again: str) -> int:
+    """Exit code of `command`: what it returns, 0 for None; 2 after a UsageError, 1 after any other error that is
+    expected, 130 after Ctrl-C, 143 after SIGTERM.
+
+    An error is one line; `again` says there how to go on, such as "run the same command to continue".
+    """
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return command() or 0
+    except UsageError as error:
+        return _fail(error, 2)
+    except (EquimodError, BrokenProcessPool) as error:
+        return _fail(error, 1)
+    except OSError as error:
+        # Without a number it is our own, such as a folder that is there already, and says what to do.
+        return _fail(f"{error}; {remedy(error)} and {again}" if error.errno else error, 1)
+    except (KeyboardInterrupt, _Terminated) as stop:
+        print(f"interrupted; {again}", file=sys.stderr)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _fail(error: Exception | str, code: int) -> int:
+    """Print one line, naming the rank where there are several. Returns `code`."""
+    # An error of a DataLoader's worker carries its traceback as text: the last line says what happened.
+    line = (str(error).strip().splitlines() or [""])[-1]
+    rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
+    print(f"error: {rank}{line}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def refused_settings() -> Iterator[None]:
+    """Turn the ValueErrors of constructors that check their arguments into UsageErrors."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+@contextmanager
+def wrong_usage_once() -> Iterator[None]:
+    """Around the parsing of a command line: of several ranks, only the first tells what is wrong with it.
+
+    The others exit alike, with 2 for a UsageError, but silently.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    try:
+        with silence():
+            yield
+    except (UsageError, SystemExit) as error:
+        time.sleep(_GRACE)
+        raise SystemExit(error.code if isinstance(error, SystemExit) else 2) from None
