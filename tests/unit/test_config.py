@@ -14,7 +14,7 @@ import yaml
 from equimod.models.settings import MethodSettings
 from equimod.train.config import METHODS, RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_method_has_settings_of_its_name() -> None:

@@ -18,8 +18,8 @@ from equimod.pipelines.resample import crop_cuts
 
 needs_arm(module=True)
 
-NATIVE = Path(__file__).parent.parent / "pipelines" / "native"
-HARNESS = Path(__file__).with_name("neon_harness.c")
+NATIVE = Path(__file__).parents[2] / "pipelines" / "native"
+HARNESS = Path(__file__).parents[1] / "neon_harness.c"
 FLAGS = ["-O3", "-ffp-contract=off", "-static", "-Wall", "-Wextra", "-Werror", "-Wl,--wrap=passes_neon", f"-I{NATIVE}"]
 
 

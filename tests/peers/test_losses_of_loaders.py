@@ -61,7 +61,7 @@ def losses(imagenet_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     records = TarRecords(folder / "tar")
     write_beton(records, folder / "sample.beton", records.manifest)
     recipe = folder / "tiny.yaml"
-    shapes = Path(__file__).parent.parent / "train" / "recipes" / "simclr_equimod_shapes.yaml"
+    shapes = Path(__file__).parents[2] / "train" / "recipes" / "simclr_equimod_shapes.yaml"
     recipe.write_text(RECIPE.format(recipe=os.path.relpath(shapes, folder)), encoding="utf-8")
 
     @cache

@@ -16,7 +16,7 @@ from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.source import open_source
 from equimod.tools.inspect_records import CELL, COLUMNS, contact_sheet
 
-TOOL = Path(__file__).parent.parent / "tools" / "inspect_records.py"
+TOOL = Path(__file__).parents[2] / "tools" / "inspect_records.py"
 
 
 def _inspect(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.records.tar import TarRecords
 
-TOOLS = Path(__file__).parent.parent / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 def _convert(source: Source | Path, output: Path, **settings: object) -> Records:

@@ -1,7 +1,7 @@
 """Golden loss curves: 20 steps of every method, with and without EquiMod, in float64, as they were when stored.
 
-A change that is meant to move numbers stores them anew: `EQUIMOD_STORE_GOLDEN=1 pytest tests/test_golden.py`, and says
-so in its commit.
+A change that is meant to move numbers stores them anew: `EQUIMOD_STORE_GOLDEN=1 pytest tests/unit/test_golden.py`, and
+says so in its commit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from equimod.train.distributed import World
 from equimod.train.loop import train_step
 from equimod.train.run import training_parts, training_pipeline
 
-CURVES = Path(__file__).parent / "golden" / "curves.json"
+CURVES = Path(__file__).parents[1] / "golden" / "curves.json"
 TOLERANCE = 1e-4
 RUNS = [f"{method}{beside}" for method in METHODS for beside in ("", " --equimod")]
 RUNS = [run for run in RUNS if run != "none"] + ["simclr --equimod --essl"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from nodes import Node, two_nodes
 
-HERE = Path(__file__).parent
-JOB = HERE.parent / "train" / "launch" / "slurm.sbatch"
+TESTS = Path(__file__).parents[1]
+JOB = TESTS.parent / "train" / "launch" / "slurm.sbatch"
 OPTIONS = ["--method", "simclr", "--equimod", "--dataset", "cifar10", "--epochs", "4", "--batch-size", "8"]
 OPTIONS += ["--encoder.arch", "resnet10", "--encoder.width", "8", "--simclr.hidden", "16", "--simclr.dim", "8"]
 OPTIONS += ["--equivariance.projector", "16", "8", "--equivariance.embedding", "8", "--optim.warmup-epochs", "1"]
@@ -49,7 +49,7 @@ def cluster(tmp_path: Path) -> Path:
 
 def _submit(cluster: Path, nodes: list[Node], fault: list[str], options: list[str]) -> tuple[int, str]:
     """Run the job on `nodes` with a fault of faulty_train.py. Returns (exit code, output)."""
-    arguments = [str(HERE / "faulty_train.py"), *fault]
+    arguments = [str(TESTS / "faulty_train.py"), *fault]
     (cluster / "train" / "main.py").write_text(
         f"import runpy, sys\nsys.argv[:1] = {arguments!r}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
@@ -89,7 +89,7 @@ def test_two_nodes_that_lose_a_worker_end_like_two_that_did_not(cluster: Path, i
 
 
 def test_restarts_that_would_hang_are_refused(image_tree: Path, tmp_path: Path) -> None:
-    train = str(HERE.parent / "train" / "main.py")
+    train = str(TESTS.parent / "train" / "main.py")
     run = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),

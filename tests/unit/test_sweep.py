@@ -15,7 +15,7 @@ from equimod.tools.sweep import TABLES, main
 from equimod.train.config import ConfigError, check, parse
 from equimod.train.summary import summary
 
-SWEEP = Path(__file__).parent.parent / "tools" / "sweep.py"
+SWEEP = Path(__file__).parents[2] / "tools" / "sweep.py"
 SMALL = ["--epochs", "2", "--optim.warmup-epochs", "1", "--batch-size", "8", "--encoder.width", "8"]
 SMALL += ["--simclr.hidden", "16", "--log.every", "1", "--log.checkpoint-every", "2", "--system.workers", "1"]
 

@@ -1,4 +1,4 @@
-"""What is DALI's own: damage, kinds of images, memory, and the graph for a GPU. Agreement: test_agreement.py."""
+"""What is DALI's own: damage, kinds of images, memory, and the graph for a GPU. Agreement: test_same_views.py."""
 
 from __future__ import annotations
 

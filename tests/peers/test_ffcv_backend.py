@@ -1,4 +1,4 @@
-"""The fences around ffcv's known defects, and damage. Agreement with the other backends: test_agreement.py."""
+"""The fences around ffcv's known defects, and damage. Agreement with the other backends: test_same_views.py."""
 
 from __future__ import annotations
 

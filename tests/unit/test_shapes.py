@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from equimod.pipelines.shapes import CLASSES, FIRST_INDEX, Factors, _mask, draw_dataset, draw_sample
 
-TOOL = Path(__file__).parents[1] / "tools" / "draw_shapes.py"
+TOOL = Path(__file__).parents[2] / "tools" / "draw_shapes.py"
 DRAWN = 2000
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from equimod.benchmarks.readme import ReadmeError, figures_table, main, render, sweep_table, views_table
 
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 README = "# Title\n<!-- table: loader -->\nold\n<!-- end -->\ntext\n<!-- table: table1-cpu -->\n<!-- end -->\nend\n"
 ORIGIN: dict[str, Any] = {
     "date": "2026-11-22T10:00:00+00:00",

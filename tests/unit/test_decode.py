@@ -23,7 +23,7 @@ from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
 
 needs_jpeg(module=True)
 
-SOURCE = Path(__file__).parent.parent / "pipelines" / "native" / "decode.c"
+SOURCE = Path(__file__).parents[2] / "pipelines" / "native" / "decode.c"
 SIZES = [(300, 200), (57, 91), (33, 17), (16, 16), (100, 8), (9, 200), (1, 1)]
 
 

@@ -16,7 +16,7 @@ from equimod.train.main import main
 from equimod.train.report import read_events
 from equimod.train.time_spent import data_wait, limit, time_spent
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 STEPS, BATCH = 12, 8  # 24 images make 3 steps an epoch
 SETTINGS = {
     "epochs": 4,
@@ -99,7 +99,7 @@ def test_every_step_logged_tells_the_seconds_since_the_one_before(image_tree: Pa
 def test_a_stopped_run_and_its_resume_tell_the_time_of_their_own_process(image_tree: Path, tmp_path: Path) -> None:
     """Of two ranks, one tells; it is about its own half of the images."""
     run = tmp_path / "run"
-    faulty = [sys.executable, str(HERE / "faulty_train.py"), "4", "SIGTERM", "1", *_options(image_tree, run)]
+    faulty = [sys.executable, str(TESTS / "faulty_train.py"), "4", "SIGTERM", "1", *_options(image_tree, run)]
     assert [code for code, _ in run_ranks([faulty] * 2)] == [143, 143]
     [stopped] = _events(run, "time")
     assert (stopped["step"], stopped["images"]) == (5, 5 * BATCH // 2)

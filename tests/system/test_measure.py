@@ -16,7 +16,7 @@ from equimod.benchmarks.measure import Load, Round, Spread, interleave, ratio
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes find this module again, wherever pytest was started."""
-    monkeypatch.syspath_prepend(Path(__file__).parent.parent)
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
 
 
 def _pid(settings: Path) -> Load:

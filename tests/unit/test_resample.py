@@ -25,7 +25,7 @@ from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts
 
 needs_compiler(module=True)
 
-NATIVE = Path(__file__).parent.parent / "pipelines" / "native"
+NATIVE = Path(__file__).parents[2] / "pipelines" / "native"
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)

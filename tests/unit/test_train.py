@@ -21,7 +21,7 @@ from equimod.train.checkpoint import newest
 from equimod.train.config import METHODS, read_recipe
 from equimod.train.main import main
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 STEPS = 12  # 24 images in batches of 8 make 3 steps an epoch
 
 RECIPE = """
@@ -68,7 +68,7 @@ SMALL = [
 def options(image_tree: Path, tmp_path: Path) -> list[str]:
     """Options of a run of 12 steps on the small tree, without --output."""
     recipe = tmp_path / "tiny.yaml"
-    shapes = HERE.parent / "train" / "recipes" / "simclr_equimod_shapes.yaml"
+    shapes = TESTS.parent / "train" / "recipes" / "simclr_equimod_shapes.yaml"
     recipe.write_text(RECIPE.format(recipe=os.path.relpath(shapes, tmp_path)), encoding="utf-8")
     return ["--config", str(recipe), "--data", str(image_tree)]
 
@@ -94,7 +94,7 @@ def _same_end(a: Path, b: Path) -> bool:
 
 def _faulty(options: list[str], step: int, fault: str, *, rank: int = 0, ranks: int = 1) -> list[tuple[int, str]]:
     """Run the ranks with a fault. Returns (exit code, stderr) of each."""
-    command = [sys.executable, str(HERE / "faulty_train.py"), str(step), fault, str(rank), *options]
+    command = [sys.executable, str(TESTS / "faulty_train.py"), str(step), fault, str(rank), *options]
     return run_ranks([command] * ranks)
 
 
@@ -335,7 +335,7 @@ def test_a_folder_takes_one_run_at_a_time(
 
 def test_torchrun_trains_on_two_ranks_from_any_working_directory(options: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    script = str(HERE.parent / "train" / "main.py")
+    script = str(TESTS.parent / "train" / "main.py")
     done = subprocess.run(
         [*command, "--nproc-per-node", "2", script, *options, "--output", "run"],
         cwd=tmp_path,

@@ -25,7 +25,7 @@ from equimod.pipelines.records.convert import DamagedImagesError, convert
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.tar import load_manifest
 
-TOOL = Path(__file__).parents[1] / "tools" / "convert_imagenet.py"
+TOOL = Path(__file__).parents[2] / "tools" / "convert_imagenet.py"
 SHARD_SIZE = 5  # the 24 images of image_tree in 5 shards
 
 
