@@ -12,6 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+# Before torch is imported, which every process of a test does: threads of several that wait for each other on few cores
+# take ten times the time of the work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def _unpacked(archive: str, folder: Path) -> Path:
     """The unpacked `archive` of $EQUIMOD_DATA below `folder`; skips, or fails under EQUIMOD_REQUIRE_DATA=1."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ def test_ranks_that_disagree_stop_at_once_and_say_about_what(nodes: list[Path], 
         named = "the content of the training records differs between the ranks"
     else:
         script, named = OTHER_CODE, "the code of equimod differs between the ranks: 'models/losses.py"
-    commands = [[sys.executable, "-c", script, *OPTIONS, *of_rank] for of_rank in options]
+    commands = [["-c", script, *OPTIONS, *of_rank] for of_rank in options]
     for code, error in run_ranks(commands, nodes):
         assert code == 2, error
         assert named in error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +49,7 @@ with world("cpu") as here:
 )
 def test_a_rehearsal_counts_the_bytes_that_real_ranks_hand_over(method: list[str], ranks: int, tmp_path: Path) -> None:
     options = [*OPTIONS, "--method", *method]
-    ended = run_ranks([[sys.executable, "-c", REAL, str(tmp_path), *options]] * ranks)
+    ended = run_ranks([["-c", REAL, str(tmp_path), *options]] * ranks)
     assert [code for code, _ in ended] == [0] * ranks, ended
     with pretended_world(ranks) as here:
         counted = rehearse(parse(options), here)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -99,7 +98,7 @@ def test_every_step_logged_tells_the_seconds_since_the_one_before(image_tree: Pa
 def test_a_stopped_run_and_its_resume_tell_the_time_of_their_own_process(image_tree: Path, tmp_path: Path) -> None:
     """Of two ranks, one tells; it is about its own half of the images."""
     run = tmp_path / "run"
-    faulty = [sys.executable, str(TESTS / "faulty_train.py"), "4", "SIGTERM", "1", *_options(image_tree, run)]
+    faulty = [str(TESTS / "faulty_train.py"), "4", "SIGTERM", "1", *_options(image_tree, run)]
     assert [code for code, _ in run_ranks([faulty] * 2)] == [143, 143]
     [stopped] = _events(run, "time")
     assert (stopped["step"], stopped["images"]) == (5, 5 * BATCH // 2)

@@ -94,7 +94,7 @@ def _same_end(a: Path, b: Path) -> bool:
 
 def _faulty(options: list[str], step: int, fault: str, *, rank: int = 0, ranks: int = 1) -> list[tuple[int, str]]:
     """Run the ranks with a fault. Returns (exit code, stderr) of each."""
-    command = [sys.executable, str(TESTS / "faulty_train.py"), str(step), fault, str(rank), *options]
+    command = [str(TESTS / "faulty_train.py"), str(step), fault, str(rank), *options]
     return run_ranks([command] * ranks)
 
 
