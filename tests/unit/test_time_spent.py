@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import run_ranks
 
 from equimod.pipelines.stages import LOADER, PREFETCH, TRAINING
 from equimod.train.main import main
@@ -93,20 +92,6 @@ def test_every_step_logged_tells_the_seconds_since_the_one_before(image_tree: Pa
     for name in ("wait", "forward", "backward", "optimizer"):
         logged = sum(event["seconds"][name] for event in steps)
         assert logged == pytest.approx(total["stages"][name]["seconds"], rel=0.01, abs=1e-3)
-
-
-def test_a_stopped_run_and_its_resume_tell_the_time_of_their_own_process(image_tree: Path, tmp_path: Path) -> None:
-    """Of two ranks, one tells; it is about its own half of the images."""
-    run = tmp_path / "run"
-    faulty = [str(TESTS / "faulty_train.py"), "4", "SIGTERM", "1", *_options(image_tree, run)]
-    assert [code for code, _ in run_ranks([faulty] * 2)] == [143, 143]
-    [stopped] = _events(run, "time")
-    assert (stopped["step"], stopped["images"]) == (5, 5 * BATCH // 2)
-    assert main([*_options(image_tree, run), "--resume", "auto"]) == 0
-    before, resumed = _events(run, "time")
-    assert before == stopped
-    assert (resumed["step"], resumed["images"]) == (STEPS, (STEPS - 5) * BATCH)
-    assert sum(resumed["stages"][name]["seconds"] for name in TRAINING) <= resumed["wall_seconds"]
 
 
 def test_shares_are_of_the_time_that_the_threads_of_a_stage_had() -> None:
