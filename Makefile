@@ -1,12 +1,14 @@
-# make demo    draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
-# make test    ruff, the type checker, pytest; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
+# make demo       draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
+# make test       ruff, the type checker, the tests; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
+# make test-fast  the same with tests/unit/ alone, whose tests start no process
+# make test-all   the same with the tests marked `ci` as well: what CI runs
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 EXTRAS ?= dev
 FOLDERS := pipelines models train tools benchmarks
 
-.PHONY: demo test lint typecheck pytest
+.PHONY: demo test test-fast test-all lint typecheck
 .DELETE_ON_ERROR:
 
 # `python -m venv` leaves the folder behind when it fails, hence the stamp as target.
@@ -34,7 +36,11 @@ $(DEMO)/records/%/manifest.json: | $(DEMO)/images/%
 
 .SECONDARY:
 
-test: lint typecheck pytest
+test-fast: TESTS := tests/unit -m 'not ci'
+test: TESTS := -m 'not ci'
+test-all: TESTS :=
+test test-fast test-all: lint typecheck
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -44,6 +50,3 @@ typecheck: .venv/installed
 	mkdir -p .typecheck/equimod
 	for folder in $(FOLDERS); do ln -sfn ../../$$folder .typecheck/equimod/$$folder; done
 	$(BIN)/mypy
-
-pytest: .venv/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 from small_models import ENCODER, SETTINGS
 from torch import Tensor, nn
@@ -235,21 +235,18 @@ def _agreements(here: World) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.ci)])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """What every rank of a group of 2, then of 4, has written, without its suffix."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    done = subprocess.run(
-        [*command, "--nproc-per-node", str(request.param), __file__, str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    ended = run_ranks([[__file__, str(folder)]] * request.param)
+    assert [code for code, _ in ended] == [0] * request.param, ended
     return [folder / str(rank) for rank in range(request.param)]
+
+
+@cache
+def _alone(check: Callable[[World], Results]) -> Results:
+    return check(ALONE)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -258,7 +255,7 @@ def test_ranks_compute_what_one_process_computes_with_the_whole_batch(
 ) -> None:
     tolerance = 2e-2 if check is _check_half_precision_batchnorm else 1e-9
     shares = [load_file(f"{rank}.safetensors") for rank in ranks]
-    expected = check(ALONE)
+    expected = _alone(check)
     assert expected
     for name, value in expected.items():
         parts = [share[name] for share in shares]

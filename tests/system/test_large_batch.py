@@ -13,6 +13,7 @@ from equimod.benchmarks.large_batch import main
 from equimod.models.losses import log_sum_exp
 
 
+@pytest.mark.ci
 def test_a_step_is_measured_for_every_number_of_parts(image_tree: Path, tmp_path: Path) -> None:
     output = tmp_path / "accumulate.json"
     trainer = ["--method=simclr", "--equimod", "--dataset=cifar10", f"--data={image_tree}", "--batch-size=8"]
@@ -24,6 +25,7 @@ def test_a_step_is_measured_for_every_number_of_parts(image_tree: Path, tmp_path
     assert all(turn["images"] == 8 for turn in result["rounds"][0].values())
 
 
+@pytest.mark.ci
 def test_a_loss_is_measured_for_every_share(tmp_path: Path) -> None:
     output = tmp_path / "loss.json"
     assert main(["loss", "--rounds=1", f"--output={output}", "--batch=64", "--ranks", "1", "4"]) == 0

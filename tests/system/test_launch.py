@@ -74,6 +74,7 @@ def _submit(cluster: Path, nodes: list[Node], fault: list[str], options: list[st
     return job.returncode, job.stdout
 
 
+@pytest.mark.ci
 def test_two_nodes_that_lose_a_worker_end_like_two_that_did_not(cluster: Path, image_tree: Path) -> None:
     options = [*OPTIONS, "--data", str(image_tree), "--output"]
     with two_nodes() as nodes:
@@ -88,6 +89,7 @@ def test_two_nodes_that_lose_a_worker_end_like_two_that_did_not(cluster: Path, i
     assert same
 
 
+@pytest.mark.ci
 def test_restarts_that_would_hang_are_refused(image_tree: Path, tmp_path: Path) -> None:
     train = str(TESTS.parent / "train" / "main.py")
     run = subprocess.run(

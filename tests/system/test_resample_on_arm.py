@@ -17,6 +17,7 @@ from torch_resize import Box, random_box, random_image, with_torch
 from equimod.pipelines.resample import crop_cuts
 
 needs_arm(module=True)
+pytestmark = pytest.mark.ci
 
 NATIVE = Path(__file__).parents[2] / "pipelines" / "native"
 HARNESS = Path(__file__).parents[1] / "neon_harness.c"

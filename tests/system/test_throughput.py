@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from needs import needs
 from PIL import Image
 
 from equimod.benchmarks import benchmark
-from equimod.benchmarks.augmenters import AUGMENTERS, OPERATORS, AugmentSettings, chained, crops
+from equimod.benchmarks.augmenters import chained
 from equimod.benchmarks.benchmark import summarise
-from equimod.benchmarks.loaders import LOADERS, LoaderSettings, _PillowViews, _Round
+from equimod.benchmarks.loaders import _PillowViews, _Round
 from equimod.benchmarks.measure import Round
 from equimod.benchmarks.throughput import Loader, main
-from equimod.pipelines import compiled, ops
+from equimod.pipelines import ops
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
@@ -59,38 +58,11 @@ def test_a_round_spreads_over_the_records_or_repeats_them(image_tree: Path, imag
     assert [taken.read(i) for i in range(images)] == [records.read(position) for position in positions]
 
 
-@pytest.mark.parametrize(
-    ("name", "augmented"), [*((name, False) for name in LOADERS), ("native", True), ("torchvision", True)]
-)
-def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: str, augmented: bool) -> None:
-    if name in ("dali", "ffcv"):
-        needs(name)
-    settings = LoaderSettings(image_tree, "simclr_cifar10", 8, workers=1, images=24, augmented=augmented)
-    load = LOADERS[name](settings)
-    assert [list(load(epoch)) for epoch in range(2)] == [[8, 8, 8]] * 2
-
-
 def test_augmented_views_are_normalised_and_crops_are_not(image_tree: Path) -> None:
     records, policy = open_records(image_tree), POLICIES["byol_cifar10"]
     for augmented, dtype in ((False, torch.uint8), (True, torch.float32)):
         x, *views = _PillowViews(records, policy, augmented)[3][:3]
         assert [(image.shape, image.dtype) for image in (x, *views)] == [((3, 32, 32), dtype)] * 3  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize("name", AUGMENTERS)
-def test_every_contender_makes_every_view_of_a_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if name == "kornia":
-        needs(name)
-    for part in ("level", "colour"):  # not compiled: that takes a minute
-        monkeypatch.setattr(compiled, f"_{part}", getattr(compiled, part))
-    settings = AugmentSettings("simclr_cifar10", batch_size=4, images=8, threads=1, device="cpu")
-    batch = crops(settings)
-    assert [(view.shape, view.dtype) for view in batch] == [((4, 3, 32, 32), torch.uint8)] * 2
-    views = OPERATORS[name](settings)(batch, 0)
-    assert [(view.shape, view.dtype) for view in views] == [((4, 3, 32, 32), torch.float32)] * 2
-    assert all(-3 < view.min() < -0.5 < 0.5 < view.max() < 3 for view in views)  # normalised
-    load = AUGMENTERS[name](settings)
-    assert [list(load(epoch)) for epoch in range(2)] == [[4, 4]] * 2
 
 
 def test_operators_one_by_one_give_the_same_views() -> None:
@@ -101,6 +73,7 @@ def test_operators_one_by_one_give_the_same_views() -> None:
         assert (distance > 2e-5).float().mean() < 1e-4  # of values that rounding brings over solarize's threshold
 
 
+@pytest.mark.ci
 def test_whole_views_are_compared_by_their_cpu_time(image_tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--policy=byol_cifar10", "--batch-size=8", "--workers=1", "--rounds=1", "--images=16"]
     assert main(["views", f"--records={image_tree}", *options]) == 0
@@ -183,6 +156,7 @@ def test_error_of_a_dataloader_worker_gives_one_line(
     assert capsys.readouterr().err == "error: OSError: image is truncated\n"
 
 
+@pytest.mark.ci
 def test_training_is_timed_beside_its_step_and_its_pipeline(image_tree: Path, tmp_path: Path) -> None:
     output = tmp_path / "train.json"
     trainer = ["--method=simclr", "--equimod", "--dataset=cifar10", f"--data={image_tree}", "--batch-size=8"]

@@ -1,4 +1,4 @@
-"""The compiled operators give what the eager ones give, and go over memory no more often than contrast makes them."""
+"""The compiled operators give what the eager ones give."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from needs import needs_compiler
 from torch import Tensor
 
 from equimod.pipelines import compiled, ops
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.colour import parts
 from equimod.pipelines.params import AugmentationParams, draw
 from equimod.pipelines.policy import POLICIES, ViewPolicy
 from equimod.pipelines.records import open_records
@@ -85,50 +82,6 @@ def test_float_images_are_taken_as_they_are(
     torch.testing.assert_close(found, ops.apply(floats.float(), params, policy), rtol=0, atol=2e-5)
     if dtype == torch.float32:
         torch.testing.assert_close(found, ops.apply(images, params, policy), rtol=0, atol=2e-5)
-
-
-@pytest.fixture
-def counted() -> Iterator[None]:
-    """torch's code generator counts bytes, which it does where it logs them and takes nothing from its cache."""
-    from torch._inductor import config
-
-    needs_compiler()
-    torch._dynamo.reset()
-    torch._logging.set_logs(inductor_metrics=True)
-    with config.patch("force_disable_caches", True):
-        yield
-    torch._logging.set_logs()
-
-
-def test_one_kernel_reads_each_pixel_for_the_mean_and_one_reads_and_writes_it(counted: None) -> None:
-    """3 bytes for the mean, then 3 + 12 for the view; the results are those without torch.compile."""
-    from torch._inductor import metrics
-    from torch._inductor.utils import run_and_get_code
-
-    policy = _always(POLICIES["simclr_cifar10"].views[0], jitter=1.0, gray=0.5)
-    images, params = _batch(policy, 200)
-    (part, *_) = [part for part in parts(params, images.device, torch.float32, 200) if part.place == 1]
-    n, pixels = len(part.rows), SIZE * SIZE
-    taken = images[part.rows].permute(1, 0, 2, 3).contiguous().flatten(2)
-    numbers = torch.cat([part.jitter.flatten(1), torch.zeros(n, 2)], 1)
-    out, normal = torch.zeros(n, pixels, 3), torch.ones(2, 3)
-    levels = compiled.level(taken, part.before, 1)
-
-    def count(function: Callable[..., Any], *arguments: object) -> tuple[Any, int]:
-        metrics.reset()
-        result, (code,) = run_and_get_code(torch.compile(function, fullgraph=True, dynamic=False), *arguments)
-        assert code.count("async_compile.cpp_pybinding(") == 1
-        return result, metrics.num_bytes_accessed
-
-    for function, arguments, bytes_a_pixel in (
-        (compiled.level, (taken, part.before, 1), 3),
-        (compiled.coloured, (taken, numbers, levels, normal, 1), 3 + 12),
-    ):
-        result, touched = count(function, *arguments)
-        torch.testing.assert_close(result, function(*arguments))
-        assert touched == pytest.approx(bytes_a_pixel * n * pixels, rel=0.05)
-    count(compiled.colour, taken, numbers, levels, torch.arange(n), normal, out, 1)
-    torch.testing.assert_close(out, compiled.coloured(taken, numbers, levels, normal, 1))
 
 
 def test_a_pipeline_compiles_its_operators_where_it_is_asked_to(

@@ -1,45 +1,33 @@
+"""The converter: what it writes, makes of damage and refuses. Kills: tests/system/test_convert.py."""
+
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from commands import call
 from PIL import Image
 
 from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.convert import DamagedImagesError, convert
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.tar import load_manifest
+from equimod.tools import convert_imagenet
 
-TOOL = Path(__file__).parents[2] / "tools" / "convert_imagenet.py"
 SHARD_SIZE = 5  # the 24 images of image_tree in 5 shards
 
 
-def command(source: Path, output: Path, *options: str) -> list[str]:
-    return [sys.executable, str(TOOL), str(source), str(output), "--shard-size", str(SHARD_SIZE), *options]
-
-
-def run(source: Path, output: Path, *options: str, limit: Callable[[], None] | None = None) -> tuple[int, str]:
+def run(source: Path, output: Path, *options: str) -> tuple[int, str]:
     """Exit code and what was printed."""
-    done = subprocess.run(
-        command(source, output, *options), capture_output=True, text=True, check=False, cwd="/", preexec_fn=limit
-    )
-    assert "Traceback" not in done.stderr
-    return done.returncode, done.stdout + done.stderr
+    answer = call(convert_imagenet.main, source, output, "--shard-size", SHARD_SIZE, *options)
+    return answer.code, answer.out + answer.err
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -115,115 +103,6 @@ def test_manifest_counts_what_is_there(expected: Path) -> None:
         "max": size[:, 0].max(),
     }
     assert str(expected.parent) not in (expected / "manifest.json").read_text()
-
-
-def test_number_of_workers_changes_no_byte(source: Path, expected: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    convert(source, tmp_path / "out", workers=3, shard_size=SHARD_SIZE, progress=lambda *now: told.append(now))
-    assert contents(tmp_path / "out") == contents(expected)
-    assert told[-1] == (24, 24)
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited a minute in vain")
-
-
-@pytest.fixture
-def blocked(source: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A conversion to tmp_path/out that waits at its last image, which is a pipe, all other shards being in place."""
-    pipe = source / "class_2" / "007.jpg"
-    pipe.unlink()
-    os.mkfifo(pipe)
-    process = subprocess.Popen(
-        command(source, tmp_path / "out", "--workers", "2"),
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        # A shell lets what it starts in the background ignore Ctrl-C, and so this test's parents may be.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        wait_for(lambda: len(list((tmp_path / "out").glob(".progress/0*.json"))) == 4)
-        wait_for(lambda: any((tmp_path / "out").glob(".partial-*")))
-        yield process, pipe
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def test_killed_conversion_goes_on_to_the_same_bytes(
-    blocked: tuple[subprocess.Popen[bytes], Path], image_tree: Path, source: Path, expected: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "out"
-    process, pipe = blocked
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert workers
-    process.kill()
-    process.wait()
-    wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
-    with pytest.raises(RecordsError, match="run the converter again"):
-        open_records(output)
-    assert not (output / "shard-000004.tar").exists()
-    pipe.unlink()
-    shutil.copy(image_tree / "class_2" / "007.jpg", pipe)
-    before = {path.name: path.stat().st_mtime_ns for path in output.glob("shard-*")}
-    assert convert(source, output, workers=2, shard_size=SHARD_SIZE).written == 1
-    assert contents(output) == contents(expected)
-    assert all((output / name).stat().st_mtime_ns == written for name, written in before.items())
-
-
-@pytest.mark.parametrize(
-    ("kill", "stop", "code"),
-    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)],  # Ctrl-C reaches the workers as well
-)
-def test_stop_signal_is_one_line_and_its_exit_code(
-    blocked: tuple[subprocess.Popen[bytes], Path],
-    tmp_path: Path,
-    kill: Callable[[int, int], None],
-    stop: signal.Signals,
-    code: int,
-) -> None:
-    process, pipe = blocked
-    kill(process.pid, stop)
-    os.close(os.open(pipe, os.O_RDWR))  # lets the worker go on
-    assert process.wait(60) == code
-    assert process.stderr is not None
-    assert process.stderr.read() == b"interrupted; run the same command to continue\n"
-    assert not list((tmp_path / "out").glob(".partial-*"))
-
-
-def test_two_converters_do_not_share_an_output(
-    blocked: tuple[subprocess.Popen[bytes], Path], source: Path, tmp_path: Path
-) -> None:
-    _, pipe = blocked
-    pipe.unlink()
-    shutil.copy(source / "class_2" / "006.jpg", pipe)
-    with pytest.raises(RecordsError, match="being written by another process"):
-        convert(source, tmp_path / "out", workers=1, shard_size=SHARD_SIZE)
-
-
-def test_full_disk_is_one_line_and_the_rerun_completes(source: Path, tmp_path: Path) -> None:
-    with (source / "class_1" / "002.jpg").open("ab") as file:
-        file.write(bytes(50_000))  # bytes behind the end of a JPEG are no damage
-    convert(source, tmp_path / "whole", workers=1, shard_size=SHARD_SIZE)
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # too little for that shard alone
-
-    output = tmp_path / "out"
-    code, printed = run(source, output, "--workers", "1", limit=limit)
-    assert code == 1
-    assert "cannot be written: File too large; make room and run the same command again" in printed
-    assert printed.count("\n") == 1
-    assert {path.name for path in output.glob("*.tar")} >= {"shard-000000.tar", "shard-000001.tar"}
-    assert not (output / "shard-000002.tar").exists()
-    assert not list(output.glob(".partial-*"))
-    assert run(source, output)[0] == 0
-    assert contents(output) == contents(tmp_path / "whole")
 
 
 def truncate(path: Path) -> None:
@@ -414,10 +293,3 @@ def test_bad_source_exits_with_1(tmp_path: Path) -> None:
         printed
         == f"error: {tmp_path / 'nowhere'} does not exist; give a folder that holds one sub-folder of images a class\n"
     )
-
-
-def test_imagenet_converts_with_no_image_rejected(imagenet_sample: Path, tmp_path: Path) -> None:
-    manifest = convert(imagenet_sample, tmp_path / "out", workers=2, shard_size=100).manifest
-    assert manifest.samples == len(scan_tree(imagenet_sample).names) == 334
-    assert manifest.left_out == manifest.reencoded == ()
-    assert open_records(tmp_path / "out").fingerprint() == open_records(imagenet_sample).fingerprint()

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +20,6 @@ from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts, seen
 
 needs_jpeg(module=True)
 
-SOURCE = Path(__file__).parents[2] / "pipelines" / "native" / "decode.c"
 SIZES = [(300, 200), (57, 91), (33, 17), (16, 16), (100, 8), (9, 200), (1, 1)]
 
 
@@ -142,55 +138,3 @@ def test_cuts_look_at_nothing_beside_what_is_seen_of_the_image() -> None:
         Cutter(kept, expected)(0, image)
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-FUZZ = """
-import ctypes, io, sys
-import numpy as np
-from PIL import Image
-from equimod.pipelines import decode
-library = ctypes.CDLL(sys.argv[1])
-library.equimod_decode.argtypes = decode.LIBRARY.equimod_decode.argtypes
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-libc.free.argtypes = [ctypes.c_void_p]
-rng, results = np.random.default_rng(6), [0, 0]
-for number in range(int(sys.argv[2])):
-    width, height = (int(side) for side in rng.integers(1, 90, 2))
-    file = io.BytesIO()
-    pixels = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    pixels.save(file, "JPEG", subsampling=int(rng.integers(3)), progressive=bool(rng.integers(2)))
-    jpeg = np.frombuffer(file.getvalue(), np.uint8).copy()
-    for place in rng.integers(0, len(jpeg), number % 4):
-        jpeg[place] = rng.integers(256)
-    jpeg = jpeg[: int(rng.integers(0, len(jpeg) + 1)) if number % 7 == 0 else None]
-    x0, x1 = sorted(rng.integers(0, width + 1, 2).tolist())
-    y0, y1 = sorted(rng.integers(0, height + 1, 2).tolist())
-    content, out = libc.malloc(max(1, len(jpeg))), libc.malloc(3 * width * height)  # not a byte more than is needed
-    ctypes.memmove(content, jpeg.ctypes.data, len(jpeg))
-    results[library.equimod_decode(content, len(jpeg), width, height, x0, y0, x1, y1, out)] += 1
-    libc.free(content)
-    libc.free(out)
-print("done", *results)
-"""
-
-
-def test_damaged_files_touch_no_byte_beside_their_own(tmp_path: Path) -> None:
-    """Under AddressSanitizer and UndefinedBehaviorSanitizer, in memory that ends with the last byte."""
-    library = tmp_path / "decode.so"
-    flags = ["-O1", "-g", "-fPIC", "-shared", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    flags += ["-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["gcc", *flags, "-o", str(library), str(SOURCE), "-ljpeg"], check=True)
-    asan = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
-    done = subprocess.run(
-        [sys.executable, "-c", FUZZ, str(library), "1500"],
-        env=os.environ | {"LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    word, sound, refused = done.stdout.split()
-    assert word == "done"
-    assert min(int(sound), int(refused)) > 300

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ from equimod.train.run import build_model, training_parts
 @pytest.fixture(scope="module")
 def config() -> Config:
     return replace(read_recipe(RECIPES / "simclr_equimod_cifar10.yaml"), batch_size=64, data=Path("records"))
+
+
+_peak_bytes = cache(peak_bytes)
 
 
 def test_tensors_count_once_and_as_long_as_they_live() -> None:
@@ -52,19 +56,19 @@ def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
             step(parts, batch)
         peak = theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
     loaded = 64 * 3 * 3 * 32 * 32  # uint8, of the batch to come
-    assert peak_bytes(config, 1) == peak + loaded
+    assert _peak_bytes(config, 1) == peak + loaded
 
 
 def test_parts_take_less_and_keep_the_images_of_the_others(config: Config) -> None:
-    whole, quarter = peak_bytes(config, 1), peak_bytes(replace(config, batch_size=16), 1)
+    whole, quarter = _peak_bytes(config, 1), _peak_bytes(replace(config, batch_size=16), 1)
     held = (64 - 16) * 3 * 3 * 32 * 32 * 4
-    assert quarter + held < peak_bytes(replace(config, accumulate=4), 1) < whole
+    assert quarter + held < _peak_bytes(replace(config, accumulate=4), 1) < whole
 
 
 def test_a_rank_has_its_share_and_the_buckets_of_its_gradients(config: Config) -> None:
     model = build_model(config, Photos())
     buckets = sum(p.nbytes for p in model.parameters())
-    assert peak_bytes(config, 4) == peak_bytes(replace(config, batch_size=16), 1) + buckets
+    assert _peak_bytes(config, 4) == _peak_bytes(replace(config, batch_size=16), 1) + buckets
 
 
 def test_a_card_keeps_a_reserve() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import call
 from PIL import Image
 
 from equimod.pipelines.records import open_records
@@ -14,15 +13,7 @@ from equimod.pipelines.records.check import Shrink
 from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.source import open_source
-from equimod.tools.inspect_records import CELL, COLUMNS, contact_sheet
-
-TOOL = Path(__file__).parents[2] / "tools" / "inspect_records.py"
-
-
-def _inspect(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+from equimod.tools.inspect_records import CELL, COLUMNS, contact_sheet, main
 
 
 @pytest.fixture
@@ -42,10 +33,10 @@ def paths(image_tree: Path, tmp_path: Path) -> dict[str, Path]:
     ],
 )
 def test_it_says_what_is_inside(form: str, words: list[str], paths: dict[str, Path], tmp_path: Path) -> None:
-    answer = _inspect(paths[form], "--sheet", tmp_path / "sheet.png")
-    assert answer.returncode == 0, answer.stderr
+    answer = call(main, paths[form], "--sheet", tmp_path / "sheet.png")
+    assert answer.code == 0, answer.err
     for word in [*words, "24, indices 0 to 23", "class_0, class_1, class_2", "8 to 8 samples"]:
-        assert word in answer.stdout
+        assert word in answer.out
     assert Image.open(tmp_path / "sheet.png").width == CELL * COLUMNS
 
 
@@ -55,18 +46,18 @@ def test_damage_is_named_and_exits_with_1(form: str, paths: dict[str, Path]) -> 
     content = open_records(paths[form]).read(5)
     damaged = path.read_bytes().replace(bytes(content), bytes(content)[:-9] + b"\0damaged\0")
     path.write_bytes(damaged)
-    answer = _inspect(paths[form])
-    assert answer.returncode == 1
-    assert "class_0/005.jpg" in answer.stderr
-    assert "checksum" in answer.stderr
-    assert _inspect(paths[form], "--no-verify").returncode == 0
+    answer = call(main, paths[form])
+    assert answer.code == 1
+    assert "class_0/005.jpg" in answer.err
+    assert "checksum" in answer.err
+    assert call(main, paths[form], "--no-verify").code == 0
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--samples", "0"], 2), (["--sheet", "x.jpg"], 2), ([], 1)])
 def test_bad_input_is_one_line(arguments: list[str], code: int, tmp_path: Path) -> None:
-    answer = _inspect(tmp_path / "nothing", *arguments)
-    assert (answer.returncode, answer.stderr.count("\n")) == (code, 1)
-    assert answer.stderr.startswith("error: ")
+    answer = call(main, tmp_path / "nothing", *arguments)
+    assert (answer.code, answer.err.count("\n")) == (code, 1)
+    assert answer.err.startswith("error: ")
 
 
 def test_a_sheet_shows_no_more_samples_than_there_are(image_tree: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import POLICIES
-from equimod.pipelines.records import open_records
+from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.convert import convert
 from equimod.pipelines.records.convert_beton import convert_to_beton
 from equimod.pipelines.records.folder import FolderRecords
@@ -61,11 +61,14 @@ def test_the_bytes_asked_for_are_those_of_the_images(records: Path, monkeypatch:
     assert asked == [bytes(opened.read(position)) for position in (20, 3, 11)]
 
 
-def test_a_shard_that_is_gone_is_left_to_read(image_tree: Path, tmp_path: Path) -> None:
-    convert(image_tree, tmp_path / "records", workers=1)
+def test_a_shard_that_is_gone_is_left_to_read_which_names_it(image_tree: Path, tmp_path: Path) -> None:
+    convert(image_tree, tmp_path / "records", workers=1, shard_size=10)
     opened = open_records(tmp_path / "records")
-    next((tmp_path / "records").glob("*.tar")).unlink()
-    opened.will_read(np.arange(3))
+    (tmp_path / "records" / "shard-000001.tar").unlink()
+    opened.will_read(np.array([3, 11]))
+    with pytest.raises(RecordsError, match=r"shard-000001\.tar"):
+        opened.read(11)
+    assert len(opened.read(3)) == opened.length[3]
 
 
 def test_a_pipeline_asks_for_every_sample_before_it_is_read(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

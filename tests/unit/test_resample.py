@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +21,6 @@ from equimod.pipelines.records import open_records
 from equimod.pipelines.resample import Cutter, center_cuts, crop_cuts
 
 needs_compiler(module=True)
-
-NATIVE = Path(__file__).parents[2] / "pipelines" / "native"
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
@@ -142,63 +137,3 @@ def test_a_run_says_what_was_not_compiled(image_tree: Path, monkeypatch: pytest.
     assert choose(records, cpu).reason.endswith(
         "decoding whole images; apt-get install libjpeg-dev g++ and pip install again, to decode what is looked at"
     )
-
-
-FUZZ = """
-import ctypes, sys
-import numpy as np
-from equimod.pipelines.kernel import Kernel
-from equimod.pipelines.resample import Cutter, crop_cuts
-library = ctypes.CDLL(sys.argv[1])
-rng = np.random.default_rng(3)
-sets = Kernel(library).instruction_sets
-kernels = [Kernel(library, name) for name in sets]
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-libc.free.argtypes = [ctypes.c_void_p]
-
-def exact(height, width, stride, offset):  # memory with not a byte more than the last pixel needs, at any alignment
-    count = offset + (height - 1) * stride + 3 * width
-    memory = libc.malloc(count)
-    flat = np.frombuffer((ctypes.c_uint8 * count).from_address(memory), np.uint8)
-    return memory, np.lib.stride_tricks.as_strided(flat[offset:], (height, width, 3), (stride, 3, 1))
-
-for number in range(int(sys.argv[2])):
-    width, height = (int(side) for side in rng.integers(1, 300 if number % 2 else 20, 2))
-    memory, image = exact(height, width, 3 * width + int(rng.integers(0, 50)), int(rng.integers(0, 64)))
-    image[:] = rng.integers(0, 256, image.shape)
-    w, h = int(rng.integers(1, width + 1)), int(rng.integers(1, height + 1))
-    box = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
-    size = int(rng.integers(1, 60))
-    results = []
-    for one in kernels:
-        out, target = exact(size, size, 3 * size, int(rng.integers(0, 64)))
-        cuts = crop_cuts(np.array([box]), size, ["bicubic", "bilinear"][number % 2])[None]
-        Cutter(cuts, [target[None]], one)(0, image)
-        results.append(target.copy())
-        libc.free(out)
-    assert all((result == results[0]).all() for result in results), (image.shape, box, size)
-    libc.free(memory)
-print("done", sets)
-"""
-
-
-def test_no_byte_beside_the_images_is_touched(tmp_path: Path) -> None:
-    """Under AddressSanitizer and UndefinedBehaviorSanitizer, in memory that ends with the last pixel."""
-    library = tmp_path / "resample.so"
-    flags = ["-O1", "-g", "-ffp-contract=off", "-fPIC", "-shared", "-fsanitize=address,undefined"]
-    flags += ["-fno-sanitize-recover=all", "-Wall", "-Wextra", "-Werror"]
-    sources = [str(path) for path in sorted(NATIVE.glob("resample*.c"))]
-    subprocess.run(["gcc", *flags, "-o", str(library), *sources, "-lm"], check=True)
-    asan = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
-    environment = {"LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0"}
-    done = subprocess.run(
-        [sys.executable, "-c", FUZZ, str(library), "300"],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.startswith("done")

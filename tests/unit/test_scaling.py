@@ -7,60 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ranks import run_ranks
 
-from equimod.benchmarks.rehearse import pretended_world, rehearse
 from equimod.benchmarks.scaling import Arguments, Device, Network, main, predict
-from equimod.train.config import parse
-
-OPTIONS = ["--dataset", "cifar10", "--data", "records", "--batch-size", "16", "--precision", "fp32"]
-OPTIONS += ["--encoder.arch", "resnet10", "--encoder.width", "8", "--optim.warmup-epochs", "1"]
-
-REAL = """\
-import json, sys
-from dataclasses import replace
-from pathlib import Path
-import torch
-from equimod.benchmarks.rehearse import Collectives, Photos, batch_without_values, step
-from equimod.train.config import parse
-from equimod.train.distributed import world
-from equimod.train.run import training_parts
-config = parse(sys.argv[2:])
-with world("cpu") as here:
-    parts = training_parts(config, Photos(), 312, here)
-    batch = batch_without_values(config, config.batch_size // here.size, torch.device("cpu"))
-    batch = replace(batch, label=torch.zeros_like(batch.label))
-    with Collectives() as counted:
-        step(parts, batch)
-    (Path(sys.argv[1]) / f"{here.rank}.json").write_text(json.dumps(counted.bytes))
-"""
-
-
-@pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize(
-    "method",
-    [
-        ["simclr", "--equimod"],
-        ["byol", "--equimod", "--accumulate", "2"],
-        ["barlow_twins", "--essl"],
-        ["vicreg", "--online-probe"],
-    ],
-    ids=lambda options: options[0],
-)
-def test_a_rehearsal_counts_the_bytes_that_real_ranks_hand_over(method: list[str], ranks: int, tmp_path: Path) -> None:
-    options = [*OPTIONS, "--method", *method]
-    ended = run_ranks([["-c", REAL, str(tmp_path), *options]] * ranks)
-    assert [code for code, _ in ended] == [0] * ranks, ended
-    with pretended_world(ranks) as here:
-        counted = rehearse(parse(options), here)
-    of_norms = counted["batchnorm"]
-    assert of_norms["calls"] > of_norms["backward_calls"] or "byol" not in method
-    expected = {
-        "allgather": counted["bytes"].get("allgather", 0) + 8 * of_norms["channels"],
-        "allreduce": counted["bytes"]["allreduce"] + 8 * of_norms["backward_channels"],
-    }
-    for rank in range(ranks):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
 
 
 def test_collectives_take_what_a_hand_computes() -> None:
@@ -101,8 +49,8 @@ def test_a_slow_network_shows_the_gradients_that_do_not_hide(arguments: Argument
 
 def test_the_result_is_kept_and_a_wrong_number_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "scaling.json"
-    assert main(["--batch-size", "64", "--output", str(output)]) == 0
+    assert main(["--batch-size", "8", "--output", str(output)]) == 0
     rows = json.loads(output.read_text())["rows"]
-    assert [row["ranks"] for row in rows] == [1, 2, 4, 8, 16, 32, 64]
+    assert [row["ranks"] for row in rows] == [1, 2, 4, 8]
     assert main(["--network.between-gb-s", "0"]) == 2
     assert "between_gb_s=0.0; give a number above 0" in capsys.readouterr().err

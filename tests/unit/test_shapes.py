@@ -1,20 +1,17 @@
+"""The drawn data set: classes that differ by outline alone, balanced, and the same for the same numbers."""
+
 from __future__ import annotations
 
-import csv
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import call
 from numpy.typing import NDArray
-from PIL import Image
-from torchvision.datasets import ImageFolder
 
-from equimod.pipelines.shapes import CLASSES, FIRST_INDEX, Factors, _mask, draw_dataset, draw_sample
+from equimod.pipelines.shapes import CLASSES, FIRST_INDEX, Factors, _mask, draw_sample
+from equimod.tools.draw_shapes import main
 
-TOOL = Path(__file__).parents[2] / "tools" / "draw_shapes.py"
 DRAWN = 2000
 
 
@@ -118,34 +115,12 @@ def test_outlines_differ_in_every_turn() -> None:
             assert (both / either).max() < 0.85, (CLASSES[one], CLASSES[other])
 
 
-def test_tree_holds_the_drawn_samples_and_their_factors(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    draw_dataset(tmp_path / "one", samples=300, seed=5, workers=1, progress=lambda *now: told.append(now))
-    draw_dataset(tmp_path / "two", samples=300, seed=5, workers=2)
-    draw_dataset(tmp_path / "test", samples=20, seed=5, split="test")
-    assert files(tmp_path / "one") == files(tmp_path / "two")
-    assert told == [(250, 300), (300, 300)]
-    tree = ImageFolder(str(tmp_path / "one"))
-    assert tree.classes == list(CLASSES)
-    assert Counter(tree.targets) == dict.fromkeys(range(10), 30)
-    with (tmp_path / "one" / "factors.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert {row["file"] for row in rows} == {str(Path(path).relative_to(tmp_path / "one")) for path, _ in tree.samples}
-    for index in (0, 123, 299):
-        image, factors = draw_sample(seed=5, index=index)
-        assert float(rows[index]["hue"]) == pytest.approx(factors.hue, abs=1e-4)
-        assert rows[index]["texture"] == factors.texture
-        with Image.open(tmp_path / "one" / rows[index]["file"]) as stored:
-            assert np.abs(np.asarray(stored, dtype=float) - image).mean() < 8
-    assert not set(files(tmp_path / "test").values()) & set(files(tmp_path / "one").values())
-
-
 def test_command_draws_and_refuses_what_is_there(tmp_path: Path) -> None:
-    command = [sys.executable, str(TOOL), str(tmp_path / "out"), "--samples", "20", "--workers", "1"]
-    assert subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout.count("\n") == 1
+    arguments = [tmp_path / "out", "--samples", 20, "--workers", 1]
+    drawn = call(main, *arguments)
+    assert (drawn.code, drawn.out.count("\n")) == (0, 1)
     assert len(files(tmp_path / "out")) == 21
-    again = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert again.returncode == 1
-    assert again.stderr == f"error: {tmp_path / 'out'} is there already; choose another name or remove it\n"
-    wrong = subprocess.run([*command, "--seed", "-1"], check=False, capture_output=True)
-    assert wrong.returncode == 2
+    again = call(main, *arguments)
+    assert again.code == 1
+    assert again.err == f"error: {tmp_path / 'out'} is there already; choose another name or remove it\n"
+    assert call(main, *arguments, "--seed", -1).code == 2

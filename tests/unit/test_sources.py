@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import pickle
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from commands import call
 from fake_archives import CIFAR_CLASSES, add, write_cifar10, write_train_archive, write_val_archives
 from needs import needs
 from PIL import Image
@@ -28,8 +27,7 @@ from equimod.pipelines.records.convert_beton import convert_to_beton, parts_fold
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.source import Source, open_source
 from equimod.pipelines.records.tar import TarRecords
-
-TOOLS = Path(__file__).parents[2] / "tools"
+from equimod.tools import convert_cifar10, convert_imagenet
 
 
 def _convert(source: Source | Path, output: Path, **settings: object) -> Records:
@@ -51,11 +49,6 @@ def _same_samples(a: Records, b: Records) -> bool:
 
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def _tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TOOLS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -114,11 +107,11 @@ def test_an_archive_that_cannot_be_used_is_one_line(fault: str, wordnet_tree: Pa
             add(archive, "readme.txt", b"x")
     else:
         path.write_bytes(b"")
-    answer = _tool("convert_imagenet.py", path, tmp_path / "out")
-    assert answer.returncode == 1
-    assert answer.stderr.count("\n") == 1
-    assert answer.stderr.startswith("error: ")
-    assert "x.tar" in answer.stderr
+    answer = call(convert_imagenet.main, path, tmp_path / "out")
+    assert answer.code == 1
+    assert answer.err.count("\n") == 1
+    assert answer.err.startswith("error: ")
+    assert "x.tar" in answer.err
 
 
 @pytest.mark.parametrize("inner", [False, True])
@@ -324,13 +317,6 @@ def test_a_file_of_pixels_stays_one(image_tree: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.beton").read_bytes() == (tmp_path / "b.beton").read_bytes()
 
 
-def test_the_number_of_workers_changes_no_byte_of_a_beton(image_tree: Path, tmp_path: Path) -> None:
-    for raw in (False, True):
-        for workers in (1, 3):
-            _convert(image_tree, tmp_path / f"{workers}{raw}.beton", workers=workers, raw=raw)
-        assert (tmp_path / f"1{raw}.beton").read_bytes() == (tmp_path / f"3{raw}.beton").read_bytes()
-
-
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -344,23 +330,23 @@ def test_the_number_of_workers_changes_no_byte_of_a_beton(image_tree: Path, tmp_
     ],
 )
 def test_options_that_do_not_fit_exit_with_2(options: list[str], word: str, image_tree: Path, tmp_path: Path) -> None:
-    answer = _tool("convert_imagenet.py", image_tree, tmp_path / options[0], *options[1:])
-    assert answer.returncode == 2
-    assert word in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    answer = call(convert_imagenet.main, image_tree, tmp_path / options[0], *options[1:])
+    assert answer.code == 2
+    assert word in answer.err
+    assert answer.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_lines_convert_to_both_formats(image_tree: Path, tmp_path: Path) -> None:
     write_cifar10(tmp_path)
-    for arguments in (
-        ("convert_imagenet.py", image_tree, tmp_path / "a", "--max-side", 50),
-        ("convert_imagenet.py", tmp_path / "a", tmp_path / "a.beton", "--format", "ffcv"),
-        ("convert_cifar10.py", tmp_path, tmp_path / "c", "--split", "test"),
-        ("convert_cifar10.py", tmp_path, tmp_path / "c.beton", "--split", "test", "--format", "ffcv"),
+    for main, *arguments in (
+        (convert_imagenet.main, image_tree, tmp_path / "a", "--max-side", 50),
+        (convert_imagenet.main, tmp_path / "a", tmp_path / "a.beton", "--format", "ffcv"),
+        (convert_cifar10.main, tmp_path, tmp_path / "c", "--split", "test"),
+        (convert_cifar10.main, tmp_path, tmp_path / "c.beton", "--split", "test", "--format", "ffcv"),
     ):
-        answer = _tool(*arguments)
-        assert answer.returncode == 0, answer.stderr
-        assert "samples" in answer.stdout
-        assert len(open_records(Path(arguments[2]))) in (24, 12)
+        answer = call(main, *arguments)
+        assert answer.code == 0, answer.err
+        assert "samples" in answer.out
+        assert len(open_records(arguments[1])) in (24, 12)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "a.beton", "c", "c.beton", "cifar-10-batches-py"}

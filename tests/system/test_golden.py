@@ -1,7 +1,7 @@
 """Golden loss curves: 20 steps of every method, with and without EquiMod, in float64, as they were when stored.
 
-A change that is meant to move numbers stores them anew: `EQUIMOD_STORE_GOLDEN=1 pytest tests/unit/test_golden.py`, and
-says so in its commit.
+A change that is meant to move numbers stores them anew: `EQUIMOD_STORE_GOLDEN=1 pytest tests/system/test_golden.py`,
+and says so in its commit.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def _double(decoded: Batch, policy: AugmentationPolicy) -> Batch:
     return replace(decoded, x=x, views=views)
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    "run", [run if "--equimod" in run else pytest.param(run, marks=pytest.mark.ci) for run in RUNS]
+)
 def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_path: Path) -> None:
     method, *beside = run.split()
     (tmp_path / "recipe.yaml").write_text(SETTINGS.format(recipe=RECIPES / f"{method}_shapes.yaml"))
