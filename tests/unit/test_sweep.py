@@ -62,7 +62,7 @@ def test_a_run_that_was_not_evaluated_has_no_summary(run_folder: Path) -> None:
         summary(run_folder)
 
 
-@pytest.mark.parametrize("size", ["cpu", "paper"])
+@pytest.mark.parametrize("size", ["paper", pytest.param("cpu", marks=pytest.mark.ci)])
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_is_a_training_of_its_own_that_the_trainer_takes(
     table: str, size: str, capsys: pytest.CaptureFixture[str]
