@@ -40,7 +40,8 @@ def run_ranks(commands: Sequence[Sequence[str]], folders: Sequence[Path] | None 
                 process.start()
             for process in processes:
                 process.join(timeout=120)
-                assert process.exitcode is not None, f"a rank has not ended in two minutes: {errors}"
+                said = [error.read_text() for error in errors if error.exists()]
+                assert process.exitcode is not None, f"a rank has not ended in two minutes: {said}"
             return [(process.exitcode, error.read_text()) for process, error in zip(processes, errors, strict=True)]
         finally:
             for process in processes:

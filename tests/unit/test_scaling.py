@@ -1,14 +1,24 @@
-"""What the prediction of scale rests on: bytes that real ranks hand over, and times that a hand can check."""
+"""The prediction of scale, where a hand can check it. Bytes of real ranks: tests/system/test_bytes_between_ranks.py."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from equimod.benchmarks import scaling
 from equimod.benchmarks.scaling import Arguments, Device, Network, main, predict
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _rehearsed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scaling, "rehearse", cache(scaling.rehearse))
+        yield
 
 
 def test_collectives_take_what_a_hand_computes() -> None:
@@ -49,8 +59,8 @@ def test_a_slow_network_shows_the_gradients_that_do_not_hide(arguments: Argument
 
 def test_the_result_is_kept_and_a_wrong_number_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "scaling.json"
-    assert main(["--batch-size", "8", "--output", str(output)]) == 0
+    assert main(["--batch-size", "4", "--output", str(output)]) == 0
     rows = json.loads(output.read_text())["rows"]
-    assert [row["ranks"] for row in rows] == [1, 2, 4, 8]
+    assert [row["ranks"] for row in rows] == [1, 2, 4]
     assert main(["--network.between-gb-s", "0"]) == 2
     assert "between_gb_s=0.0; give a number above 0" in capsys.readouterr().err
