@@ -1,6 +1,8 @@
-# make demo    draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
+# make demo       draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
 # make gpu-check  pack what a GPU machine without a network needs into gpu-check/, and say what to run there
-# make test    ruff, the type checker, pytest; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
+# make test       ruff, the type checker, the tests; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
+# make test-fast  the same with tests/unit/ alone, whose tests start no process
+# make test-all   the same with the tests marked `ci` as well: what CI runs
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
@@ -8,7 +10,7 @@ PACK ?= gpu-check
 EXTRAS ?= dev
 FOLDERS := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 
-.PHONY: demo test lint typecheck pytest gpu-check
+.PHONY: demo test test-fast test-all lint typecheck gpu-check
 .DELETE_ON_ERROR:
 
 # `python -m venv` leaves the folder behind when it fails, hence the stamp as target.
@@ -40,7 +42,11 @@ gpu-check: | .venv/installed
 	$(BIN)/python tools/pack_gpu_check.py $(PACK)
 	@echo "There: sh $(PACK)/run.sh --output gpu.json; back here, store gpu.json and gpu.png in benchmarks/results/."
 
-test: lint typecheck pytest
+test-fast: TESTS := tests/unit -m 'not ci'
+test: TESTS := -m 'not ci'
+test-all: TESTS :=
+test test-fast test-all: lint typecheck
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -51,6 +57,3 @@ typecheck: .venv/installed
 	mkdir -p .typecheck/equimod
 	for folder in $(FOLDERS); do ln -sfn ../../$$folder .typecheck/equimod/$$folder; done
 	$(BIN)/mypy
-
-pytest: .venv/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal

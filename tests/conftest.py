@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: where the real images are, and a small tree of drawn ones."""
+"""Fixtures shared by the tests: where the real images are, a small tree of drawn ones, and a small run on it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+# Before torch is imported. Where several processes share few cores, OpenMP's threads wait for each other at full speed:
+# that takes ten times the time of the work itself.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+RECIPE = """
+extends: {recipe}
+epochs: 4
+batch_size: 8
+encoder: {{arch: resnet10, width: 8}}
+simclr: {{hidden: [16], dim: 8}}
+equivariance: {{projector: [16, 8], embedding: [8]}}
+optim: {{warmup_epochs: 1, lr: 0.5}}
+log: {{every: 1, checkpoint_every: 2}}
+system: {{workers: 1}}
+"""
 
 
 def _unpacked(archive: str, folder: Path) -> Path:
@@ -56,6 +73,15 @@ def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def imagenet_sample_sizes(imagenet_sample: Path) -> np.ndarray:
     """Original width and height of the ImageNet sample's images: int (334, 2)."""
     return np.array([Image.open(path).size for path in sorted(imagenet_sample.glob("*/*"))])
+
+
+@pytest.fixture(scope="session")
+def options(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options of a run of 12 steps on the small tree, without --output."""
+    recipe = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    shapes = Path(__file__).parents[1] / "train" / "recipes" / "simclr_equimod_shapes.yaml"
+    recipe.write_text(RECIPE.format(recipe=os.path.relpath(shapes, recipe.parent)), encoding="utf-8")
+    return ["--config", str(recipe), "--data", str(image_tree)]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -14,9 +15,11 @@ from equimod.pipelines.batch import Batch
 from equimod.train import loop
 from equimod.train.main import main
 
+Step = Callable[[loop.TrainState, Batch, float], dict[str, torch.Tensor]]
 
-def _install(step: int, fault: str, rank: str) -> None:
-    original = loop.train_step
+
+def with_fault(original: Step, step: int, fault: str, rank: str = "0") -> Step:
+    """`original` with this fault."""
     done = 0
 
     def train_step(state: loop.TrainState, batch: Batch, lr: float) -> dict[str, torch.Tensor]:
@@ -31,10 +34,10 @@ def _install(step: int, fault: str, rank: str) -> None:
         done += 1
         return losses
 
-    loop.train_step = train_step
+    return train_step
 
 
 if __name__ == "__main__":
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        _install(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+        loop.train_step = with_fault(loop.train_step, int(sys.argv[1]), sys.argv[2], sys.argv[3])
     sys.exit(main(sys.argv[4:]))

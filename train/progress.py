@@ -1,4 +1,4 @@
-"""How much of something is done, for people: a bar on a terminal, elsewhere a line now and then; on stderr."""
+"""How much of something is done, for people: a bar on a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ T = TypeVar("T")
 
 
 class Progress:
-    """To be used in a `with` block. `done` of `total` are done when it begins; the rate counts from there."""
+    """To be used in a `with` block. `done` of `total` are done when it begins; the rate counts from there.
 
-    def __init__(self, what: str, unit: str, *, total: int | None = None, done: int = 0) -> None:
-        self._what, self._unit, self._total, self._first = what, unit, total, done
+    Lines go to stderr, or to stdout with `log`: those of a command whose output is a log.
+    """
+
+    def __init__(self, what: str, unit: str, *, total: int | None = None, done: int = 0, log: bool = False) -> None:
+        self._what, self._unit, self._total, self._first, self._log = what, unit, total, done, log
         self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
@@ -41,21 +44,22 @@ class Progress:
             self._bar.__exit__(kind, error, trace)
 
     def show(self, done: int, total: int | None = None, numbers: str = "") -> None:
-        """Tell how much is done. `total` where it becomes known late; `numbers` are shown beside, at the end always."""
+        """Tell how much is done. `total` where it becomes known late; `numbers` are shown in place of the rate."""
         if self._total is None:  # what an earlier run did says nothing about speed
             self._first = done
         self._total = total or self._total
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=self._total, numbers=numbers)
             return
-        now, last = time.monotonic(), bool(numbers) and done == self._total
-        if done == self._first or (now - self._line < SECONDS_BETWEEN_LINES and not last):
+        now = time.monotonic()
+        if done == self._first or now - self._line < SECONDS_BETWEEN_LINES:
             return
         self._line = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
         left = f", {((self._total or done) - done) / rate:,.0f} s left"
+        out = sys.stdout if self._log else sys.stderr
         told = numbers or f"{rate:,.0f} {self._unit}/s"
-        print(f"{self._what}: {done:,} of {self._total or 0:,} {self._unit}, {told}{left}", file=sys.stderr, flush=True)
+        print(f"{self._what}: {done:,} of {self._total or 0:,} {self._unit}, {told}{left}", file=out, flush=True)
 
     def say(self, text: str) -> None:
         """Print a line to stdout, above the bar where there is one."""

@@ -34,7 +34,7 @@ class Reporter:
 
             self._board = SummaryWriter(self._folder / "tensorboard", purge_step=self._start_step)
             self._open.callback(self._board.close)
-            progress = Progress("training", "steps", total=self._total, done=self._start_step)
+            progress = Progress("training", "steps", total=self._total, done=self._start_step, log=True)
             self._progress = self._open.enter_context(progress)
         self._began = self._logged = time.perf_counter()
         return self

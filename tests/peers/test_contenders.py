@@ -1,0 +1,40 @@
+"""Every contender of the benchmarks, peers among them, makes all images of a round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from needs import needs
+
+from equimod.benchmarks.augmenters import AUGMENTERS, AUGMENTS, AugmentSettings, crops
+from equimod.benchmarks.loaders import LOADERS, LoaderSettings
+from equimod.pipelines import compiled
+
+
+@pytest.mark.parametrize(
+    ("name", "augmented"), [*((name, False) for name in LOADERS), ("native", True), ("torchvision", True)]
+)
+def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: str, augmented: bool) -> None:
+    if name in ("dali", "ffcv"):
+        needs(name)
+    settings = LoaderSettings(image_tree, "simclr_cifar10", 8, workers=1, images=24, augmented=augmented)
+    load = LOADERS[name](settings)
+    assert [list(load(epoch)) for epoch in range(2)] == [[8, 8, 8]] * 2
+
+
+@pytest.mark.parametrize("name", AUGMENTERS)
+def test_every_contender_makes_every_view_of_a_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "kornia":
+        needs(name)
+    for part in ("level", "color"):  # not compiled: that takes a minute
+        monkeypatch.setattr(compiled, f"_{part}", getattr(compiled, part))
+    settings = AugmentSettings("simclr_cifar10", batch_size=4, images=8, threads=1, device="cpu")
+    batch = crops(settings)
+    assert [(view.shape, view.dtype) for view in batch] == [((4, 3, 32, 32), torch.uint8)] * 2
+    views = AUGMENTS[name](settings)(batch, 0)
+    assert [(view.shape, view.dtype) for view in views] == [((4, 3, 32, 32), torch.float32)] * 2
+    assert all(-3 < view.min() < -0.5 < 0.5 < view.max() < 3 for view in views)  # normalised
+    load = AUGMENTERS[name](settings)
+    assert [list(load(epoch)) for epoch in range(2)] == [[4, 4]] * 2

@@ -1,0 +1,190 @@
+"""Conversions by several processes, killed ones, and full disks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.settings import ConversionSettings
+from equimod.pipelines.records import RecordsError, open_records
+from equimod.pipelines.records.folder import scan_tree
+
+TOOL = Path(__file__).parents[2] / "tools" / "convert_imagenet.py"
+
+
+SHARD_SIZE = 5  # the 24 images of image_tree in 5 shards
+
+
+def command(source: Path, output: Path, *options: str) -> list[str]:
+    return [sys.executable, str(TOOL), str(source), str(output), "--shard-size", str(SHARD_SIZE), *options]
+
+
+def run(source: Path, output: Path, *options: str, limit: Callable[[], None] | None = None) -> tuple[int, str]:
+    """Exit code and what was printed."""
+    done = subprocess.run(
+        command(source, output, *options), capture_output=True, text=True, check=False, cwd="/", preexec_fn=limit
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def source(image_tree: Path, tmp_path: Path) -> Path:
+    """A copy to damage; the copy of every test has the same name."""
+    return Path(shutil.copytree(image_tree, tmp_path / "source"))
+
+
+@pytest.fixture(scope="module")
+def expected(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted conversion of an undamaged `source`."""
+    folder = tmp_path_factory.mktemp("expected")
+    shutil.copytree(image_tree, folder / "source")
+    convert(folder / "source", folder / "records", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
+    return folder / "records"
+
+
+def test_number_of_workers_changes_no_byte(source: Path, expected: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    convert(
+        source, tmp_path / "out", ConversionSettings(workers=3, shard_size=SHARD_SIZE), lambda *now: told.append(now)
+    )
+    assert contents(tmp_path / "out") == contents(expected)
+    assert told[-1] == (24, 24)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited a minute in vain")
+
+
+@pytest.fixture
+def blocked(source: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A conversion to tmp_path/out that waits at its last image, which is a pipe, all other shards being in place."""
+    pipe = source / "class_2" / "007.jpg"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    process = subprocess.Popen(
+        command(source, tmp_path / "out", "--workers", "2"),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        # A shell lets what it starts in the background ignore Ctrl-C, and so this test's parents may be.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        wait_for(lambda: len(list((tmp_path / "out").glob(".progress/0*.json"))) == 4)
+        wait_for(lambda: any((tmp_path / "out").glob(".partial-*")))
+        yield process, pipe
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_killed_conversion_goes_on_to_the_same_bytes(
+    blocked: tuple[subprocess.Popen[bytes], Path], image_tree: Path, source: Path, expected: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    process, pipe = blocked
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+    with pytest.raises(RecordsError, match="run the converter again"):
+        open_records(output)
+    assert not (output / "shard-000004.tar").exists()
+    pipe.unlink()
+    shutil.copy(image_tree / "class_2" / "007.jpg", pipe)
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("shard-*")}
+    assert convert(source, output, ConversionSettings(workers=2, shard_size=SHARD_SIZE)).written == 1
+    assert contents(output) == contents(expected)
+    assert all((output / name).stat().st_mtime_ns == written for name, written in before.items())
+
+
+@pytest.mark.parametrize(
+    ("kill", "stop", "code"),
+    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGTERM, 143)],  # Ctrl-C reaches the workers as well
+)
+def test_stop_signal_is_one_line_and_its_exit_code(
+    blocked: tuple[subprocess.Popen[bytes], Path],
+    tmp_path: Path,
+    kill: Callable[[int, int], None],
+    stop: signal.Signals,
+    code: int,
+) -> None:
+    process, pipe = blocked
+    kill(process.pid, stop)
+    os.close(os.open(pipe, os.O_RDWR))  # lets the worker go on
+    assert process.wait(60) == code
+    assert process.stderr is not None
+    assert process.stderr.read() == b"interrupted; run the same command to continue\n"
+    assert not list((tmp_path / "out").glob(".partial-*"))
+
+
+def test_two_converters_do_not_share_an_output(
+    blocked: tuple[subprocess.Popen[bytes], Path], source: Path, tmp_path: Path
+) -> None:
+    _, pipe = blocked
+    pipe.unlink()
+    shutil.copy(source / "class_2" / "006.jpg", pipe)
+    with pytest.raises(RecordsError, match="being written by another process"):
+        convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
+
+
+def test_full_disk_is_one_line_and_the_rerun_completes(source: Path, tmp_path: Path) -> None:
+    with (source / "class_1" / "002.jpg").open("ab") as file:
+        file.write(bytes(50_000))  # bytes behind the end of a JPEG are no damage
+    convert(source, tmp_path / "whole", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # too little for that shard alone
+
+    output = tmp_path / "out"
+    code, printed = run(source, output, "--workers", "1", limit=limit)
+    assert code == 1
+    assert "cannot be written: File too large; make room and run the same command again" in printed
+    assert printed.count("\n") == 1
+    assert {path.name for path in output.glob("*.tar")} >= {"shard-000000.tar", "shard-000001.tar"}
+    assert not (output / "shard-000002.tar").exists()
+    assert not list(output.glob(".partial-*"))
+    assert run(source, output)[0] == 0
+    assert contents(output) == contents(tmp_path / "whole")
+
+
+def test_imagenet_converts_with_no_image_rejected(imagenet_sample: Path, tmp_path: Path) -> None:
+    manifest = convert(imagenet_sample, tmp_path / "out", ConversionSettings(workers=2, shard_size=100)).manifest
+    assert manifest.samples == len(scan_tree(imagenet_sample).names) == 334
+    assert manifest.left_out == manifest.reencoded == ()
+    assert open_records(tmp_path / "out").fingerprint() == open_records(imagenet_sample).fingerprint()
+
+
+def test_the_number_of_workers_changes_no_byte_of_a_beton(image_tree: Path, tmp_path: Path) -> None:
+    for raw in (False, True):
+        for workers in (1, 3):
+            convert_to_beton(
+                open_source(image_tree),
+                tmp_path / f"{workers}{raw}.beton",
+                ConversionSettings(workers=workers, raw=raw),
+            )
+        assert (tmp_path / f"1{raw}.beton").read_bytes() == (tmp_path / f"3{raw}.beton").read_bytes()

@@ -1,0 +1,96 @@
+"""Memory of a step, counted on tensors without values, beside torch's own tracker and sums by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from equimod.benchmarks import gpu_memory
+from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, plans
+from equimod.benchmarks.rehearse import Photos, batch_without_values, step
+from equimod.train.config import RECIPES, Config, read_recipe
+from equimod.train.distributed import DistInfo
+from equimod.train.run import build_model, build_train_state
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return replace(read_recipe(RECIPES / "simclr_equimod_cifar10.yaml"), batch_size=64, data=Path("records"))
+
+
+_peak_bytes = cache(peak_bytes)
+
+
+def test_tensors_count_once_and_as_long_as_they_live() -> None:
+    memory = LiveMemory()
+    held = torch.zeros(10)
+    memory.add([held, held[:3]])
+    with memory:
+        a = torch.zeros(100)
+        b = a.view(10, 10)[2:]
+        c = a + 1
+        del a, c
+        d = torch.zeros(50)
+    assert memory.peak == 4 * (10 + 100 + 100)
+    assert memory.now == 4 * (10 + 100 + 50)
+    del b, d
+    assert memory.now == 4 * 10
+
+
+def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
+    state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, torch.device("cpu")))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = batch_without_values(config, 64, torch.device("cpu"))
+        images = [batch.x, *(view.image for view in batch.views)]
+        step(state, batch)
+        theirs = MemTracker()
+        theirs.track_external(state.model, state.optimizer, *images)
+        with theirs:
+            step(state, batch)
+        peak = theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+    loaded = 64 * 3 * 3 * 32 * 32  # uint8, of the batch to come
+    assert _peak_bytes(config, 1) == peak + loaded
+
+
+def test_parts_take_less_and_keep_the_images_of_the_others(config: Config) -> None:
+    whole, quarter = _peak_bytes(config, 1), _peak_bytes(replace(config, batch_size=16), 1)
+    held = (64 - 16) * 3 * 3 * 32 * 32 * 4
+    assert quarter + held < _peak_bytes(replace(config, grad_cache=4), 1) < whole
+
+
+def test_a_rank_has_its_share_and_the_buckets_of_its_gradients(config: Config) -> None:
+    model = build_model(config, Photos())
+    buckets = sum(p.nbytes for p in model.parameters())
+    assert _peak_bytes(config, 4) == _peak_bytes(replace(config, batch_size=16), 1) + buckets
+
+
+def test_a_card_keeps_a_reserve() -> None:
+    assert card(10 * 2**30) == 16
+    assert card(13 * 2**30) == 16
+    assert card(14 * 2**30) == 24
+    assert card(200 * 2**30) is None
+
+
+def test_every_recipe_of_the_paper_has_a_plan_with_parts_of_a_gpus_share() -> None:
+    recipe = read_recipe(RECIPES / "byol_equimod_imagenet.yaml")
+    assert [(config.grad_cache, ranks) for config, ranks in plans("byol_equimod_imagenet", recipe)] == [
+        (1, 32),
+        (4, 8),
+        (32, 1),
+    ]
+
+
+def test_the_result_is_kept(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_memory, "_recipes", lambda: [("simclr_equimod_cifar10", config)])
+    assert main(["--output", str(tmp_path / "memory.json")]) == 0
+    (row,) = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    assert row["recipe"] == "simclr_equimod_cifar10"
+    assert row["card_gib"] == 12
+    assert main(["--output", str(tmp_path / "memory.json" / "under-a-file")]) == 1

@@ -1,0 +1,75 @@
+"""The wheel: nothing but `equimod`, complete, and importable without the checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("pipelines", "models", "train", "tools", "benchmarks")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the checkout, so that no build folder is left in it."""
+    copy = tmp_path_factory.mktemp("checkout") / "any-name"
+    copy.mkdir()
+    for name in (*FOLDERS, "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "dist"), str(copy)],
+        check=True,
+        capture_output=True,
+    )
+    return next((copy / "dist").glob("*.whl"))
+
+
+def test_the_wheel_holds_only_equimod(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"equimod"}
+    assert {name.split("/")[1] for name in names if name.startswith("equimod/")} == set(FOLDERS)
+
+
+def test_the_wheel_holds_every_module_and_recipe(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+    wanted = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    wanted += (ROOT / "train" / "recipes").glob("*.yaml")
+    wanted += (ROOT / "train" / "launch").glob("*.sbatch")
+    assert not [path for path in wanted if f"equimod/{path.relative_to(ROOT).as_posix()}" not in held]
+
+
+def test_the_installed_wheel_reads_its_recipes_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\n"
+        "from equimod.train import config\n"
+        "assert config.parse(['--method', 'simclr', '--equimod']).dataset == 'shapes'\n"
+        "print(config.__file__)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert answer.stdout.startswith(str(tmp_path / "site"))
+
+
+@pytest.mark.parametrize("script", ["train/main.py", "train/evaluate.py", "tools/convert_imagenet.py"])
+def test_a_script_runs_from_any_working_directory(script: str, tmp_path: Path) -> None:
+    answer = subprocess.run([sys.executable, str(ROOT / script), "--help"], cwd=tmp_path, capture_output=True)
+    assert answer.returncode == 0
+    assert b"usage" in answer.stdout
+
+
+def test_the_citation_names_the_version_that_is_built() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["title"], citation["version"], citation["license"]) == (
+        project["name"],
+        project["version"],
+        project["license"],
+    )

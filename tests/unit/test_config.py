@@ -1,0 +1,232 @@
+"""Recipes and command lines: the paper's numbers, one parser for both, and errors that name key, value and remedy."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import call
+
+from equimod.models.settings import METHOD_NAMES, MethodSettings
+from equimod.train import command
+from equimod.train.config import RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
+from equimod.train.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_method_has_settings_of_its_name() -> None:
+    assert tuple(field.name for field in fields(MethodSettings)) == METHOD_NAMES
+
+
+def test_the_recipes_hold_the_papers_settings() -> None:
+    for equimod, lr in ((False, 4.8), (True, 2.4)):
+        recipe = default_recipe("simclr", "imagenet", equimod)
+        assert recipe is not None
+        config = read_recipe(recipe)
+        assert (config.equimod, config.optim.lr, config.batch_size, config.epochs) == (equimod, lr, 4096, 800)
+        assert (config.encoder.arch, config.encoder.stem, config.encoder.width) == ("resnet50", "imagenet", 64)
+        assert (config.simclr.temperature, config.equivariance.temperature) == (0.2, 0.2)
+        assert (config.optim.weight_decay, config.optim.momentum, config.optim.warmup_epochs) == (1e-6, 0.9, 10)
+    for equimod in (False, True):
+        config = parse(["--method", "simclr", "--dataset", "cifar10", *(["--equimod"] if equimod else [])])
+        assert (config.equimod, config.optim.lr, config.batch_size, config.epochs) == (equimod, 4.0, 512, 800)
+        assert (config.encoder.arch, config.encoder.stem) == ("resnet18", "cifar")
+        assert (config.simclr.temperature, config.equivariance.temperature, config.equivariance.weight) == (0.5, 0.2, 1)
+
+
+def test_the_recipes_of_byol_and_barlow_twins_hold_the_papers_settings() -> None:
+    """Learning rate without and with EquiMod, weight decay, epochs, batch, dimension of the embedding (Sec. 3.1)."""
+    expected = {
+        ("byol", "imagenet"): (3.2, 4.8, 1.5e-6, 1000, 4096, 256),
+        ("byol", "cifar10"): (2.0, 2.0, 1e-6, 800, 512, 256),
+        ("barlow_twins", "cifar10"): (1.2, 1.2, 1.5e-6, 800, 512, 128),
+    }
+    for (method, dataset), (lr, lr_equimod, decay, epochs, batch_size, dim) in expected.items():
+        for equimod in (False, True):
+            recipe = default_recipe(method, dataset, equimod)
+            assert recipe is not None
+            config = read_recipe(recipe)
+            assert (config.method, config.dataset, config.equimod) == (method, dataset, equimod)
+            assert config.policy == f"{method}_{dataset}"
+            assert (config.optim.lr, config.optim.weight_decay) == (lr_equimod if equimod else lr, decay)
+            assert (config.epochs, config.batch_size, getattr(config, method).dim) == (epochs, batch_size, dim)
+    assert (Config().byol.momentum, Config().barlow_twins.lambd) == (0.996, 0.005)
+
+
+def test_methods_of_the_command_line_and_of_the_models_are_the_same() -> None:
+    from equimod.models.ssl import METHODS
+
+    assert tuple(METHODS) == METHOD_NAMES
+    for method in METHOD_NAMES:
+        assert parse(["--method", method, "--equimod"]).method == method
+
+
+def test_only_the_settings_of_the_chosen_method_are_kept() -> None:
+    kept = yaml.safe_load(parse(["--method", "byol", "--byol.momentum", "0.5"]).to_yaml())
+    assert kept["byol"]["momentum"] == 0.5
+    assert not set(kept) & (set(METHOD_NAMES) - {"byol"})
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_reads_and_survives_its_own_yaml(recipe: Path, tmp_path: Path) -> None:
+    config = read_recipe(recipe)
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert read_recipe(tmp_path / "config.yaml") == config
+
+
+def test_none_and_empty_lists_survive_yaml(tmp_path: Path) -> None:
+    config = parse(
+        ["--method", "simclr", "--equimod", "--equivariance.projector", "None", "--data", "None", "--simclr.hidden"]
+    )
+    assert (config.equivariance.projector, config.data, config.simclr.hidden) == (None, None, ())
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert read_recipe(tmp_path / "config.yaml") == config
+
+
+def test_options_go_over_the_recipe() -> None:
+    config = parse(["--method", "simclr", "--dataset", "cifar10", "--optim.lr", "1.5", "--batch-size", "64"])
+    assert (config.optim.lr, config.batch_size, config.optim.momentum) == (1.5, 64, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", r"no setting is called epoch \(did you mean epochs\?\)"),
+        ("optim: {lrr: 3}", r"no setting is called optim.lrr \(did you mean optim.lr\?|lr\?\)"),
+        ("optim: 3", "optim holds settings of its own"),
+        ("epochs: many", "epochs='many' is of the wrong type"),
+        ("seed: 1\noptim: {momentum: 0.5, lr: [1, 2]}", r"optim.lr=\[1, 2\] is of the wrong type"),
+        ("equimod: 3", "equimod=3 is of the wrong type"),
+        ("- 1", "`key: value`"),
+        ("a: [", "not YAML"),
+        ("# \xe9", "not YAML in UTF-8"),
+        ("extends: other.yaml", "cannot read"),
+        ("extends: mine.yaml", "extends mine.yaml, which extends it in turn"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_file_and_key(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_recipe(recipe)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    for name, parent in (("a", "b"), ("b", "c"), ("c", "b")):
+        (tmp_path / f"{name}.yaml").write_text(f"extends: {parent}.yaml", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"c\.yaml: extends b\.yaml, which extends it in turn"):
+        read_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("equimod", [False, True])
+@pytest.mark.parametrize("dataset", ["shapes", "cifar10", "imagenet"])
+def test_a_recipe_starts_from_the_one_of_its_method_and_data_set(equimod: bool, dataset: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"dataset: {dataset}\nequimod: {equimod}\nseed: 5", encoding="utf-8")
+    start = default_recipe("simclr", dataset, equimod)
+    assert start is not None
+    assert read_recipe(recipe) == replace(read_recipe(start), seed=5)
+
+
+def test_settings_of_equimod_without_it_are_refused_in_a_recipe_too(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("equivariance: {weight: 2}", encoding="utf-8")
+    refused = r"mine\.yaml: equivariance.weight=2.0 has no effect without EquiMod"
+    with pytest.raises(ConfigError, match=refused):
+        read_recipe(recipe)
+    with pytest.raises(ConfigError, match=refused):
+        parse(["--config", str(recipe)])
+    assert parse(["--config", str(recipe), "--equimod"]).equivariance.weight == 2
+
+
+def test_a_recipe_with_equimod_can_be_run_without() -> None:
+    config = parse(["--config", str(RECIPES / "simclr_equimod_shapes.yaml"), "--no-equimod"])
+    assert replace(config, config=None) == read_recipe(RECIPES / "simclr_shapes.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "--method is missing"),
+        ("--dataset imagenet", "--method is missing"),
+        ("--method simclr --dataset imagenet", "tools/convert_imagenet.py"),
+        ("--method simclr --policy simclr_cifar", "did you mean simclr_cifar10"),
+        ("--method simclr --equivariance.weight 2", "^equivariance.weight=2.0 has no effect without EquiMod"),
+        ("--method byol --simclr.dim 8", "^simclr.dim=8 has no effect with --method byol; leave it out"),
+        ("--method byol --byol.momentum 1.5", r"byol.momentum=1.5 must lie in \[0, 1\]"),
+        ("--method barlow_twins --barlow-twins.lambd -1", "barlow_twins.lambd=-1.0 is too small; give 0 or more"),
+        ("--method simclr --epochs 2 --optim.warmup-epochs 5", "warmup_epochs=5.0 is not shorter than epochs=2"),
+        ("--method simclr --resume auto --overwrite", "contradict"),
+        ("--method simclr --batch-size 1", "batch_size=1 is too small"),
+        ("--method simclr --optim.lr 0", "optim.lr=0.0 must be positive"),
+        ("--method simclr --optim.momentum 1", "optim.momentum=1.0"),
+        ("--method simclr --seed 18446744073709551616", "seed=18446744073709551616 is too large"),
+        ("--method simclr --simclr.hidden 16 0", r"simclr.hidden=\(16, 0\) holds a width below 1"),
+        ("--method simclr --simclr.dim 0", "simclr.dim=0 is too small"),
+        ("--method simclr --equimod --equivariance.projector 0", r"projector=\(0,\) holds a width below 1"),
+        ("--method simclr --equimod --equivariance.predictor-hidden -1", "predictor_hidden=.* holds a width below 1"),
+        ("--method simclr --equimod --equivariance.embedding 0", "embedding=.* holds a width below 1"),
+        ("--method simclr --equimod --equivariance.projector", r"projector=\(\) is empty; give widths, or None"),
+        ("--method simclr --equimod --equivariance.embedding", r"embedding=\(\) is empty; give widths, or None"),
+        (
+            "--method simclr --dataset cifar10 --policy simclr_shapes",
+            "policy=simclr_shapes makes images of 64 pixels, dataset=cifar10 is evaluated at 32; .* simclr_cifar10 or",
+        ),
+        ("--method simclr --system.batchnorm apex", "batchnorm=apex computes in fp16, not bf16; give --precision fp16"),
+        ("--method simclr --system.compile reduce-overhead --grad-cache 2", "give --system.compile default"),
+        ("--method simclr --system.compile max-autotune --essl", "give --system.compile default"),
+        ("--config nowhere.yaml", "cannot read nowhere.yaml"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_the_remedy(options: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(options.split())
+
+
+def test_only_settings_that_change_the_result_count_as_another_configuration() -> None:
+    base = ["--method", "simclr"]
+    same = parse([*base, "--output", "elsewhere", "--log.every", "3", "--system.workers", "4"])
+    assert differences(same, parse(base)) == []
+    other = parse([*base, "--optim.lr", "3", "--seed", "5"])
+    assert differences(other, parse(base)) == ["seed=5 (was 0)", "optim.lr=3.0 (was 2.0)"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--method", "simclr", "--bach-size", "3"], "--batch-size"),
+        (["--method", "byoll"], "simclr"),
+        ([], "--method"),
+        (["--optim.lrr", "3"], "--optim.lr"),
+    ],
+)
+def test_a_wrong_command_line_exits_2_with_a_hint(options: list[str], text: str) -> None:
+    answer = call(main, *options)
+    assert answer.code == 2
+    assert text in answer.err
+
+
+@pytest.mark.parametrize("options", [["--bach-size", "3"], []])
+def test_only_the_first_rank_tells_what_is_wrong_with_the_command_line(
+    options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(command, "_GRACE", 0.0)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        answer = call(main, *options)
+        assert answer.code == 2
+        assert bool(answer.err) == (rank == "0")
+        assert not answer.out
+
+
+def test_the_default_output_names_method_and_data_set() -> None:
+    assert Config(equimod=True).run_folder() == Path("runs/simclr-equimod-shapes")

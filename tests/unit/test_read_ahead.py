@@ -1,0 +1,90 @@
+"""The system is asked for exactly the bytes that will be read, batches before they are."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.settings import ConversionSettings
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.records import RecordsError, open_records
+from equimod.pipelines.records.folder import FolderRecords
+from equimod.pipelines.records.read_ahead import read_ahead
+
+
+@pytest.fixture(params=["tar", "beton"])
+def records(request: pytest.FixtureRequest, image_tree: Path, tmp_path: Path) -> Path:
+    path: Path = tmp_path / f"records.{request.param}"
+    if request.param == "tar":
+        convert(image_tree, path, ConversionSettings(workers=1))
+    else:
+        convert_to_beton(open_source(image_tree), path, ConversionSettings(workers=1))
+    return path
+
+
+class _Map(bytes):
+    """Mapped content that says what was asked of it."""
+
+    def madvise(self, *asked: int) -> None:
+        self.asked = asked
+
+
+def test_whole_pages_are_asked_for() -> None:
+    content = _Map(5 * mmap.PAGESIZE)
+    read_ahead(content, mmap.PAGESIZE + 100, 50)  # type: ignore[arg-type]
+    assert content.asked == (mmap.MADV_WILLNEED, mmap.PAGESIZE, 150)
+
+
+def test_nothing_is_asked_of_a_place_after_the_end() -> None:
+    content = _Map(100)
+    read_ahead(content, 100, 50)  # type: ignore[arg-type]
+    assert not hasattr(content, "asked")
+
+
+def test_the_bytes_asked_for_are_those_of_the_images(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+    for module in ("tar", "beton"):
+        monkeypatch.setattr(
+            f"equimod.pipelines.records.{module}.read_ahead",
+            lambda content, start, length: asked.append(content[start : start + length]),
+        )
+    opened = open_records(records)
+    opened.will_read(np.array([20, 3, 11]))
+    assert asked == [bytes(opened.read(position)) for position in (20, 3, 11)]
+
+
+def test_a_shard_that_is_gone_is_left_to_read_which_names_it(image_tree: Path, tmp_path: Path) -> None:
+    convert(image_tree, tmp_path / "records", ConversionSettings(workers=1, shard_size=10))
+    opened = open_records(tmp_path / "records")
+    (tmp_path / "records" / "shard-000001.tar").unlink()
+    opened.will_read(np.array([3, 11]))
+    with pytest.raises(RecordsError, match=r"shard-000001\.tar"):
+        opened.read(11)
+    assert len(opened.read(3)) == opened.length[3]
+
+
+def test_a_pipeline_asks_for_every_sample_before_it_is_read(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[int] = set()
+    read = FolderRecords.read
+
+    def will_read(records: FolderRecords, positions: NDArray[np.int64]) -> None:
+        asked.update(positions.tolist())
+
+    def checked(records: FolderRecords, position: int) -> Any:
+        assert position in asked
+        return read(records, position)
+
+    monkeypatch.setattr(FolderRecords, "will_read", will_read)
+    monkeypatch.setattr(FolderRecords, "read", checked)
+    pipeline = build_pipeline(open_records(image_tree), POLICIES["simclr_cifar10"], batch_size=4, seed=0)
+    assert sum(len(batch) for batch in pipeline.decoded(0)) == 24
+    assert len(asked) == 24

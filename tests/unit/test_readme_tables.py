@@ -1,0 +1,190 @@
+"""The README's tables say what the results say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from equimod.benchmarks.compare_loaders import Views
+from equimod.benchmarks.readme import ReadmeError, main, render_tables
+from equimod.train.evaluation import sweep_tables
+
+CHECKOUT = Path(__file__).parents[2]
+README = "# Title\n<!-- table: loader -->\nold\n<!-- end -->\ntext\n<!-- table: table1-cpu -->\n<!-- end -->\nend\n"
+ORIGIN: dict[str, Any] = {
+    "date": "2026-11-22T10:00:00+00:00",
+    "commit": {"sha": "0123456789abcdef", "dirty": False},
+    "machine": {"cpu": "Some CPU", "cores": 2},
+    "versions": {"python": "3.11", "equimod": "0.1.0", "torch": "2.14"},
+}
+
+
+def _contender(speed: float) -> dict[str, Any]:
+    return {
+        "images_per_second": {"median": speed, "low": speed - 1, "high": speed + 1},
+        "cpu_ms_per_image": {"median": 2000 / speed},
+        "peak_bytes": 300 * 2**20,
+        "start_seconds": 1.25,
+        "first_batch_seconds": 0.5,
+    }
+
+
+LOADER = {
+    **ORIGIN,
+    "benchmark": "loader",
+    "settings": {"images": 2048, "policy": "simclr_imagenet", "batch_size": 64, "workers": 2},
+    "contenders": {"decode": _contender(1600), "native": _contender(1000), "torchvision": _contender(320)},
+    "ratios": {
+        "native/decode": {"median": 0.625},
+        "torchvision/decode": {"median": 0.2},
+        "native/torchvision": {"median": 3.125},
+    },
+    "rounds": [{}, {}, {}],
+}
+
+
+VIEWS = {
+    **LOADER,
+    "benchmark": "views",
+    "contenders": {"native": _contender(400), "torchvision": _contender(125)},
+    "ratios": {"CPU-ms: native/torchvision": {"median": 0.3125, "low": 0.3, "high": 0.333}},
+}
+
+
+def _run(equimod: bool, seed: int, linear: float) -> dict[str, Any]:
+    return {
+        "method": "simclr",
+        "equimod": equimod,
+        "arch": "resnet18",
+        "width": 16,
+        "epochs": 20,
+        "images": 50_000,
+        "seed": seed,
+        "linear_top1": linear,
+        "linear_cached_top1": None,
+        "knn_top1": 60.0,
+        "absolute": 1.5 if equimod else None,
+        "relative": 0.75 if equimod else None,
+        "seconds": 600.0,
+        "data_wait": 0.021,
+    }
+
+
+SWEEP = {
+    **ORIGIN,
+    "benchmark": "table1-cpu",
+    "rows": [
+        {"title": "SimCLR", "paper": 90.96, "runs": [_run(False, 0, 68)]},
+        {"title": "SimCLR + EquiMod", "paper": None, "runs": [_run(True, 0, 70), _run(True, 1, 72)]},
+        {"title": "not run yet", "paper": None, "runs": []},
+    ],
+}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "loader.json").write_text(json.dumps(LOADER))
+    (folder / "table1-cpu.json").write_text(json.dumps(SWEEP))
+    return folder
+
+
+def test_tables_of_the_readme_are_those_of_the_results() -> None:
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert render_tables(text, CHECKOUT / "benchmarks" / "results") == text
+
+
+def test_render_replaces_the_tables_and_nothing_else(results: Path) -> None:
+    rendered = render_tables(README, results)
+    assert "old" not in rendered
+    assert rendered.startswith("# Title\n<!-- table: loader -->\n| loader |")
+    assert "<!-- end -->\ntext\n<!-- table: table1-cpu -->\n|  | linear" in rendered
+    assert rendered.endswith("<!-- end -->\nend\n")
+    assert render_tables(rendered, results) == rendered
+
+
+def test_views_table_gives_speed_cost_and_share() -> None:
+    text = Views.rows(VIEWS)[0].markdown() + Views.caption(VIEWS)
+    assert "| equimod, native backend | 400 (399 to 401) | 5.00 |" in text
+    assert "| torchvision and Pillow in a DataLoader | 125 (124 to 126) | 16.00 |" in text
+    assert "take 0.31 (0.30 to 0.33) of the CPU time" in text
+
+
+def test_loader_table_gives_speed_cost_memory_and_ratios(results: Path) -> None:
+    rendered = render_tables(README, results)
+    assert "| equimod, native backend | 1,000 (999 to 1,001) | 0.62 | 2.00 | 300 | 0.50 | 1.2 |" in rendered
+    assert "0.62 times what decoding alone does, 3.12 times torchvision." in rendered
+    assert "3 interleaved rounds of 2,048 images" in rendered
+
+
+def test_sweep_table_has_a_row_with_its_mean_beside_the_papers_score() -> None:
+    lines = sweep_tables.rows(SWEEP)[0].markdown().splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| SimCLR")]
+    plain, equimod = ([cell.strip("| ") for cell in row] for row in rows)
+    assert plain == ["SimCLR", "68.00", "60.00", "–", "–", "10.0", "1", "90.96"]
+    assert equimod[:2] == ["SimCLR + EquiMod", "71.00 ± 1.41"]
+    assert equimod[2:] == ["60.00 ± 0.00", "1.500 ± 0.000", "0.750 ± 0.000", "10.0 ± 0.0", "2", "–"]
+    assert "resnet18 width 16, 20 epochs of 50,000 images; " in sweep_tables.caption(SWEEP)
+
+
+def test_figures_table_gives_the_operators_that_were_measured() -> None:
+    known = {"equivariance_absolute_crop": 0.1, "equivariance_relative_crop": 1.5, "readout_r2_crop": 0.4}
+    more = {"readout_r2_crop": 0.6, "equivariance_absolute_crop": 0.2, "equivariance_relative_crop": 2.5}
+    rows = [
+        {"title": "SimCLR", "runs": [{**_run(False, 0, 68), "eval": {"readout_r2_crop": 0.25}}]},
+        {
+            "title": "SimCLR + EquiMod",
+            "runs": [
+                {**_run(True, 0, 70), "eval": {**known, "retrieval_mrr": 0.75}},
+                {**_run(True, 1, 70), "eval": {**more, "retrieval_mrr": 0.75}},
+            ],
+        },
+    ]
+    tables = sweep_tables.figure_rows({**SWEEP, "rows": rows})
+    table = "".join(one.markdown() for one in tables).splitlines()
+    assert "| SimCLR + EquiMod, absolute | 0.150 ± 0.071 | – | – | – | – | – |" in table
+    assert "| SimCLR + EquiMod, relative | 2.00 ± 0.71 | – | – | – | – | – |" in table
+    assert "| SimCLR | 0.250 | – | – | – | – | – |" in table
+    assert "| SimCLR + EquiMod | 0.500 ± 0.141 | – | – | – | – | – |" in table
+    assert "| SimCLR + EquiMod | 0.750 ± 0.000 | – | – |" in table
+    assert not [line for line in table if line.startswith("| SimCLR, ")]
+
+
+def test_the_newest_result_counts_whatever_the_name_of_its_file(results: Path) -> None:
+    (results / "a.json").write_text(json.dumps({**LOADER, "date": "2026-12-01T00:00:00+00:00"}))
+    (results / "z.json").write_text(json.dumps({**LOADER, "date": "2026-11-01T00:00:00+00:00"}))
+    assert "2026-12-01" in render_tables(README, results)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: step -->\n<!-- end -->\n", "table 'step' is not known"),
+        ("<!-- table: loader -->\n", "no '<!-- end -->'"),
+    ],
+)
+def test_markers_that_cannot_be_filled_are_refused(results: Path, text: str, message: str) -> None:
+    with pytest.raises(ReadmeError, match=message):
+        render_tables(text, results)
+
+
+def test_a_table_without_a_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReadmeError, match="holds no result of 'loader'"):
+        render_tables(README, tmp_path)
+
+
+def test_check_changes_nothing_and_fails_on_a_stale_readme(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    arguments = ["--readme", str(readme), "--results", str(results)]
+    assert main(["--check", *arguments]) == 1
+    assert capsys.readouterr().err == "error: README.md is stale; run python benchmarks/readme.py\n"
+    assert readme.read_text() == README
+    assert main(arguments) == 0
+    assert main(["--check", *arguments]) == 0

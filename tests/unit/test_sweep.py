@@ -1,0 +1,85 @@
+"""The tables of the paper as sweeps: what they run, how they go on after an interruption, what they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from equimod.tools.sweep import TABLES, main
+from equimod.train.config import ConfigError, parse
+from equimod.train.evaluation.summary import summary
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "equimod: true\nepochs: 7\nbatch_size: 100\nseed: 3\nencoder: {arch: resnet18, width: 16}\n"
+    )
+    scores = {"linear_top1": 71.5, "equivariance_absolute": 1.5, "equivariance_relative": 0.5}
+    (folder / "eval.json").write_text(json.dumps({**scores, "evaluators": {"linear": {"train_images": 5000}}}))
+    events = [
+        {"event": "step", "step": 10, "images_per_s": 500.0, "data_wait": 0.07},
+        {"event": "checkpoint", "step": 15},
+        {"event": "step", "step": 30, "images_per_s": 400.0, "data_wait": 0.14},
+    ]
+    cut = '{"event": "st'  # by a kill
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + cut)
+    return folder
+
+
+def test_a_summary_holds_settings_scores_and_duration_of_a_run(run_folder: Path) -> None:
+    run = summary(run_folder)
+    config = run.pop("config")
+    assert run == {
+        "method": "simclr",
+        "equimod": True,
+        "arch": "resnet18",
+        "width": 16,
+        "epochs": 7,
+        "batch_size": 100,
+        "images": 5000,
+        "seed": 3,
+        "linear_top1": 71.5,
+        "linear_cached_top1": None,
+        "knn_top1": None,
+        "absolute": 1.5,
+        "relative": 0.5,
+        "eval": {"linear_top1": 71.5, "equivariance_absolute": 1.5, "equivariance_relative": 0.5},
+        "seconds": 1000 / 500 + 2000 / 400,
+        "data_wait": 0.12,  # (2 * 0.07 + 5 * 0.14) / 7
+    }
+    assert (config["epochs"], config["encoder"]["width"]) == (7, 16)
+    assert not {"data", "val", "output"} & config.keys()
+
+
+def test_a_run_that_was_not_evaluated_has_no_summary(run_folder: Path) -> None:
+    (run_folder / "eval.json").unlink()
+    with pytest.raises(ConfigError, match=r"no eval\.json; run python train/evaluate\.py"):
+        summary(run_folder)
+
+
+@pytest.mark.parametrize("size", ["paper", pytest.param("cpu", marks=pytest.mark.ci)])
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_is_a_training_of_its_own_that_the_trainer_takes(
+    table: str, size: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([table, "--size", size, "--data", "train", "--val", "val", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    settings = set()
+    for line in lines:
+        training, _, evaluation = line.partition(" && ")
+        config = parse(training.replace("''", "").split()[2:])
+        config.require_complete()
+        settings.add(config.to_yaml().replace(f"output: {config.output}", ""))
+        assert ("--equivariance" in evaluation) == config.equimod
+        assert ("--linear-cached" in evaluation) == (size == "cpu") == (config.epochs == 8)
+    assert len(lines) == len(settings) == len(TABLES[table].rows)
+
+
+def test_the_papers_default_is_one_row_of_each_ablation() -> None:
+    for name in ("table2a", "table2b", "table2c", "table3a", "table3b", "table3c"):
+        assert [row.paper for row in TABLES[name].rows if "(default)" in row.title] == [92.79]

@@ -1,0 +1,217 @@
+"""Whole runs: what they leave behind, what they refuse, and how they end. Kills: tests/system/test_resume.py."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from faulty_train import with_fault
+from safetensors.torch import load_file
+from small_runs import STEPS, events, losses, same_end
+
+from equimod.models.encoder import Encoder
+from equimod.pipelines.durable import locked
+from equimod.train import checkpoint, loop
+from equimod.train.checkpoint import newest
+from equimod.train.config import read_recipe
+from equimod.train.main import main
+
+
+@pytest.fixture(scope="module")
+def finished(options: list[str], image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was left alone."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    assert main([*options, "--output", str(run), "--val", str(image_tree)]) == 0
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to go on with or to overwrite."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_a_run_leaves_everything_the_design_names(run: Path, image_tree: Path) -> None:
+    config = read_recipe(run / "config.yaml")
+    assert (config.epochs, config.data, config.val) == (4, image_tree, image_tree)
+    assert [step for step, _ in losses(run)] == list(range(1, STEPS + 1))
+    first = events(run)[0]
+    assert first["loss"] == pytest.approx(first["invariance"] + first["equivariance"], rel=1e-5)
+    assert {"lr", "epoch", "images_per_s", "data_wait"} <= first.keys()
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000010", "step-00000012"]
+    assert list((run / "tensorboard").iterdir())
+    state = load_file(run / "encoder.safetensors")
+    Encoder(config.encoder).load_state_dict(state)
+    last = load_file(run / "checkpoints" / "step-00000012" / "model.safetensors")
+    assert all(torch.equal(value, last[f"encoder.{name}"]) for name, value in state.items())
+    assert {"equimod.standardizer.mean", "equimod.standardizer.std"} <= last.keys()
+    assert not list(run.rglob("*.pt")) + list(run.rglob("*.pkl")) + list(run.rglob(".partial-*"))
+
+
+def test_a_full_disk_is_one_line_with_the_remedy_and_keeps_the_last_checkpoint(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, as far as this process may write, once two checkpoints are there."""
+    original, limit = checkpoint.rotate, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def rotate(folder: Path, name: str) -> None:
+        original(folder, name)
+        if name == "step-00000004":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+
+    monkeypatch.setattr(checkpoint, "rotate", rotate)
+    run = tmp_path / "run"
+    try:
+        assert main([*options, "--output", str(run)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "make room" in error
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000002", "step-00000004"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train_step", with_fault(loop.train_step, 6, "nan"))
+    run = tmp_path / "run"
+    assert main([*options, "--output", str(run)]) == 1
+    error = capsys.readouterr().err
+    assert "nan in step 7" in error
+    assert "learning rate" in error
+    assert str(run / "checkpoints" / "step-00000006") in error
+    assert error.count("\n") == 1
+
+
+def test_a_loss_that_is_not_finite_after_a_resume_names_the_checkpoint_it_came_from(
+    options: list[str], run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train_step", with_fault(loop.train_step, 0, "nan"))
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    (run / "checkpoints" / "newest").unlink()
+    assert main([*options, "--output", str(run), "--resume", "auto"]) == 1
+    error = capsys.readouterr().err
+    assert "nan in step 11" in error
+    assert str(run / "checkpoints" / "step-00000010") in error
+
+
+def test_a_folder_that_holds_a_run_is_refused(
+    options: list[str], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*options, "--output", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "--resume auto" in error
+    assert "--overwrite" in error
+
+
+def test_resuming_with_another_configuration_is_refused_by_key(
+    options: list[str], run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "config.yaml").read_bytes()
+    assert main([*options, "--output", str(run), "--resume", "auto", "--optim.lr", "3"]) == 2
+    assert "optim.lr=3.0 (was 0.5)" in capsys.readouterr().err
+    assert (run / "config.yaml").read_bytes() == before
+
+
+def test_overwrite_deletes_the_run_and_nothing_else(options: list[str], run: Path) -> None:
+    (run / "notes.txt").write_text("mine")
+    assert main([*options, "--output", str(run), "--overwrite", "--seed", "1"]) == 0
+    assert (run / "notes.txt").read_text() == "mine"
+    assert (read_recipe(run / "config.yaml").seed, read_recipe(run / "config.yaml").overwrite) == (1, False)
+
+
+def _content(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "mistake", [["--data", "nowhere"], ["--batch-size", "100"], ["--seed", "1", "--val", "nowhere"]]
+)
+def test_overwrite_deletes_nothing_before_the_new_run_is_sure_to_start(
+    options: list[str], run: Path, mistake: list[str]
+) -> None:
+    before = _content(run)
+    assert main([*options, "--output", str(run), "--overwrite", *mistake]) in (1, 2)
+    assert _content(run) == before
+
+
+def test_a_checkpoint_resumes_into_another_folder_but_not_into_another_run(
+    options: list[str], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = tmp_path / "second"
+    resume = ["--resume", str(finished / "checkpoints" / "step-00000010")]
+    assert main([*options, "--output", str(second), *resume]) == 0
+    assert same_end(finished, second)
+    before = _content(second)
+    assert main([*options, "--output", str(second), *resume]) == 2
+    assert "holds a run" in capsys.readouterr().err
+    assert _content(second) == before
+    assert main([*options, "--output", str(tmp_path / "third"), *resume, "--seed", "5"]) == 2
+    assert "seed=5 (was 0)" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
+
+
+def test_going_back_to_an_older_checkpoint_drops_the_newer_one(options: list[str], finished: Path, run: Path) -> None:
+    assert main([*options, "--output", str(run), "--resume", str(run / "checkpoints" / "step-00000010")]) == 0
+    assert same_end(finished, run)
+    assert [step for step, _ in losses(run)] == list(range(1, STEPS + 1))
+
+
+def test_resume_auto_finds_checkpoints_without_the_pointer(options: list[str], run: Path) -> None:
+    (run / "checkpoints" / "newest").unlink()
+    assert main([*options, "--output", str(run), "--resume", "auto"]) == 0
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000010", "step-00000012"]
+
+
+def test_a_folder_takes_one_run_at_a_time(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with locked(run):
+        assert main([*options, "--output", str(run)]) == 2
+    assert "another process" in capsys.readouterr().err
+    assert list(run.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "code", "message"),
+    [
+        (["--batch-size", "100"], 2, "larger than the data"),
+        (["--data", "nowhere"], 1, "nowhere"),
+        (["--resume", "nowhere"], 1, "nowhere"),
+    ],
+)
+def test_bad_input_gets_one_line(
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    extra: list[str],
+    code: int,
+    message: str,
+) -> None:
+    assert main([*options, "--output", str(tmp_path / "run"), *extra]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_validation_set_of_other_classes_is_refused(
+    options: list[str], tmp_path: Path, image_tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val" / "zebra").mkdir(parents=True)
+    source = next(image_tree.glob("*/*.jpg"))
+    (tmp_path / "val" / "zebra" / "1.jpg").write_bytes(source.read_bytes())
+    assert main([*options, "--output", str(tmp_path / "run"), "--val", str(tmp_path / "val")]) == 2
+    assert "zebra" in capsys.readouterr().err
+
+
+def test_without_equimod_no_x_is_read_and_nothing_of_it_is_saved(options: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main([*options, "--no-equimod", "--output", str(run)]) == 0
+    assert not [name for name in load_file(newest(run / "checkpoints") / "model.safetensors") if "equimod" in name]  # type: ignore[operator]
+    assert "equivariance" not in events(run)[0]
