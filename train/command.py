@@ -39,6 +39,9 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
         return _fail(error, 2)
     except (EquimodError, BrokenProcessPool) as error:
         return _fail(error, 1)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes the rest at its end
+        return 1
     except OSError as error:
         # Without a number it is our own, such as a folder that is there already, and says what to do.
         return _fail(f"{error}; {remedy(error)} and {again}" if error.errno else error, 1)

@@ -22,3 +22,9 @@ def test_help_is_answered_without_importing_torch() -> None:
     assert "--equimod" in answer.stdout
     assert "equimod.train.config" in answer.stderr
     assert not re.search(r"\|\s+torch$", answer.stderr, re.MULTILINE)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(image_tree: Path) -> None:
+    inspect = f"'{sys.executable}' '{ROOT}/tools/inspect_records.py' '{image_tree}' --verify"
+    done = subprocess.run(["sh", "-c", f"{inspect} | true"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
