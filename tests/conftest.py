@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_conversion import SHARD_SIZE
 
 # Before torch is imported. Where several processes share few cores, OpenMP's threads wait for each other at full speed:
 # that takes ten times the time of the work itself.
@@ -82,6 +84,24 @@ def options(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     shapes = Path(__file__).parents[1] / "train" / "recipes" / "simclr_equimod_shapes.yaml"
     recipe.write_text(RECIPE.format(recipe=os.path.relpath(shapes, recipe.parent)), encoding="utf-8")
     return ["--config", str(recipe), "--data", str(image_tree)]
+
+
+@pytest.fixture
+def source(image_tree: Path, tmp_path: Path) -> Path:
+    """A copy of `image_tree` to damage; the copy of every test has the same name."""
+    return Path(shutil.copytree(image_tree, tmp_path / "source"))
+
+
+@pytest.fixture(scope="module")
+def expected(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted conversion of an undamaged `source`."""
+    from equimod.pipelines.conversion.convert import convert
+    from equimod.pipelines.conversion.settings import ConversionSettings
+
+    folder = tmp_path_factory.mktemp("expected")
+    shutil.copytree(image_tree, folder / "source")
+    convert(folder / "source", folder / "records", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
+    return folder / "records"
 
 
 @pytest.fixture(autouse=True, scope="module")

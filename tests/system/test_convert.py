@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small_conversion import SHARD_SIZE, contents
 
 from equimod.pipelines.conversion import open_source
 from equimod.pipelines.conversion.convert import convert
@@ -24,9 +25,6 @@ from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.folder import scan_tree
 
 TOOL = Path(__file__).parents[2] / "tools" / "convert_imagenet.py"
-
-
-SHARD_SIZE = 5  # the 24 images of image_tree in 5 shards
 
 
 def command(source: Path, output: Path, *options: str) -> list[str]:
@@ -40,25 +38,6 @@ def run(source: Path, output: Path, *options: str, limit: Callable[[], None] | N
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def source(image_tree: Path, tmp_path: Path) -> Path:
-    """A copy to damage; the copy of every test has the same name."""
-    return Path(shutil.copytree(image_tree, tmp_path / "source"))
-
-
-@pytest.fixture(scope="module")
-def expected(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The uninterrupted conversion of an undamaged `source`."""
-    folder = tmp_path_factory.mktemp("expected")
-    shutil.copytree(image_tree, folder / "source")
-    convert(folder / "source", folder / "records", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
-    return folder / "records"
 
 
 def test_number_of_workers_changes_no_byte(source: Path, expected: Path, tmp_path: Path) -> None:

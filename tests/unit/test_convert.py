@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from commands import call
 from PIL import Image
+from small_conversion import SHARD_SIZE, contents
 
 from equimod.pipelines.conversion.convert import DamagedImagesError, convert
 from equimod.pipelines.conversion.settings import ConversionSettings
@@ -22,32 +23,11 @@ from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.tar import load_manifest
 from equimod.tools import convert_imagenet
 
-SHARD_SIZE = 5  # the 24 images of image_tree in 5 shards
-
 
 def run(source: Path, output: Path, *options: str) -> tuple[int, str]:
     """Exit code and what was printed."""
     answer = call(convert_imagenet.main, source, output, "--shard-size", SHARD_SIZE, *options)
     return answer.code, answer.out + answer.err
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def source(image_tree: Path, tmp_path: Path) -> Path:
-    """A copy to damage; the copy of every test has the same name."""
-    return Path(shutil.copytree(image_tree, tmp_path / "source"))
-
-
-@pytest.fixture(scope="module")
-def expected(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The uninterrupted conversion of an undamaged `source`."""
-    folder = tmp_path_factory.mktemp("expected")
-    shutil.copytree(image_tree, folder / "source")
-    convert(folder / "source", folder / "records", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
-    return folder / "records"
 
 
 def test_tar_holds_the_bytes_of_the_source_in_webdataset_groups(image_tree: Path, expected: Path) -> None:
