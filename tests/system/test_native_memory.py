@@ -70,7 +70,7 @@ RESAMPLE = """
 import ctypes, sys
 import numpy as np
 from equimod.pipelines.kernel import Kernel
-from equimod.pipelines.resample import CropResizer, crop_specs
+from equimod.pipelines.resize import CropResizer, crop_specs
 library = ctypes.CDLL(sys.argv[1])
 rng = np.random.default_rng(3)
 sets = Kernel(library).instruction_sets
@@ -95,8 +95,8 @@ for number in range(int(sys.argv[2])):
     results = []
     for one in kernels:
         out, target = exact(size, size, 3 * size, int(rng.integers(0, 64)))
-        cuts = crop_specs(np.array([box]), size, ["bicubic", "bilinear"][number % 2])[None]
-        CropResizer(cuts, [target[None]], one)(0, image)
+        specs = crop_specs(np.array([box]), size, ["bicubic", "bilinear"][number % 2])[None]
+        CropResizer(specs, [target[None]], one)(0, image)
         results.append(target.copy())
         libc.free(out)
     assert all((result == results[0]).all() for result in results), (image.shape, box, size)
