@@ -21,7 +21,8 @@ T = TypeVar("T")
 class Progress:
     """To be used in a `with` block. `done` of `total` are done when it begins; the rate counts from there.
 
-    Lines go to stderr, or to stdout with `log`: those of a command whose output is a log.
+    `log` is for a command whose output is a log: its lines go to stdout, not to stderr, and show numbers of its own
+    in place of the rate.
     """
 
     def __init__(self, what: str, unit: str, *, total: int | None = None, done: int = 0, log: bool = False) -> None:
@@ -31,9 +32,10 @@ class Progress:
     def __enter__(self) -> Progress:
         self._began = self._line = time.monotonic()
         if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(self._unit))
-            more = (TextColumn("{task.fields[numbers]}"), TimeRemainingColumn())
-            self._bar = Bar(*columns, *more, console=Console(stderr=True)).__enter__()
+            shown = (TextColumn("{task.fields[numbers]}"),) if self._log else (_Rate(self._unit),)
+            before = () if self._log else (TextColumn("{task.description}"),)
+            columns = (*before, BarColumn(), MofNCompleteColumn(), *shown, TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(stderr=True)).__enter__()
             self._task = self._bar.add_task(self._what, total=self._total, completed=self._first, numbers="")
         return self
 
