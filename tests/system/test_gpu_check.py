@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import time
 from collections.abc import Iterator
@@ -75,6 +76,20 @@ def test_the_machine_without_compiled_parts_and_installation_is_told(job: Job, m
         "resizing is compiled for this Python",
         "decoding of regions is compiled",
     }
+
+
+def test_a_library_that_is_gone_is_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = builtins.__import__
+
+    def gone(name: str, *arguments: Any) -> Any:
+        if name == "equimod.pipelines.decode":
+            raise OSError("libjpeg.so.62: cannot open shared object file")
+        return whole(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", gone)
+    (finding,) = machine._compiled_parts()
+    assert finding.met is False
+    assert "libjpeg.so.62" in finding.note
 
 
 def _depends_on_the_batch(images: Tensor, *rest: Any) -> Tensor:
