@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -28,3 +29,9 @@ def hangs(job: Job) -> Iterator[Finding]:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     yield demand("child", True, child.pid)
     time.sleep(600)
+
+
+def lingers(job: Job) -> Iterator[Finding]:
+    """Has said all, and does not end: a thread of its own goes on."""
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    yield demand("before", True)

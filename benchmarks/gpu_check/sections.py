@@ -20,6 +20,7 @@ from equimod.benchmarks.gpu_check.report import Finding, Job
 from equimod.pipelines.workers import end_with_parent
 
 OUTPUT = "output.txt"  # what a section prints
+EXIT_SECONDS = 10.0  # that a process has to end in
 DETAILS = 4000  # characters of it, or of a traceback, that are kept
 
 
@@ -79,33 +80,34 @@ def run_section(section: Section, device: str, data: Path | None, seconds: float
         process.start()
         sender.close()
         try:
-            _collect(answers, outcome, began + seconds)
-            process.join(max(0.0, began + seconds - time.monotonic()))
-            if process.exitcode is None:
+            if not _collect(answers, outcome, began + seconds):
                 outcome.fault = f"not done after {seconds:.0f} s"
-            elif process.exitcode and not outcome.fault:
-                outcome.fault = f"its process ended with {_exit(process.exitcode)}"
+            else:
+                process.join(EXIT_SECONDS)  # all is said; one that hangs at its exit has lost nothing
+                if process.exitcode and not outcome.fault:
+                    outcome.fault = f"its process ended with {_exit(process.exitcode)}"
         finally:
             if process.pid is not None and process.exitcode is None:
                 _kill_group(process.pid)
-            process.join()
+            process.join(EXIT_SECONDS)  # a driver may hold on to it for good
         if outcome.fault and not outcome.details:
             outcome.details = (job.scratch / OUTPUT).read_text(errors="replace")[-DETAILS:]
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
-def _collect(answers: Connection, outcome: Outcome, until: float) -> None:
-    """Take what the section says until it closes its end or time is over."""
+def _collect(answers: Connection, outcome: Outcome, until: float) -> bool:
+    """Take what the section says. Returns whether it closed its end before time was over."""
     while answers.poll(max(0.0, until - time.monotonic())):
         try:
             answer = answers.recv()
         except EOFError:
-            return
+            return True
         if isinstance(answer, Finding):
             outcome.findings.append(answer)
         else:
             outcome.fault, outcome.details = answer
+    return False
 
 
 def _answer(function: str, job: Job, answers: Connection) -> None:

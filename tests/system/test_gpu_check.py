@@ -22,6 +22,7 @@ from equimod.benchmarks.gpu_check import (
     operators,
     races,
     real_run,
+    sections,
     steps,
     training,
     waits,
@@ -290,6 +291,13 @@ def test_a_section_out_of_time_is_ended_with_its_processes() -> None:
     assert finding.value is not None
     status = Path(f"/proc/{finding.value.median:.0f}/stat")
     assert not status.exists() or ") Z " in status.read_text()  # gone, or nobody has asked for its exit code yet
+
+
+def test_a_section_that_has_said_all_and_does_not_end_is_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sections, "EXIT_SECONDS", 0.5)
+    outcome = run_section(_section("lingers"), "cpu", None, 60.0)
+    assert (outcome.fault, len(outcome.findings)) == ("", 1)
+    assert outcome.seconds < 50
 
 
 @pytest.mark.parametrize(
