@@ -32,7 +32,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """A line of the answer."""
 
     name: str
@@ -45,13 +45,13 @@ class Finding:
         return f"{self.name:<12}{state:<9}{self.found if self.found is not None else self.remedy}"
 
 
-def _check(name: str, remedy: str, look: Callable[[], str], *, needed: bool = False) -> Finding:
+def _check(name: str, remedy: str, look: Callable[[], str], *, needed: bool = False) -> Diagnosis:
     """What `look` says; whatever it raises means that the thing does not work."""
     try:
-        return Finding(name, look())
+        return Diagnosis(name, look())
     except Exception as error:  # a broken extension may raise anything
         reason = str(error).partition("\n")[0] or type(error).__name__
-        return Finding(name, None, f"{reason}; {remedy}", needed)
+        return Diagnosis(name, None, f"{reason}; {remedy}", needed)
 
 
 def _version(module: str) -> str:
@@ -155,7 +155,7 @@ def loading_ms() -> float:
         torch.set_num_threads(threads)
 
 
-def findings(model_rate: float) -> list[Finding]:
+def findings(model_rate: float) -> list[Diagnosis]:
     """Everything that is looked at, in order."""
 
     def cores() -> str:
@@ -168,7 +168,7 @@ def findings(model_rate: float) -> list[Finding]:
     reinstall = "pip install --force-reinstall simplejpeg"
     apex = "build NVIDIA's from source; the apex on PyPI is another package"
     return [
-        Finding("python", platform.python_version()),
+        Diagnosis("python", platform.python_version()),
         _check("torch", "pip install torch torchvision", _torch, needed=True),
         _check("decoder", reinstall, lambda: f"simplejpeg {_version('simplejpeg')}", needed=True),
         _check("regions", "apt-get install libjpeg-dev g++, then pip install equimod once more", _regions),

@@ -54,7 +54,7 @@ class PackError(EquimodError):
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """Real images that go along: an archive of class folders, and how many of them."""
 
     name: str
@@ -64,9 +64,9 @@ class Images:
 
 
 IMAGES = (
-    Images("imagenet", "imagenet_sample.zip", "", 64),
-    Images("cifar10-train", "cifar10.zip", "train/", 50_000),
-    Images("cifar10-test", "cifar10.zip", "test/", 2_000),
+    ImageSet("imagenet", "imagenet_sample.zip", "", 64),
+    ImageSet("cifar10-train", "cifar10.zip", "train/", 50_000),
+    ImageSet("cifar10-test", "cifar10.zip", "test/", 2_000),
 )
 
 
@@ -82,7 +82,7 @@ class Arguments:
     """Folder with the archives of real images, by default $EQUIMOD_DATA; none: the check draws its images."""
 
 
-def pack(arguments: Arguments, images: tuple[Images, ...] = IMAGES) -> None:
+def pack(arguments: Arguments, images: tuple[ImageSet, ...] = IMAGES) -> None:
     """Make the folder, which appears when it is complete. Raises PackError, RecordsError, OSError."""
     if not (CHECKOUT / "setup.py").is_file():
         raise PackError("the source is not here; clone the repository and run tools/pack_gpu_check.py of the clone")
@@ -160,7 +160,7 @@ def _copy_jpeg(folder: Path, machine: str) -> None:
     shutil.copy(library, folder / "lib" / ".".join(library.name.split(".")[:3]))
 
 
-def _pack_images(data: Path, images: tuple[Images, ...], path: Path) -> None:
+def _pack_images(data: Path, images: tuple[ImageSet, ...], path: Path) -> None:
     """Records of the images, compressed: their pages of 8 MiB are filled up with zeros."""
     with tempfile.TemporaryDirectory(prefix="equimod-pack-") as scratch, tarfile.open(path, "w:gz") as packed:
         for wanted in images:
@@ -170,7 +170,7 @@ def _pack_images(data: Path, images: tuple[Images, ...], path: Path) -> None:
             packed.add(records, f"data/{records.name}")
 
 
-def _convert(archive: Path, wanted: Images, path: Path) -> None:
+def _convert(archive: Path, wanted: ImageSet, path: Path) -> None:
     """Write so many images of `archive`, as many of each class, as records."""
     try:
         with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix="equimod-pack-") as tree:
@@ -182,7 +182,7 @@ def _convert(archive: Path, wanted: Images, path: Path) -> None:
         raise PackError(f"{archive} is no zip archive ({error}); give another --data") from error
 
 
-def _chosen(names: list[str], wanted: Images) -> list[str]:
+def _chosen(names: list[str], wanted: ImageSet) -> list[str]:
     """The first images of every class below the folder, in turn, until there are enough."""
     classes: defaultdict[str, list[str]] = defaultdict(list)
     for name in sorted(names):

@@ -44,21 +44,21 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     title: str
     rows: tuple[Row, ...]
     evaluators: tuple[str, ...] = ()  # options of train/evaluate.py, beside those of every table
     of_equimod: tuple[str, ...] = ()  # the same, for rows with EquiMod
 
 
-def _varied(title: str, option: str, values: Mapping[str, float], default: str) -> Table:
+def _varied(title: str, option: str, values: Mapping[str, float], default: str) -> PaperTable:
     """SimCLR + EquiMod with one option varied: value, as on a command line, to the paper's score."""
     rows = []
     for value, paper in values.items():
         words = value.split()
         label = f"{value or 'none'}{' (default)' if value == default else ''}"
         rows.append(Row("-".join(words) or "none", label, paper, (option, *words)))
-    return Table(title, tuple(rows))
+    return PaperTable(title, tuple(rows))
 
 
 _WEIGHTS = {"0": 90.96, "0.1": 92.07, "0.2": 92.31, "0.5": 92.37, "1": 92.79, "2": 92.33, "5": 92.81, "10": 92.66}
@@ -75,8 +75,8 @@ _METHODS = (
 )
 
 TABLES = {
-    "table1": Table("Methods with and without EquiMod (paper, Table 1)", _METHODS),
-    "figures": Table(
+    "table1": PaperTable("Methods with and without EquiMod (paper, Table 1)", _METHODS),
+    "figures": PaperTable(
         "Equivariance of each operator (paper, Fig. 3 and 4), and what else tells how much the parameters are known",
         _METHODS,
         evaluators=("--readout", "--figures"),
@@ -113,7 +113,7 @@ TABLES = {
         "Temperature of the equivariance loss (paper, Table 3b)", "--equivariance.temperature", _TEMPERATURES, "0.2"
     ),
     "table3c": _varied("Batch size (paper, Table 3c)", "--batch-size", _BATCHES, "512"),
-    "controls": Table(
+    "controls": PaperTable(
         "Controls: what x in the batch does without its loss, and both forms of the loss",
         (
             Row("two-views", "SimCLR, two views", 90.96, equimod=False),

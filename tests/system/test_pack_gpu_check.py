@@ -17,7 +17,7 @@ from needs import needs_jpeg
 
 from equimod.pipelines.records import open_records
 from equimod.tools import pack_gpu_check
-from equimod.tools.pack_gpu_check import WHEELS, Arguments, Images, PackError, main, pack
+from equimod.tools.pack_gpu_check import WHEELS, Arguments, ImageSet, PackError, main, pack
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -48,7 +48,7 @@ def test_a_pack_installs_without_an_index_and_runs_the_check(
     _zip(image_tree, data / "imagenet_sample.zip")
     folder = tmp_path / "carried pack"
     arguments = Arguments(folder, HERE, platform.machine(), data)  # type: ignore[arg-type]
-    pack(arguments, (Images("imagenet", "imagenet_sample.zip", "", 9),))
+    pack(arguments, (ImageSet("imagenet", "imagenet_sample.zip", "", 9),))
 
     without = subprocess.run([bare_python, "-c", "import tyro"], capture_output=True, check=False)
     assert without.returncode
@@ -77,8 +77,8 @@ def _zip(tree: Path, archive: Path) -> None:
 
 def test_images_are_taken_of_every_class_in_turn() -> None:
     names = ["b/", "b/2.jpg", "b/1.jpg", "a/1.jpg", "c/1.jpg", "other/1.jpg"]
-    assert pack_gpu_check._chosen(names, Images("", "", "", 4)) == ["a/1.jpg", "b/1.jpg", "c/1.jpg", "other/1.jpg"]
-    assert pack_gpu_check._chosen(names, Images("", "", "b/", 4)) == ["b/1.jpg", "b/2.jpg"]
+    assert pack_gpu_check._chosen(names, ImageSet("", "", "", 4)) == ["a/1.jpg", "b/1.jpg", "c/1.jpg", "other/1.jpg"]
+    assert pack_gpu_check._chosen(names, ImageSet("", "", "b/", 4)) == ["b/1.jpg", "b/2.jpg"]
 
 
 def test_a_pack_for_another_processor_or_python_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
