@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import DeviceType
@@ -15,20 +14,15 @@ from torch.utils._pytree import tree_leaves
 
 from equimod.benchmarks.gpu_check.clock import copy_bytes_per_second, host_milliseconds, milliseconds, synchronize
 from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
-from equimod.benchmarks.gpu_check.workload import crops
+from equimod.benchmarks.gpu_check.workload import crops, drawn
 from equimod.pipelines import ops
 from equimod.pipelines.build import Operators
-from equimod.pipelines.params import AugmentationParams, draw
+from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, ViewPolicy
 
 CLOSE = 1e-4  # of images in [0,1], before normalisation: a hundredth of a level of 255 is 4e-5
 FAR = 1e-4  # share of values that may differ by more: solarize inverts what lies within rounding of its threshold
-BYTES_THAT_MUST_MOVE = {torch.float32: 3 + 12, torch.bfloat16: 3 + 6}  # a pixel: read uint8, write the dtype
-
-
-def _drawn(policy: AugmentationPolicy, n: int) -> list[AugmentationParams]:
-    size = np.full((n, 2), policy.size)
-    return [draw(v, size, np.arange(n), seed=0, epoch=0, view=k) for k, v in enumerate(policy.views)]
+BYTES_THAT_MUST_MOVE = 3 + 12  # a pixel: read uint8, write float32; 9 where bf16 is written
 
 
 def agreement(job: Job) -> Iterator[Finding]:
@@ -52,10 +46,10 @@ def _agreement(
 ) -> Iterator[Finding]:
     policy, most = POLICIES[name], max(sizes)
     far, alike = 0.0, True
-    for view, params in zip(policy.views, _drawn(policy, 10 * most), strict=True):
+    for view, params in zip(policy.views, drawn(policy, 10 * most), strict=True):
         rows = torch.arange(most)
         if first_place:
-            rows = (params.jitter & (params.order[:, 0] == 3)).nonzero()[:most, 0]
+            rows = _with_hue_first(params)[:most]
         chosen, images = params[rows], crops(most, policy.size)
         wanted = ops.apply(images, chosen, view)
         whole: Tensor | None = None
@@ -69,6 +63,11 @@ def _agreement(
     batches = ", ".join(map(str, sizes))
     yield demand(f"{name}: as on the CPU, N = {batches}", far <= FAR, 1e6 * far, "of a million values are off")
     yield demand(f"{name}: a sample is the same bits in any batch", alike)
+
+
+def _with_hue_first(params: AugmentationParams) -> Tensor:
+    """The samples whose jitter begins with hue: one place of it, so that little is compiled."""
+    return (params.jitter & (params.order[:, 0] == 3)).nonzero()[:, 0]
 
 
 def _far(found: Tensor, wanted: Tensor, view: ViewPolicy) -> float:
@@ -101,10 +100,10 @@ class Traffic(TorchDispatchMode):
 def speed(job: Job) -> Iterator[Finding]:
     """x and two views of a batch: time on the device, launches, time of the host, bytes a pixel."""
     n, policy = job.sized(128, 4), POLICIES[job.sized("simclr_imagenet", "simclr_cifar10")]
-    images, params = crops(n, policy.size).to(job.device), _drawn(policy, n)
+    images, params = crops(n, policy.size).to(job.device), drawn(policy, n)
     work = _views(images, params, policy, ops.apply)
     pixels = 3 * n * policy.size**2
-    floor = pixels * BYTES_THAT_MUST_MOVE[torch.float32] / copy_bytes_per_second(job.device, job.sized(2**31, 2**24))
+    floor = pixels * BYTES_THAT_MUST_MOVE / copy_bytes_per_second(job.device, job.sized(2**31, 2**24))
     yield measured(f"x and two views of {n}, on the device", milliseconds(job.device, work, rounds=5, calls=5), "ms")
     yield measured("the same by what must move at the rate of a copy", [1e3 * floor], "ms", "15 bytes a pixel, float32")
     yield measured("the host is busy with it", host_milliseconds(job.device, work, rounds=5), "ms")
@@ -121,9 +120,9 @@ def compiled_speed(job: Job) -> Iterator[Finding]:
     from equimod.pipelines.compiled import apply
 
     n, policy = job.sized(128, 2), POLICIES[job.sized("simclr_imagenet", "simclr_cifar10")]
-    images, params = crops(n, policy.size).to(job.device), _drawn(policy, n)
+    images, params = crops(n, policy.size).to(job.device), drawn(policy, n)
     if not job.full:  # the one place of hue that `compiled_agreement` has compiled
-        params = [p[(p.jitter & (p.order[:, 0] == 3)).nonzero()[:n, 0]] for p in _drawn(policy, 20 * n)]
+        params = [p[_with_hue_first(p)[:n]] for p in drawn(policy, 20 * n)]
     work = _views(images, params, policy, apply)
     yield measured(f"x and two views of {n}, compiled", milliseconds(job.device, work, rounds=5, calls=5), "ms")
     yield measured("launches", [_launches(job.device, work)], "", "kernels" if job.full else "operators")

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -23,12 +22,11 @@ from torch.overrides import TorchFunctionMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from equimod.benchmarks.gpu_check.report import Finding, Job, demand
-from equimod.benchmarks.gpu_check.workload import DrawnRecords, Photos, alone, config_of, crops, random_batch
+from equimod.benchmarks.gpu_check.workload import DrawnRecords, Photos, alone, config_of, crops, drawn, random_batch
 from equimod.benchmarks.rehearse import batch_without_values, step
 from equimod.models.settings import METHOD_NAMES
 from equimod.pipelines import ops
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
 from equimod.train.distributed import DistInfo, sync_batchnorm
 from equimod.train.run import build_train_state
@@ -138,8 +136,7 @@ def _center(name: str, device: torch.device) -> Callable[[], object]:
 def _views(name: str, device: torch.device) -> Callable[[], object]:
     policy, n = POLICIES[name], 16
     images = crops(n, policy.size).to(device)
-    sizes = np.full((n, 2), policy.size)
-    params = [draw(v, sizes, np.arange(n), seed=0, epoch=0, view=k) for k, v in enumerate(policy.views)]
+    params = drawn(policy, n)
     return lambda: [ops.apply(images, p, view) for p, view in zip(params, policy.views, strict=True)]
 
 

@@ -18,6 +18,8 @@ from equimod.benchmarks.gpu_check.report import Job
 from equimod.benchmarks.rehearse import Photos, batch_without_values, paper_config
 from equimod.models.settings import EncoderSettings, MethodName
 from equimod.pipelines.batch import Batch
+from equimod.pipelines.params import AugmentationParams, draw
+from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, StoredImage
 from equimod.train.config import Config
@@ -85,6 +87,12 @@ def random_batch(config: Config, device: torch.device) -> Batch:
     return replace(empty, x=x, views=views, label=torch.zeros_like(empty.label))
 
 
+def drawn(policy: AugmentationPolicy, n: int) -> list[AugmentationParams]:
+    """The parameters of `n` samples, one a view."""
+    size = np.full((n, 2), policy.size)
+    return [draw(v, size, np.arange(n), seed=0, epoch=0, view=k) for k, v in enumerate(policy.views)]
+
+
 def crops(n: int, size: int) -> Tensor:
     """Uint8 crops (n,3,size,size) on the host, in memory as loaders write them."""
     return smooth_crops(n, size, torch.Generator().manual_seed(0)).contiguous(memory_format=torch.channels_last)
@@ -95,7 +103,7 @@ class DrawnRecords:
 
     def __init__(self, images: int, size: tuple[int, int], raw: bool) -> None:
         rng = np.random.default_rng(0)
-        drawn = [_drawn(rng, size) for _ in range(images)]
+        drawn = [_drawn_image(rng, size) for _ in range(images)]
         self._stored: list[StoredImage] = [image if raw else _jpeg(image) for image in drawn]
         self.raw, self.form, self.manifest, self.classes = raw, "drawn", None, ["even", "odd"]
         self.index: NDArray[np.int64] = np.arange(images)
@@ -122,7 +130,7 @@ class DrawnRecords:
         return "drawn"
 
 
-def _drawn(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _drawn_image(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
     coarse = Image.fromarray(rng.integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8))
     smooth: NDArray[np.int16] = np.asarray(coarse.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
     noisy: NDArray[np.int16] = smooth + rng.integers(-8, 9, smooth.shape, dtype=np.int16)
