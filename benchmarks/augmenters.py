@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from equimod.benchmarks.measure import Workload
 from equimod.pipelines import ops
-from equimod.pipelines.build import Operators
 from equimod.pipelines.params import AugmentationParams, draw
 from equimod.pipelines.policy import POLICIES, Normalize, ViewPolicy
 
+Apply = Callable[[Tensor, AugmentationParams, ViewPolicy], Tensor]
+"""`ops.apply`, or one that does the same."""
 Views = Sequence[Tensor]
 Augment = Callable[[Views, int], Views]
 """From uint8 crops (N,3,S,S) a view, and the number of the batch, to normalised float32 views."""
@@ -71,15 +72,8 @@ def equimod(settings: AugmentSettings) -> Augment:
     return _ours(settings, ops.apply)
 
 
-def compiled(settings: AugmentSettings) -> Augment:
-    """The same by torch.compile."""
-    from equimod.pipelines.compiled import apply
-
-    return _ours(settings, apply)
-
-
 def one_by_one(settings: AugmentSettings) -> Augment:
-    """The same by the public operators, each over all samples of the batch that drew it: what torch.compile fuses."""
+    """The same by the public operators, each over all samples of the batch that drew it."""
     return _ours(settings, chained)
 
 
@@ -104,7 +98,7 @@ def chained(images: Tensor, params: AugmentationParams, policy: ViewPolicy) -> T
     return ops.normalize(images, policy.normalize)
 
 
-def _ours(settings: AugmentSettings, apply: Operators) -> Augment:
+def _ours(settings: AugmentSettings, apply: Apply) -> Augment:
     policies = POLICIES[settings.policy].views
 
     def augment(views: Views, batch: int) -> Views:
@@ -202,7 +196,6 @@ def kornia(settings: AugmentSettings) -> Augment:
 
 AUGMENTS: dict[str, Callable[[AugmentSettings], Augment]] = {
     "equimod": equimod,
-    "compiled": compiled,
     "one_by_one": one_by_one,
     "kornia": kornia,
     "torchvision": torchvision,

@@ -18,15 +18,15 @@ from equimod.train.evaluation.table import Table, spread
 class Augment(Benchmark):
     """Compare operators alone on uint8 crops that are already there: flip, colour, blur, solarize, normalize.
 
-    An image counts when all its views are made. This project's operators (compiled: by torch.compile; one_by_one: each
-    over the whole batch) and kornia's work on batches; torchvision's image by image, on tensors and on Pillow images.
+    An image counts when all its views are made. This project's operators (one_by_one: each over
+    the whole batch) and kornia's work on batches; torchvision's image by image, on tensors and on Pillow images.
     """
 
     name: ClassVar[str] = "augment"
-    KNOWN: ClassVar[tuple[str, ...]] = ("equimod", "compiled", "one_by_one", "kornia", "torchvision", "pillow")
+    KNOWN: ClassVar[tuple[str, ...]] = ("equimod", "one_by_one", "kornia", "torchvision", "pillow")
 
     operators: str = "equimod,torchvision,pillow"
-    """Operators to compare, with commas between them: equimod, compiled, one_by_one, kornia, torchvision, pillow."""
+    """Operators to compare, with commas between them: equimod, one_by_one, kornia, torchvision, pillow."""
     policy: str = "simclr_imagenet"
     """Name of the augmentation policy that gives sizes, probabilities and strengths."""
     batch_size: int = 64
@@ -59,15 +59,14 @@ class Augment(Benchmark):
     @classmethod
     def rows(cls, result: dict[str, Any]) -> list[Table]:
         """See Benchmark."""
-        ours = [name for name in ("equimod", "compiled") if name in result["contenders"]]
         rows = []
         for name, title in AUGMENTER_TITLES.items():
             if name in result["contenders"]:
                 measured = result["contenders"][name]
-                times = [result["ratios"].get(f"{one}/{name}", {"median": 1.0})["median"] for one in ours]
+                times = result["ratios"].get(f"equimod/{name}", {"median": 1.0})["median"]
                 cpu = f"{measured['cpu_ms_per_image']['median']:.1f}"
-                rows.append([title, spread(measured["images_per_second"], 1), cpu, *(f"{t:.2f}" for t in times)])
-        return [Table(["operators", SPEED, CPU, *(f"{one} is faster by" for one in ours)], rows)]
+                rows.append([title, spread(measured["images_per_second"], 1), cpu, f"{times:.2f}"])
+        return [Table(["operators", SPEED, CPU, "equimod is faster by"], rows)]
 
     @classmethod
     def caption(cls, result: dict[str, Any]) -> str:
@@ -80,5 +79,5 @@ class Augment(Benchmark):
         )
 
     def pairs(self, names: Sequence[str]) -> list[Pair]:
-        """This project's operators against every other one's, in both forms."""
-        return [(ours, name) for ours in ("equimod", "compiled") if ours in names for name in names if name != ours]
+        """This project's operators against every other one's."""
+        return [("equimod", name) for name in names if name != "equimod"] if "equimod" in names else []

@@ -1,7 +1,7 @@
 """Which GPU holds each recipe, without a GPU: `python benchmarks/gpu_memory.py`.
 
 The trainer's own step runs on tensors without values (FakeTensorMode) while the memory of all that is alive is summed:
-parameters, momenta, gradients, activations, images, and the batch that is loaded meanwhile. What CUDA, NCCL, cuDNN and
+parameters, momenta, gradients, activations, and all that the pipeline holds beside a step. What CUDA, NCCL, cuDNN and
 the allocator take above that is reckoned, not counted.
 """
 
@@ -25,10 +25,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.benchmarks.result import present
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.command import run_command
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo
 from equimod.train.evaluation.table import Table
+from equimod.train.loop import image_dtype
 from equimod.train.run import build_train_state
 
 CPU = torch.device("cpu")
@@ -74,6 +77,19 @@ class LiveMemory(TorchDispatchMode):
         return out
 
 
+def pipeline_bytes(config: Config, samples: int) -> int:
+    """What the pipeline of a rank with so many samples a batch holds on its GPU while it makes one beside a step.
+
+    Its buffers, the pixels of that batch before the operators, and one of its views between the passes of a blur.
+    Tables and sums are left out: kilobytes.
+    """
+    policy = POLICIES[config.policy]
+    sets, values = len(policy.views) + config.equimod, 3 * policy.size**2
+    itemsize = image_dtype(config.precision).itemsize
+    buffers, blurred = GPUMemory.ahead + 1, any(view.blur for view in policy.views)
+    return samples * values * ((buffers * sets + blurred) * itemsize + sets)
+
+
 def peak_bytes(config: Config, ranks: int) -> int:
     """The most bytes that a step of one of `ranks` ranks has in tensors on its device.
 
@@ -85,11 +101,11 @@ def peak_bytes(config: Config, ranks: int) -> int:
         few = batch_without_values(config, 2, CPU)
         step(replace(state, grad_cache=replace(state.grad_cache, chunks=1)), few)  # so that there are momenta
         batch = batch_without_values(config, config.batch_size, CPU)
-        images = [t for t in (batch.x, *(view.image for view in batch.views)) if t is not None]
-        loaded = [torch.empty_like(t, dtype=torch.uint8) for t in images]
+        rest = pipeline_bytes(config, config.batch_size) - batch.images.nbytes
+        loaded = [batch.images, torch.empty(rest, dtype=torch.uint8)]
         buckets = [torch.empty_like(p) for p in state.model.parameters() if p.requires_grad and ranks > 1]  # of DDP
         memory = LiveMemory()
-        memory.add([*state.model.parameters(), *state.model.buffers(), *images, *loaded, *buckets])
+        memory.add([*state.model.parameters(), *state.model.buffers(), *loaded, *buckets])
         memory.add(tree_leaves([list(buffers.values()) for buffers in state.optimizer.state.values()]))
         with memory:
             step(state, batch)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from equimod.benchmarks.reference import cut, replay
 from equimod.benchmarks.result import present
-from equimod.pipelines.batch import Batch
+from equimod.pipelines.batch import Batch, Decoded
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import (
     POLICIES,
@@ -101,7 +101,7 @@ def distances(
 
 
 def _distance(
-    records: Records, policy: AugmentationPolicy, before: Batch, after: Batch, row: int, position: int
+    records: Records, policy: AugmentationPolicy, before: Decoded, after: Batch, row: int, position: int
 ) -> tuple[Distance, Distance]:
     x, *views = cut(records.read(position), after, row, policy)
     assert before.x is not None

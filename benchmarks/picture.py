@@ -19,14 +19,13 @@ LOADER_TITLES = {
 """What the contenders of the loader benchmark are called in tables and pictures."""
 AUGMENTER_TITLES = {
     "equimod": "equimod, on the batch",
-    "compiled": "equimod by torch.compile, on the batch",
     "one_by_one": "equimod's operators one by one, on the batch",
     "kornia": "kornia, on the batch",
     "torchvision": "torchvision v2, tensor by tensor",
     "pillow": "torchvision v2, Pillow image by Pillow image",
 }
 """What those of the augment benchmark are called."""
-_OURS = ("native", "dali", "ffcv", "equimod", "compiled", "one_by_one", "train")
+_OURS = ("native", "dali", "ffcv", "equimod", "one_by_one", "train")
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -10,14 +10,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from equimod.pipelines.batch import Batch
+from equimod.pipelines.batch import Batch, Decoded
 from equimod.pipelines.codec import encode_png
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
 from equimod.pipelines.records.protocol import StoredImage
 
 
-def cut(content: StoredImage, batch: Batch, row: int, policy: AugmentationPolicy) -> list[Tensor]:
+def cut(content: StoredImage, batch: Batch | Decoded, row: int, policy: AugmentationPolicy) -> list[Tensor]:
     """x and the views of a sample before the operators, uint8 (3,S,S) each, from the boxes in `batch`.
 
     For records that hold originals.

@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from equimod.benchmarks.result import present
 from equimod.models.settings import METHOD_NAMES, MethodName
-from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.batch import Batch
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.params import ParamLayout
 from equimod.pipelines.policy import POLICIES
@@ -38,7 +38,7 @@ from equimod.train.command import refused_settings, run_command
 from equimod.train.config import Config, default_recipe, read_recipe
 from equimod.train.distributed import DistInfo
 from equimod.train.evaluation.table import Table
-from equimod.train.loop import TrainState, train_step
+from equimod.train.loop import TrainState, image_dtype, train_step
 from equimod.train.run import build_train_state
 
 META = torch.device("meta")
@@ -183,13 +183,12 @@ def batch_without_values(config: Config, n: int, device: torch.device) -> Batch:
     policy = POLICIES[config.policy]
     encoded = len(ParamLayout.shared(policy))
 
-    def images() -> torch.Tensor:
-        return torch.empty(n, 3, policy.size, policy.size, device=device)
-
-    params: Any = None  # which a step does not read
-    views = tuple(View(images(), params, torch.empty(n, encoded, device=device)) for _ in policy.views)
+    sets, dtype = len(policy.views) + config.equimod, image_dtype(config.precision)
+    images = torch.empty(sets * n, policy.size, policy.size, 3, dtype=dtype, device=device)
+    params: Any = (None,) * len(policy.views)  # which a step does not read
+    encodings = tuple(torch.empty(n, encoded, device=device) for _ in policy.views)
     label = torch.empty(n, dtype=torch.int64, device=device)
-    return Batch(images() if config.equimod else None, views, label, torch.arange(n))
+    return Batch(images.permute(0, 3, 1, 2), params, encodings, label, torch.arange(n))
 
 
 def rows(result: dict[str, Any]) -> list[Table]:

@@ -16,6 +16,7 @@ import torch
 from equimod.benchmarks.measure import Workload
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
+from equimod.pipelines.sampler import Cursor
 from equimod.train.config import parse
 from equimod.train.data import prepare
 from equimod.train.distributed import process_group
@@ -50,8 +51,8 @@ class _Training:
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """As many batches as a round has, over several epochs where one is shorter."""
-        epochs = (self.pipeline.epoch(epoch * self._batches + more) for more in range(self._batches))
-        return islice((batch for batches in epochs for batch in batches), self._batches)
+        first = epoch * self._batches
+        return islice(self.pipeline.epochs(Cursor(first, 0), first + self._batches), self._batches)
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[int]:
         """Train on `batches`. A GPU is waited for after the first step and after the last, not between."""

@@ -33,9 +33,9 @@ class BYOL(Method):
         return byol_loss(q_i, q_j, t_i, t_j)
 
     @torch.no_grad()
-    def target_forward(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    def target_forward(self, views: Tensor) -> tuple[Tensor, ...]:
         """The target encoder's representations of both views, (N,F) each."""
-        h: Tensor = self.target_encoder(torch.cat(views))
+        h: Tensor = self.target_encoder(views)
         return h.chunk(2)
 
     @torch.no_grad()

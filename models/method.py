@@ -23,10 +23,10 @@ class Method(nn.Module, ABC):
         `h`: their representations (N,F); `targets`: what `target_forward` returned for them.
         """
 
-    def target_forward(self, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Outputs (N,...) of a second network such as BYOL's target on the views (N,3,S,S), without a gradient.
+    def target_forward(self, views: Tensor) -> tuple[Tensor, ...]:
+        """Outputs (N,...) of a second network such as BYOL's target, without a gradient.
 
-        Images may come in several chunks.
+        `views` (2N,3,S,S): the first ones, then the second. They may come in several chunks.
         """
         return ()
 

@@ -64,10 +64,14 @@ class SSL(nn.Module):
         self.essl = essl
         self.probe = probe
 
+    @property
+    def image_sets(self) -> int:
+        """How many images of each sample go through the encoder: its two views, and x with EquiMod."""
+        return 2 if self.equimod is None else 3
+
     def forward(
         self,
-        x: Tensor | None,
-        views: tuple[Tensor, Tensor],
+        images: Tensor,
         encodings: tuple[Tensor, Tensor],
         label: Tensor,
         cached: CachedFeatures | None = None,
@@ -75,33 +79,30 @@ class SSL(nn.Module):
         """Losses of a batch, scalars: "loss" to go backward from, and detached what it is made of, before weighting:
         "invariance", "equivariance" (EquiMod), "rotation" (E-SSL). With a probe also its "probe_top1" in percent.
 
-        `x`: images (N,3,S,S), needed by EquiMod only and left alone without it; `views`: two augmented (N,3,S,S);
-        `encodings`: the views' encoded parameters (N,P), not standardised; `label` (N,), read by the probe alone.
-        Where `cached` holds the results for the first samples of the batch, images are those of the others. ValueError
-        for EquiMod without x.
+        `images` (image_sets · N,3,S,S): x with EquiMod, then the first views, then the second; `encodings`: the views'
+        encoded parameters (N,P), not standardised; `label` (N,), read by the probe alone. Where `cached` holds the
+        results for the first samples of the batch, images are those of the others.
         """
-        h, targets = self.encode(x, views), self.method.target_forward(views)
+        h, targets = self.encode(images), self.target_forward(images)
         if cached is not None:
             h, targets = joined([cached.h, h]), joined([cached.targets, targets])
         losses = self.compare(h, targets, encodings, label)
         if self.essl is not None:
-            rotation = self.rotation(views) * (len(views[0]) / len(label))
+            rotation = self.rotation(images) * (len(images) / self.image_sets / len(label))
             if cached is not None:
                 rotation = rotation + cached.rotation
             losses["loss"] = losses["loss"] + self.essl.settings.weight * rotation
             losses["rotation"] = rotation.detach()
         return losses
 
-    def encode(self, x: Tensor | None, views: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        """Representations (N,F) of x, where EquiMod is there, and of the views: one batch to the encoder, as in the
-        official code. ValueError for EquiMod without x."""
-        if self.equimod is None:
-            images: tuple[Tensor, ...] = views
-        elif x is None:
-            raise ValueError("EquiMod needs the non-augmented images x: build the pipeline with with_x=True")
-        else:
-            images = (x, *views)
-        return self._encode(torch.cat(images)).chunk(len(images))
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Representations (N,F) of each of the sets in `images`, as `forward` takes them: one batch to the encoder, as
+        in the official code."""
+        return self._encode(images).chunk(self.image_sets)
+
+    def target_forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """`Method.target_forward` of the views in `images`, as `forward` takes them."""
+        return self.method.target_forward(images[-2 * len(images) // self.image_sets :])
 
     def compare(
         self, h: tuple[Tensor, ...], targets: tuple[Tensor, ...], encodings: tuple[Tensor, Tensor], label: Tensor
@@ -122,10 +123,10 @@ class SSL(nn.Module):
             loss = loss + (of_probe - of_probe.detach())
         return {"loss": loss, **report}
 
-    def rotation(self, views: tuple[Tensor, Tensor]) -> Tensor:
-        """E-SSL's loss, a mean over the samples, of the first of the views."""
+    def rotation(self, images: Tensor) -> Tensor:
+        """E-SSL's loss, a mean over the samples, of the first views in `images`, as `forward` takes them."""
         assert self.essl is not None
-        loss: Tensor = self.essl(self._encode, views[0])
+        loss: Tensor = self.essl(self._encode, images.chunk(self.image_sets)[-2])
         return loss
 
     def before_step(self, progress: float) -> None:

@@ -3,56 +3,69 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from dataclasses import replace
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from equimod.pipelines import ops
 from equimod.pipelines.backends import BACKENDS, Backend, BackendConfig, Request
-from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.batch import Batch, Decoded, View
 from equimod.pipelines.geometry import stored_box
+from equimod.pipelines.operators import Operators, operators_for
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
-from equimod.pipelines.policy import AugmentationPolicy, ViewPolicy
-from equimod.pipelines.prefetch import prefetch
+from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.prefetch import GPUMemory, Memory, Slot, prefetch
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.sampler import Sampler
+from equimod.pipelines.sampler import Cursor, Sampler
 from equimod.pipelines.timing import StageTimes
 from equimod.pipelines.workers import own_cores
-
-Operators = Callable[[Tensor, AugmentationParams, ViewPolicy], Tensor]
-"""`ops.apply`, or one that does the same."""
 
 
 class Pipeline:
     """Batches of every epoch, the same for the same seed whatever the backend, the workers or the number of ranks."""
 
-    def __init__(self, config: BackendConfig, backend: Backend, sampler: Sampler, operators: Operators) -> None:
+    def __init__(
+        self, config: BackendConfig, backend: Backend, sampler: Sampler, operators: Operators, dtype: torch.dtype
+    ) -> None:
         self.stages = config.stages  # where its time goes, and that of a training on it
         self.workers = config.workers  # threads or processes of the backend
+        self.operators = operators
         self._records, self._policy, self._device = config.records, config.policy, config.device
-        self._backend, self._sampler, self._operators = backend, sampler, operators
+        self._with_x, self._dtype = config.with_x, dtype
+        self._backend, self._sampler = backend, sampler
         self._layouts = tuple(ParamLayout.of(view) for view in self._policy.views)
+        self._policies = (*((self._policy.x,) if config.with_x else ()), *self._policy.views)
+        self._idle: list[Memory] = []
 
     def __len__(self) -> int:
         """Steps an epoch on this rank."""
         return len(self._sampler)
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of `epoch` from `start_step` on, augmented, on the device, computed one ahead."""
-        return prefetch(self._augmented(epoch, start_step), self._device)
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
+        """The batches of `epoch` from `start_step` on, augmented, on the device, computed ahead."""
+        return self.epochs(Cursor(epoch, start_step), epoch + 1)
 
-    def decoded(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
+    def epochs(self, start: Cursor, stop: int) -> Generator[Batch, None, None]:
+        """The batches from `start` up to epoch `stop`, as `epoch` gives them, with no pause between epochs.
+
+        On a GPU a batch holds until the next one is asked for.
+        """
+        memory = self._idle.pop() if self._idle else self._memory()
+        try:
+            yield from prefetch(self._decoded(start, stop), self._operated, memory)
+        finally:
+            self._idle.append(memory)
+
+    def decoded(self, epoch: int, start_step: int = 0) -> Generator[Decoded, None, None]:
         """The same samples before the operators: uint8 images where the backend makes them."""
+        return self._decoded(Cursor(epoch, start_step), epoch + 1)
+
+    def _decoded(self, start: Cursor, stop: int) -> Generator[Decoded, None, None]:
         drawn: deque[tuple[NDArray[np.int64], tuple[AugmentationParams, ...]]] = deque()
 
         def requests() -> Iterator[Request]:
-            positions = self._sampler.epoch(epoch)
-            for step in range(start_step, len(self._sampler)):
-                position = self._sampler.shard(positions, step)
+            for epoch, position in self._positions(start, stop):
                 with self.stages.record("read_ahead"):
                     self._records.will_read(position)
                 with self.stages.record("draw"):
@@ -69,7 +82,14 @@ class Pipeline:
                 for image, p, layout in zip(images.views, params, self._layouts, strict=True)
             )
             label, index = (torch.from_numpy(a[position]) for a in (self._records.label, self._records.index))
-            yield Batch(images.x, views, label, index)
+            yield Decoded(images.x, views, label, index)
+
+    def _positions(self, start: Cursor, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """The epoch of each batch of this rank, and where its samples lie in the records."""
+        for epoch in range(start.epoch, stop):
+            positions = self._sampler.epoch(epoch)
+            for step in range(start.step if epoch == start.epoch else 0, len(self._sampler)):
+                yield epoch, self._sampler.shard(positions, step)
 
     def _draw(self, position: NDArray[np.int64], epoch: int) -> tuple[AugmentationParams, ...]:
         size, index = self._records.size[position], self._records.index[position]
@@ -78,27 +98,28 @@ class Pipeline:
             for number, policy in enumerate(self._policy.views)
         )
 
-    def _augmented(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
-        for decoded in self.decoded(epoch, start_step):
-            yield self._operated(decoded)
+    def _memory(self) -> Memory:
+        elements = len(self._policies) * self._sampler.local_batch_size * 3 * self._policy.size**2
+        if self._device.type != "cuda":
+            return Memory(elements, self._dtype)
+        return GPUMemory(elements, self._dtype, self._device)
 
-    def _operated(self, decoded: Batch) -> Batch:
+    def _operated(self, decoded: Decoded, slot: Slot) -> Batch:
+        params, images = [view.params for view in decoded.views], decoded.images
+        of_images = (*((None,) if self._with_x else ()), *params)
         with self.stages.record("transfer", self._device):
-            batch = self._moved(decoded)
+            tables = [self.operators.table(p, policy) for p, policy in zip(of_images, self._policies, strict=True)]
+            numbers = [decoded.label, *(view.encoding for view in decoded.views), *tables]
+            label, *rest = slot.upload(numbers)
+            encodings, tables = rest[: len(params)], rest[len(params) :]
+            slot.keeps = tuple(image for image in images if image.device == self._device)
+            images = tuple(image.to(self._device, non_blocking=True) for image in images)
+        n, size = len(label), self._policy.size
+        out = slot.images[: len(images) * n * 3 * size**2].view(-1, size, size, 3).permute(0, 3, 1, 2)
         with self.stages.record("operators", self._device):
-            views = tuple(
-                replace(view, image=self._operators(view.image, view.params, policy))
-                for view, policy in zip(batch.views, self._policy.views, strict=True)
-            )
-            x = None if batch.x is None else ops.apply_center(batch.x, self._policy.x)
-        return replace(batch, x=x, views=views)
-
-    def _moved(self, batch: Batch) -> Batch:
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(self._device, non_blocking=True)
-
-        views = tuple(replace(v, image=move(v.image), encoding=move(v.encoding)) for v in batch.views)
-        return Batch(None if batch.x is None else move(batch.x), views, move(batch.label), batch.index)
+            for work in zip(images, of_images, tables, self._policies, out.split(n), strict=True):
+                self.operators(*work)
+        return Batch(out, tuple(params), tuple(encodings), label, decoded.index)
 
 
 def build_pipeline(
@@ -111,31 +132,25 @@ def build_pipeline(
     rank: int = 0,
     world_size: int = 1,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
     with_x: bool = True,
     workers: int | None = None,
     shuffle: bool = True,
     window: int | None = None,
-    compiled: bool = False,
 ) -> Pipeline:
     """A pipeline over `records` whose views are drawn from `policy`.
 
-    `batch_size` is global; `workers` are threads or processes of this rank, by default its share of the cores;
-    `shuffle` and `window` as in `Sampler`; `compiled` has torch compile the operators, which takes a compiler and the
-    first batches a minute. A sample's index is its position in the source, the same in every format.
+    `batch_size` is global; `dtype` that of the images, which the operators compute in float32; `workers` are threads or
+    processes of this rank, by default its share of the cores; `shuffle` and `window` as in `Sampler`. A sample's index
+    is its position in the source, the same in every format.
     Raises ValueError for an unknown backend, a batch that does not split over the ranks or is larger than the data.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is not known; give one of {', '.join(BACKENDS)}")
     device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
     sampler = Sampler(len(records), batch_size, seed, rank, world_size, shuffle, window)
     workers = workers or max(1, len(own_cores()))
     config = BackendConfig(records, policy, with_x, sampler.local_batch_size, workers, device, StageTimes())
-    return Pipeline(config, BACKENDS[backend]()(config), sampler, _operators(compiled))
-
-
-def _operators(compiled: bool) -> Operators:
-    if not compiled:
-        return ops.apply
-    from equimod.pipelines.compiled import apply  # only now: torch.compile takes seconds to import
-
-    return apply
+    return Pipeline(config, BACKENDS[backend]()(config), sampler, operators_for(device), dtype)

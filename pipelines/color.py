@@ -2,7 +2,7 @@
 
 Every colour operator but hue is, per sample, an affine map of the pixels with a clamp, so jitter is three of these with
 hue at one of four places among them. `group_samples` sorts the samples by that place: all samples of a group then go
-through the same computation, here and in `compiled`, and differ in numbers alone. Nothing waits for the device.
+through the same computation and differ in numbers alone. Nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Planes = Sequence[Tensor]
 
 _LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
 _IDENTITY = (1.0, 0.0, 0.0)
-_NO_JITTER = 4  # behind the places that hue can have
+NO_JITTER = 4
+"""Behind the places that hue can have."""
 
 
 def luma(planes: Planes) -> Tensor:
@@ -40,13 +41,13 @@ def mean(plane: Tensor) -> Tensor:
     return plane.mean(-1).mean(-1)
 
 
-def affine(planes: Planes, table: Tensor, level: Tensor | None = None) -> list[Tensor]:
+def affine(planes: Planes, table: Tensor) -> list[Tensor]:
     """Brightness, contrast or saturation, each sample its own, in [0,1].
 
-    `table` (N,3): gain, share of the gray level, share of its mean; `level` (N,): that mean, where it is known.
+    `table` (N,3): gain, share of the gray level, share of its mean.
     """
     gray = luma(planes)
-    level = mean(gray) if level is None else level
+    level = mean(gray)
     gain, of_gray, of_level = _broadcast(table, gray).unbind(1)
     other = gray.mul_(of_gray).add_(of_level * _broadcast(level, gray))
     return [(plane * gain).add_(other).clamp_(0, 1) for plane in planes]
@@ -70,14 +71,14 @@ def rotate_hue(planes: Planes, turns: Tensor) -> list[Tensor]:
     return [a.abs_().sub_(chroma, alpha=3).abs_().add_(bottom).clamp_(low, high) for a in away]
 
 
-def jittered(planes: Planes, place: int, tables: Tensor, level: Tensor | None = None) -> Planes:
+def jittered(planes: Planes, place: int, tables: Tensor) -> Planes:
     """Three affine operators and hue, which comes behind `place` of them. `tables` (N,4,3) as in OperatorGroup."""
     *of_affine, turns = tables.unbind(1)
     for table in of_affine[:place]:
-        planes = affine(planes, table, level)
+        planes = affine(planes, table)
     planes = rotate_hue(planes, turns)
     for table in of_affine[place:]:
-        planes = affine(planes, table, level)
+        planes = affine(planes, table)
     return planes
 
 
@@ -91,7 +92,7 @@ def hue_turns(factor: Tensor) -> Tensor:
 
     In that range the sum with an angle of -3 to 3 stays within one turn, so that `rotate_hue` needs no remainder.
     """
-    own = torch.tensor([0.0, 2.0, 4.0], dtype=factor.dtype, device=factor.device)
+    own = 2 * torch.arange(3, dtype=factor.dtype, device=factor.device)
     return (6 * factor[:, None] - own + 3) % 6 - 3
 
 
@@ -107,19 +108,17 @@ def gaussian_kernels(sigma: Tensor, kernel_size: int) -> Tensor:
 class OperatorGroup:
     """Samples that share the place of hue in their jitter, with the parameters of their operators, on the device.
 
-    `gray`, `blur`, `solarize` and `late` (int64) number the samples within the group.
+    `gray`, `blur` and `solarize` (int64) number the samples within the group.
     """
 
     place: int | None  # how many affine operators come before hue; None: no jitter
     rows: Tensor  # int64 (n,): the samples' places in the batch
     flipped: int  # the first so many are flipped, and no others
     jitter: Tensor  # (n,4,3): a table for each affine operator, in order of application, and the turns of hue
-    before: Tensor  # the same up to contrast, which needs the mean of what comes before it
     gray: Tensor
     blur: Tensor
     sigma: Tensor  # one a sample of `blur`
     solarize: Tensor
-    late: Tensor  # those of `solarize` that are blurred too
 
 
 def group_samples(
@@ -129,14 +128,13 @@ def group_samples(
 
     `dtype` is that of tables and sigma.
     """
-    jitter, before = _jitter_tables(params)
-    place = torch.where(params.jitter, _first(params.order == 3), _NO_JITTER)
+    jitter, place = jitter_tables(params), place_of_hue(params)
 
     def move(value: Tensor) -> Tensor:
         return value.to(device, non_blocking=True)
 
     found = []
-    for where in range(_NO_JITTER + 1):
+    for where in range(NO_JITTER + 1):
         samples = (place == where).nonzero()[:, 0]
         for some in samples.split(most) if len(samples) else ():
             rows = torch.cat([some[params.flip[some]], some[~params.flip[some]]])
@@ -144,36 +142,35 @@ def group_samples(
             flags = {name: getattr(chosen, name) for name in AFTER_JITTER}
             numbers = {name: move(flag.nonzero()[:, 0]) for name, flag in flags.items()}
             group = OperatorGroup(
-                place=None if where == _NO_JITTER else where,
+                place=None if where == NO_JITTER else where,
                 rows=move(rows),
                 flipped=int(chosen.flip.sum()),
                 jitter=move(jitter[rows].to(dtype)),
-                before=move(before[rows].to(dtype)),
                 sigma=move(chosen.sigma[chosen.blur].to(dtype)),
-                late=move((chosen.blur & chosen.solarize).nonzero()[:, 0]),
                 **numbers,
             )
             found.append(group)
     return found
 
 
-def _jitter_tables(params: AugmentationParams) -> tuple[Tensor, Tensor]:
-    """`jitter` and `before` of OperatorGroup for all samples."""
-    order = params.order
-    kinds = order[order != 3].view(-1, 3)
+def place_of_hue(params: AugmentationParams) -> Tensor:
+    """How many affine operators come before hue in each sample's jitter, or NO_JITTER: int64 (N,)."""
+    return torch.where(params.jitter, (params.order == 3).int().argmax(1), NO_JITTER)
+
+
+def jitter_tables(params: AugmentationParams) -> Tensor:
+    """`OperatorGroup.jitter` of all samples, (N,4,3)."""
+    kinds = params.order[params.order != 3].view(-1, 3)
     factor = params.factors.gather(1, kinds)[..., None]
     nothing = torch.tensor(_IDENTITY, dtype=factor.dtype)
     other = torch.stack([torch.zeros_like(kinds), kinds == 2, kinds == 1], -1)
     affine_ = nothing * factor + (1 - factor) * other
-    affine_before = torch.where((kinds == 1).cumsum(1)[..., None] > 0, nothing, affine_)
-    hue = params.factors[:, 3]
-    hue_before = torch.where(_first(order == 3) < _first(order == 1), hue, 0.0)
-    jitter, before = (
-        torch.cat([tables, hue_turns(factor)[:, None]], 1)
-        for tables, factor in ((affine_, hue), (affine_before, hue_before))
-    )
-    return jitter, before
+    return torch.cat([affine_, hue_turns(params.factors[:, 3])[:, None]], 1)
 
 
-def _first(flags: Tensor) -> Tensor:
-    return flags.int().argmax(1)
+def reject_kernel(kernel_size: int, height: int, width: int) -> None:
+    """ValueError for a kernel of a blur that reaches further than the reflection of an image of this size."""
+    if kernel_size // 2 >= min(height, width):
+        raise ValueError(
+            f"blur kernel of {kernel_size} pixels on images of {width}x{height}; give less than twice the side"
+        )

@@ -3,12 +3,12 @@
 Operators follow torchvision.transforms.v2.functional on float images; a factor is given per sample. Which samples an
 operator touches is known on the host before the images are read, so `apply` computes nothing for the others and never
 waits for the device. Images stay float between operators: nothing is rounded or truncated on the way.
-`equimod.pipelines.compiled` has the same for torch.compile.
+`equimod.pipelines.triton_ops` has the same for a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from equimod.pipelines.color import (
     invert,
     jittered,
     luma,
+    reject_kernel,
     rotate_hue,
 )
 from equimod.pipelines.params import AugmentationParams
@@ -71,10 +72,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, kernel_size: int) -> Tensor:
     """
     n, channels, height, width = images.shape
     half = kernel_size // 2
-    if half >= min(height, width):
-        raise ValueError(
-            f"blur kernel of {kernel_size} pixels on images of {width}x{height}; give less than twice the side"
-        )
+    reject_kernel(kernel_size, height, width)
     weight = gaussian_kernels(sigma.to(images.dtype), kernel_size).repeat_interleave(channels, 0)[:, None, None]
     padded = F.pad(images, (half, half, half, half), mode="reflect").reshape(1, n * channels, height + 2 * half, -1)
     blurred = F.conv2d(padded, weight, groups=n * channels)
@@ -89,53 +87,48 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 def normalize(images: Tensor, policy: Normalize) -> Tensor:
     """(images - mean) / std a channel, images (N,3,H,W) in [0,1]."""
-    mean, std = (images.new_tensor(value)[:, None, None] for value in (policy.mean, policy.std))
-    return (images - mean) / std
+    return torch.stack(list(_normalized(images.unbind(1), policy)), 1)
 
 
-def apply(images: Tensor, params: AugmentationParams, policy: ViewPolicy) -> Tensor:
+def apply(images: Tensor, params: AugmentationParams, policy: ViewPolicy, out: Tensor | None = None) -> Tensor:
     """Carry out on cropped and resized images what was drawn for them.
 
     `images`: (N,3,S,S) on any device, uint8 or float in [0,1]; `params`: of the same N samples, on the host.
-    Returns float32 (of float64 images: float64), (N,3,S,S), channels_last, normalised.
+    Returns (N,3,S,S), channels_last, normalised: `out`, of any float type, or a new tensor of float32 (of float64
+    images: float64).
     """
-    return in_groups(images, params, policy, apply_group)
-
-
-def in_groups(
-    images: Tensor,
-    params: AugmentationParams,
-    policy: ViewPolicy,
-    apply_one: Callable[[Tensor, OperatorGroup, ViewPolicy, Tensor], None],
-) -> Tensor:
-    """`apply`, where `apply_one` writes the samples of each group into the last argument, (N,S,S,3)."""
     n, _, height, width = images.shape
-    dtype = _computed(images)
-    if images.device.type == "cpu":
-        # numpy asks for huge pages: with them a view of 224 pixels costs .25 ms less in page faults
-        empty = np.empty((n, height, width, 3), np.float64 if dtype == torch.float64 else np.float32)
-        out, most = torch.from_numpy(empty), max(2, CACHED_PIXELS // (height * width))
-    else:
-        out, most = torch.empty((n, height, width, 3), dtype=dtype, device=images.device), n
-    for group in group_samples(params, images.device, dtype, most):
-        apply_one(images.permute(0, 2, 3, 1), group, policy, out)
-    return out.permute(0, 3, 1, 2)
+    out = _empty_like(images) if out is None else out
+    most = max(2, CACHED_PIXELS // (height * width)) if images.device.type == "cpu" else n
+    for group in group_samples(params, images.device, _computed(images), most):
+        _apply_group(images.permute(0, 2, 3, 1), group, policy, out.permute(0, 2, 3, 1))
+    return out
 
 
-def apply_center(images: Tensor, policy: CenterPolicy) -> Tensor:
+def apply_center(images: Tensor, policy: CenterPolicy, out: Tensor | None = None) -> Tensor:
     """Normalise the non-augmented images: (N,3,S,S) as of `apply` to the same."""
-    return normalize(_to_float(images), policy.normalize).contiguous(memory_format=torch.channels_last)
+    out = _empty_like(images) if out is None else out
+    _write(_to_float(images.permute(1, 0, 2, 3)).unbind(0), policy.normalize, out.permute(0, 2, 3, 1))
+    return out
 
 
-def select_group(images: Tensor, group: OperatorGroup) -> Tensor:
-    """The samples of a group, flipped where that was drawn: from all (N,H,W,3) to (n,H,W,3)."""
-    flipped, others = images.index_select(0, group.rows).tensor_split([group.flipped])
-    return torch.cat([flipped.flip(2), others])
+def host_memory(elements: int, dtype: torch.dtype) -> Tensor:
+    """Memory for so many numbers, not initialised, of one dimension."""
+    # numpy asks for huge pages: with them a view of 224 pixels costs .25 ms less in page faults
+    return torch.from_numpy(np.empty(elements * dtype.itemsize, np.uint8)).view(dtype)
 
 
-def apply_group(images: Tensor, group: OperatorGroup, policy: ViewPolicy, out: Tensor) -> None:
+def _empty_like(images: Tensor) -> Tensor:
+    """Memory for the views (N,3,S,S) of images of this shape, channels_last."""
+    if images.device.type != "cpu":
+        return torch.empty_like(images, dtype=_computed(images), memory_format=torch.channels_last)
+    n, channels, height, width = images.shape
+    return host_memory(images.numel(), _computed(images)).view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _apply_group(images: Tensor, group: OperatorGroup, policy: ViewPolicy, out: Tensor) -> None:
     """Images (N,H,W,3), uint8 or float, to `out` (N,H,W,3): the samples of `group`, and no others."""
-    planes: Planes = _to_float(select_group(images, group).permute(3, 0, 1, 2)).unbind(0)
+    planes: Planes = _to_float(_select_group(images, group).permute(3, 0, 1, 2)).unbind(0)
     if group.place is not None:
         planes = jittered(planes, group.place, group.jitter)
     planes = _on_rows(planes, group.gray, lambda chosen: [luma(chosen)] * 3)
@@ -146,10 +139,24 @@ def apply_group(images: Tensor, group: OperatorGroup, policy: ViewPolicy, out: T
         threshold = policy.solarize.threshold / 255
         planes = _on_rows(planes, group.solarize, lambda chosen: [invert(c, threshold) for c in chosen])
     pixels = out.new_empty(len(group.rows), *out.shape[1:])
-    normal = policy.normalize
-    for channel, plane, mean, std in zip(pixels.unbind(-1), planes, normal.mean, normal.std, strict=True):
-        channel.copy_((plane - mean).div_(std))
+    _write(planes, policy.normalize, pixels)
     out.index_copy_(0, group.rows, pixels)
+
+
+def _select_group(images: Tensor, group: OperatorGroup) -> Tensor:
+    """The samples of a group, flipped where that was drawn: from all (N,H,W,3) to (n,H,W,3)."""
+    flipped, others = images.index_select(0, group.rows).tensor_split([group.flipped])
+    return torch.cat([flipped.flip(2), others])
+
+
+def _write(planes: Planes, policy: Normalize, out: Tensor) -> None:
+    """The planes, normalised, as the channels of `out` (N,H,W,3)."""
+    for channel, plane in zip(out.unbind(-1), _normalized(planes, policy), strict=True):
+        channel.copy_(plane)
+
+
+def _normalized(planes: Planes, policy: Normalize) -> Iterator[Tensor]:
+    return ((plane - mean).div_(std) for plane, mean, std in zip(planes, policy.mean, policy.std, strict=True))
 
 
 def _on_rows(planes: Planes, rows: Tensor, operator: Callable[[list[Tensor]], Planes]) -> Planes:

@@ -39,13 +39,13 @@ def arm_emulator() -> str | None:
 
 def needs(extra: str, *, module: bool = False) -> None:
     """Skip the test, or the whole `module`, where the package of an extra is not installed."""
-    packages = {"dali": "nvidia.dali", "ffcv": "ffcv", "imagenet": "scipy", "kornia": "kornia"}
+    packages = {"dali": "nvidia.dali", "ffcv": "ffcv", "imagenet": "scipy", "kornia": "kornia", "triton": "triton"}
     try:
         found = find_spec(packages[extra]) is not None
     except ModuleNotFoundError:  # the parent package is missing
         found = False
     if not found:
-        _skip(f"pip install 'equimod[{extra}]'", module)
+        _skip("a torch built for CUDA" if extra == "triton" else f"pip install 'equimod[{extra}]'", module)
 
 
 def _skip(remedy: str, module: bool) -> None:

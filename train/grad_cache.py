@@ -7,7 +7,7 @@ then the gradient of the loss on them; then every chunk once more, with a graph,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from equimod.models.ssl import SSL, CachedFeatures, joined
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.timing import StageTimes
-
-Chunk = tuple[Tensor | None, tuple[Tensor, Tensor]]  # x and the views of some samples
 
 
 @dataclass(frozen=True)
@@ -39,39 +37,54 @@ class GradCache:
         images of a rank. Their running statistics take in every chunk once. With more than one chunk the encoder runs
         forward twice.
         """
-        i, j = batch.views
-        encodings = (i.encoding, j.encoding)
-        *earlier, last = _split(batch, self.chunks)
-        cached = self._cache(earlier, last, encodings, batch.label) if earlier else None
+        images, (encoding_i, encoding_j) = self._images(batch), batch.encodings
+        encodings = (encoding_i, encoding_j)
+        cached = self._cache(images, encodings, batch.label) if self.chunks > 1 else None
         with self._forward(batch.label):
-            losses: dict[str, Tensor] = self.parallel(*last, encodings, batch.label, cached)
+            losses: dict[str, Tensor] = self.parallel(self._chunk(images, -1), encodings, batch.label, cached)
         with self.stages.record("backward", batch.label.device):
             self.scaler.scale(losses["loss"]).backward()
         return losses
 
-    def _cache(
-        self, earlier: Sequence[Chunk], last: Chunk, encodings: tuple[Tensor, Tensor], label: Tensor
-    ) -> CachedFeatures:
+    def _images(self, batch: Batch) -> Tensor:
+        """What goes through the encoder, as `SSL.forward` takes it. ValueError for EquiMod without x."""
+        wanted = self.model.image_sets * len(batch)
+        if wanted > len(batch.images):
+            raise ValueError("EquiMod needs the non-augmented images x: build the pipeline with with_x=True")
+        return batch.images[len(batch.images) - wanted :]
+
+    def _chunk(self, images: Tensor, number: int) -> Tensor:
+        """The images of one chunk of the samples."""
+        if self.chunks == 1:
+            return images
+        return torch.cat([of_set.chunk(self.chunks)[number] for of_set in images.chunk(self.model.image_sets)])
+
+    def _cache(self, images: Tensor, encodings: tuple[Tensor, Tensor], label: Tensor) -> CachedFeatures:
         """Add the gradient of all chunks but the last to the encoder's, and return their features."""
+        h, targets = [], []
         with _buffers_kept(self.model):
             with torch.no_grad(), self._forward(label):
-                h = [self.model.encode(*images) for images in (*earlier, last)]
-                targets = [self.model.method.target_forward(views) for _, views in (*earlier, last)]
-            leaves = [tuple(t.detach().requires_grad_() for t in chunk) for chunk in h]
+                for number in range(self.chunks):
+                    chunk = self._chunk(images, number)
+                    h.append(self.model.encode(chunk))
+                    targets.append(self.model.target_forward(chunk))
+            leaves = [tuple(t.detach().requires_grad_() for t in of_chunk) for of_chunk in h]
             with self._forward(label):
                 loss = self.model.compare(joined(leaves), joined(targets), encodings, label)["loss"]
-            wanted = [t for chunk in leaves[:-1] for t in chunk]
+            wanted = [t for of_chunk in leaves[:-1] for t in of_chunk]
             with self.stages.record("backward", label.device):
                 gradients = iter(torch.autograd.grad(self.scaler.scale(loss), wanted))
         rotation = label.new_zeros((), dtype=torch.float32)
-        for x, views in earlier:
+        for number in range(self.chunks - 1):
+            chunk = self._chunk(images, number)
             with self._forward(label):
-                outputs = list(self.model.encode(x, views))
+                outputs = list(self.model.encode(chunk))
                 send_back = [next(gradients) for _ in outputs]
                 if self.model.essl is not None:
-                    outputs.append(self.model.rotation(views) / self.chunks)
+                    outputs.append(self.model.rotation(chunk) / self.chunks)
                     rotation = rotation + outputs[-1].detach()
-                    send_back.append(self.scaler.scale(outputs[-1].new_tensor(self.model.essl.settings.weight)))
+                    weight = torch.full_like(outputs[-1], self.model.essl.settings.weight)
+                    send_back.append(self.scaler.scale(weight))
             with self.stages.record("backward", label.device):
                 torch.autograd.backward(outputs, send_back)
         return CachedFeatures(joined(h[:-1]), joined(targets[:-1]), rotation)
@@ -81,12 +94,6 @@ class GradCache:
         cast = torch.autocast(like.device.type, dtype=self.autocast) if self.autocast else nullcontext()
         with self.stages.record("forward", like.device), cast:
             yield
-
-
-def _split(batch: Batch, chunks: int) -> list[Chunk]:
-    x = [None] * chunks if batch.x is None else batch.x.chunk(chunks)
-    i, j = (view.image.chunk(chunks) for view in batch.views)
-    return list(zip(x, zip(i, j, strict=True), strict=True))
 
 
 @contextmanager

@@ -21,6 +21,11 @@ from equimod.train.report import Reporter
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
 
 
+def image_dtype(precision: str) -> torch.dtype:
+    """What the pipeline makes images in: what the encoder takes them in."""
+    return AUTOCAST[precision] or torch.float32
+
+
 class NonFiniteLoss(EquimodError):
     """The loss is not a number any more: the message gives step, learning rate and the last good checkpoint."""
 
@@ -60,31 +65,28 @@ def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunCont
     total = context.epochs * steps
     done = start.epoch * steps + start.step
     buffer, stages, last_good = LossBuffer(done, context.dist_info), pipeline.stages, context.last_good
-    for epoch in range(start.epoch, context.epochs):
-        first = start.step if epoch == start.epoch else 0
-        for step, batch in enumerate(stages.record_each("wait", pipeline.epoch(epoch, first)), first + 1):
-            lr = state.learning_rate(done)
-            with stages.record("optimizer", batch.label.device):
-                state.model.before_step(done / total)
-            buffer.add(train_step(state, batch, lr))
-            done += 1
-            stopping = any_rank(context.stop_asked(), context.dist_info)
-            logging = done == total or done % context.log_every == 0
-            saving = stopping or done == total or done % context.checkpoint_every == 0
-            if saving or logging:
-                losses = buffer.losses(lr, last_good)
-                if logging:
-                    with stages.record("logging"):
-                        context.reporter.log(done, epoch, lr, losses)
-            if saving:
-                cursor = Cursor(epoch, step) if step < steps else Cursor(epoch + 1, 0)
-                with stages.record("checkpoint"):
-                    last_good = context.save(cursor, done)
-                context.reporter.event({"event": "checkpoint", "step": done, "name": last_good})
-                if stopping or done == total:
-                    context.reporter.time_spent(done)
-            if stopping:
-                return done == total
+    for batch in stages.record_each("wait", pipeline.epochs(start, context.epochs)):
+        epoch, lr = done // steps, state.learning_rate(done)
+        with stages.record("optimizer", batch.label.device):
+            state.model.before_step(done / total)
+        buffer.add(train_step(state, batch, lr))
+        done += 1
+        stopping = any_rank(context.stop_asked(), context.dist_info)
+        logging = done == total or done % context.log_every == 0
+        saving = stopping or done == total or done % context.checkpoint_every == 0
+        if saving or logging:
+            losses = buffer.losses(lr, last_good)
+            if logging:
+                with stages.record("logging"):
+                    context.reporter.log(done, epoch, lr, losses)
+        if saving:
+            with stages.record("checkpoint"):
+                last_good = context.save(Cursor(*divmod(done, steps)), done)
+            context.reporter.event({"event": "checkpoint", "step": done, "name": last_good})
+            if stopping or done == total:
+                context.reporter.time_spent(done)
+        if stopping:
+            return done == total
     return True
 
 

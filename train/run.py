@@ -38,7 +38,7 @@ from equimod.train.distributed import (
 )
 from equimod.train.grad_cache import GradCache
 from equimod.train.lars import LARS, lars_groups
-from equimod.train.loop import AUTOCAST, RunContext, TrainState, train
+from equimod.train.loop import AUTOCAST, RunContext, TrainState, image_dtype, train
 from equimod.train.report import Reporter
 from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, claim
 from equimod.train.schedule import warmup_cosine
@@ -164,7 +164,7 @@ def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> 
         with_x=config.equimod,
         workers=config.system.workers,
         window=config.shuffle_window,
-        compiled=config.system.compile != "no",
+        dtype=image_dtype(config.precision),
     )
 
 
@@ -237,6 +237,8 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
     ) as reporter:
         reporter.say(run.opening(start_step))
         reporter.say(f"backend {config.backend}: {run.why_backend}")
+        if run.dist_info.device.type == "cuda":
+            reporter.say(f"operators: {run.pipeline.operators.description}")
         context = RunContext(
             dist_info=run.dist_info,
             reporter=reporter,

@@ -15,7 +15,7 @@ from equimod.benchmarks.loaders import RepeatedRecords, as_beton
 from equimod.benchmarks.reference import cut
 from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.backends.choose import PACKAGES, installed
-from equimod.pipelines.batch import Batch
+from equimod.pipelines.batch import Decoded
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
@@ -52,10 +52,9 @@ def _pipeline(job: Job, name: str, policy: AugmentationPolicy) -> tuple[Records,
     return records, build_pipeline(records, policy, backend=name, batch_size=batch, seed=0, device=job.device)
 
 
-def _distance(records: Records, batch: Batch, policy: AugmentationPolicy) -> float:
+def _distance(records: Records, batch: Decoded, policy: AugmentationPolicy) -> float:
     """The mean over x and crops of the first samples, in levels of 255, to torchvision on Pillow."""
-    assert batch.x is not None
-    found = torch.stack([batch.x, *(view.image for view in batch.views)], 1)[:COMPARED].cpu()
+    found = torch.stack(batch.images, 1)[:COMPARED].cpu()
     wanted = [cut(records.read(int(batch.index[row])), batch, row, policy) for row in range(len(found))]
     return (found.float() - torch.stack([torch.stack(images) for images in wanted]).float()).abs().mean().item()
 

@@ -90,11 +90,8 @@ def _scaler(job: Job, config: Config) -> Iterator[Finding]:
             break
     yield demand("fp16: a step trains", not _same(before, _weights(state)), scaler.get_scale(), "scale")
     before, scale = _weights(state), scaler.get_scale()
-    view = batch.views[0]
-    poisoned = replace(
-        view, image=view.image.clone().index_fill_(0, torch.zeros(1, dtype=torch.long, device=job.device), torch.inf)
-    )
-    train_step(state, replace(batch, views=(poisoned, batch.views[1])), 1.0)
+    first = torch.zeros(1, dtype=torch.long, device=job.device)
+    train_step(state, replace(batch, images=batch.images.index_fill(0, first, torch.inf)), 1.0)
     skipped = _same(before, _weights(state)) and scaler.get_scale() == scale / 2
     yield demand(
         "fp16: an infinite gradient changes no weight and halves the scale", skipped, scaler.get_scale(), "scale"

@@ -3,146 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from equimod.benchmarks.gpu_check.clock import copy_bytes_per_second, host_milliseconds, milliseconds, synchronize
 from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
 from equimod.benchmarks.gpu_check.workload import crops, drawn
-from equimod.pipelines import ops
-from equimod.pipelines.build import Operators
+from equimod.benchmarks.measure import Spread
+from equimod.pipelines.operators import EagerOperators, Operators, TritonOperators, operators_for
 from equimod.pipelines.params import AugmentationParams
-from equimod.pipelines.policy import POLICIES, AugmentationPolicy, ViewPolicy
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy, Normalize, ViewPolicy
 
+Policies = tuple[ViewPolicy | CenterPolicy, ...]
+"""Those of x and of the views."""
 CLOSE = 1e-4  # of images in [0,1], before normalisation: a hundredth of a level of 255 is 4e-5
 FAR = 1e-4  # share of values that may differ by more: solarize inverts what lies within rounding of its threshold
-BYTES_THAT_MUST_MOVE = 3 + 12  # a pixel: read uint8, write float32; 9 where bf16 is written
+AIM_MS = 0.5  # of a batch of 128 on one H100
 
 
 def agreement(job: Job) -> Iterator[Finding]:
-    """Eager operators of every policy at several batch sizes, against those on the CPU."""
-    sizes = job.sized((1, 2, 127, 128), (1, 2, 5))
+    """The operators of a pipeline on this device, and the eager ones, of every policy at several batch sizes."""
+    chosen = operators_for(job.device)
+    if job.full:
+        triton = isinstance(chosen, TritonOperators)
+        yield demand("the operators of a pipeline are Triton kernels", triton, note=chosen.description)
     policies = job.sized(list(POLICIES), ["simclr_cifar10", "byol_cifar10", "simclr_shapes"])
-    for name in policies:
-        yield from _agreement(job, name, sizes, ops.apply)
+    for operators in (chosen, EagerOperators()) if job.full else (chosen,):
+        for name in policies:
+            yield from _agreement(job, name, job.sized((1, 2, 127, 128), (1, 2, 5)), operators)
 
 
-def compiled_agreement(job: Job) -> Iterator[Finding]:
-    """The same of the operators by torch.compile. On a CPU for one place of hue only: compiling takes minutes there."""
-    from equimod.pipelines.compiled import apply
-
-    for name in job.sized(["simclr_imagenet", "byol_imagenet"], ["simclr_cifar10"]):
-        yield from _agreement(job, name, job.sized((2, 127, 128), (2, 3)), apply, first_place=not job.full)
-
-
-def _agreement(
-    job: Job, name: str, sizes: tuple[int, ...], operators: Operators, first_place: bool = False
-) -> Iterator[Finding]:
+def _agreement(job: Job, name: str, sizes: tuple[int, ...], operators: Operators) -> Iterator[Finding]:
     policy, most = POLICIES[name], max(sizes)
+    images = crops(most, policy.size)
     far, alike = 0.0, True
-    for view, params in zip(policy.views, drawn(policy, 10 * most), strict=True):
-        rows = torch.arange(most)
-        if first_place:
-            rows = _with_hue_first(params)[:most]
-        chosen, images = params[rows], crops(most, policy.size)
-        wanted = ops.apply(images, chosen, view)
-        whole: Tensor | None = None
-        for n in sorted(sizes, reverse=True):
-            found = operators(images[:n].to(job.device), chosen[:n], view)
-            whole = found if whole is None else whole
+    policies: Policies = (policy.x, *policy.views)
+    for view, params in zip(policies, (None, *drawn(policy, most)), strict=True):
+        wanted = _operated(EagerOperators(), images, params, view)
+        whole = _operated(operators, images.to(job.device), params, view)
+        for n in sizes:
+            some = None if params is None else params[:n]
+            found = _operated(operators, images[:n].to(job.device), some, view)
             alike = alike and torch.equal(found, whole[:n])
-            far = max(far, _far(found, wanted[:n], view))
-    x = ops.apply_center(images.to(job.device), policy.x)
-    far = max(far, _far(x, ops.apply_center(images, policy.x), policy.views[0]))
+            far = max(far, _far(found, wanted[:n], view.normalize))
     batches = ", ".join(map(str, sizes))
-    yield demand(f"{name}: as on the CPU, N = {batches}", far <= FAR, 1e6 * far, "of a million values are off")
-    yield demand(f"{name}: a sample is the same bits in any batch", alike)
+    title = f"{name}, {operators.description}"
+    yield demand(f"{title}: as on the CPU, N = {batches}", far <= FAR, 1e6 * far, "of a million values are off")
+    yield demand(f"{title}: a sample is the same bits in any batch", alike)
 
 
-def _with_hue_first(params: AugmentationParams) -> Tensor:
-    """The samples whose jitter begins with hue: one place of it, so that little is compiled."""
-    return (params.jitter & (params.order[:, 0] == 3)).nonzero()[:, 0]
+def _operated(
+    operators: Operators, images: Tensor, params: AugmentationParams | None, policy: ViewPolicy | CenterPolicy
+) -> Tensor:
+    out = torch.empty_like(images, dtype=torch.float32, memory_format=torch.channels_last)
+    operators(images, params, operators.table(params, policy).to(images.device), policy, out)
+    return out
 
 
-def _far(found: Tensor, wanted: Tensor, view: ViewPolicy) -> float:
+def _far(found: Tensor, wanted: Tensor, normalize: Normalize) -> float:
     """The share of values of normalised images (N,3,S,S) that are further than CLOSE apart before normalisation."""
-    distance = ((found.cpu() - wanted) * torch.tensor(view.normalize.std)[:, None, None]).abs()
+    distance = ((found.cpu() - wanted) * torch.tensor(normalize.std)[:, None, None]).abs()
     return (~(distance <= CLOSE)).double().mean().item()
 
 
-class Traffic(TorchDispatchMode):
-    """Bytes that operators read and write inside, each tensor of each operator counted; views move nothing."""
-
-    def __init__(self, device: str) -> None:
-        super().__init__()
-        self.bytes = self.launches = self.uploads = 0
-        self._device = device
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        here = [t for t in (*given, *made) if t.device.type == self._device]
-        if here and any(t.device.type != self._device for t in given) and func is torch.ops.aten._to_copy.default:
-            self.uploads += 1
-        if here and not func.is_view and "empty" not in func.__name__:
-            self.launches += 1
-            self.bytes += sum(t.numel() * t.element_size() for t in here)
-        return out
-
-
 def speed(job: Job) -> Iterator[Finding]:
-    """x and two views of a batch: time on the device, launches, time of the host, bytes a pixel."""
+    """x and two views of a batch: time on the device, launches, time of the host."""
     n, policy = job.sized(128, 4), POLICIES[job.sized("simclr_imagenet", "simclr_cifar10")]
-    images, params = crops(n, policy.size).to(job.device), drawn(policy, n)
-    work = _views(images, params, policy, ops.apply)
-    pixels = 3 * n * policy.size**2
-    floor = pixels * BYTES_THAT_MUST_MOVE / copy_bytes_per_second(job.device, job.sized(2**31, 2**24))
-    yield measured(f"x and two views of {n}, on the device", milliseconds(job.device, work, rounds=5, calls=5), "ms")
-    yield measured("the same by what must move at the rate of a copy", [1e3 * floor], "ms", "15 bytes a pixel, float32")
-    yield measured("the host is busy with it", host_milliseconds(job.device, work, rounds=5), "ms")
-    yield measured("launches", [_launches(job.device, work)], "", "kernels" if job.full else "operators")
-    traffic = Traffic("meta")
-    with traffic:
-        _views(images.to("meta"), params, policy, ops.apply)()
-    note = f"{traffic.launches} operators, {traffic.uploads} uploads; float32 must move 15, bf16 9"
-    yield measured("bytes that operators read and write", [traffic.bytes / pixels], "a pixel", note)
+    pixels, copied = 3 * n * policy.size**2, copy_bytes_per_second(job.device, job.sized(2**31, 2**24))
+    for dtype in (torch.bfloat16, torch.float32):
+        floor = pixels * (3 + 3 * dtype.itemsize) / copied
+        for operators in (operators_for(job.device), EagerOperators()) if job.full else (EagerOperators(),):
+            work, title = _work(job, n, policy, operators, dtype), f"{operators.description}, {_name(dtype)}"
+            ms = milliseconds(job.device, work, rounds=5, calls=5)
+            aim = f"; {AIM_MS} ms on an H100 is the aim, {1e3 * floor:.2f} ms what must move at the rate of a copy"
+            met = Spread.of(ms).median <= AIM_MS if job.full and isinstance(operators, TritonOperators) else None
+            yield Finding(f"{title}: x and two views of {n}", Spread.of(ms), "ms", met, f"on the device{aim}")
+            yield measured(f"{title}: the host", host_milliseconds(job.device, work, rounds=5), "ms")
+            launches = _launches(job.device, work)
+            yield measured(f"{title}: launches", [launches], "", "kernels" if job.full else "operators")
 
 
-def compiled_speed(job: Job) -> Iterator[Finding]:
-    """The time of the operators by torch.compile, on a GPU."""
-    from equimod.pipelines.compiled import apply
+def _work(job: Job, n: int, policy: AugmentationPolicy, operators: Operators, dtype: torch.dtype) -> Callable[[], None]:
+    """The operators on a batch whose images and tables are on the device."""
+    policies: Policies = (policy.x, *policy.views)
+    images, params = crops(n, policy.size).to(job.device), (None, *drawn(policy, n))
+    out = torch.empty(3 * n, policy.size, policy.size, 3, dtype=dtype, device=job.device).permute(0, 3, 1, 2)
+    tables = [operators.table(p, view).to(job.device) for p, view in zip(params, policies, strict=True)]
 
-    n, policy = job.sized(128, 2), POLICIES[job.sized("simclr_imagenet", "simclr_cifar10")]
-    images, params = crops(n, policy.size).to(job.device), drawn(policy, n)
-    if not job.full:  # the one place of hue that `compiled_agreement` has compiled
-        params = [p[_with_hue_first(p)[:n]] for p in drawn(policy, 20 * n)]
-    work = _views(images, params, policy, apply)
-    yield measured(f"x and two views of {n}, compiled", milliseconds(job.device, work, rounds=5, calls=5), "ms")
-    yield measured("launches", [_launches(job.device, work)], "", "kernels" if job.full else "operators")
-
-
-def compiled(job: Job) -> Iterator[Finding]:
-    """Agreement, then speed, so that everything is compiled once."""
-    yield from compiled_agreement(job)
-    yield from compiled_speed(job)
-
-
-def _views(
-    images: Tensor, params: list[AugmentationParams], policy: AugmentationPolicy, operators: Operators
-) -> Callable[[], None]:
     def work() -> None:
-        ops.apply_center(images, policy.x)
-        for p, view in zip(params, policy.views, strict=True):
-            operators(images, p, view)
+        for table, p, view, part in zip(tables, params, policies, out.split(n), strict=True):
+            operators(images, p, table, view, part)
 
     return work
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _launches(device: torch.device, work: Callable[[], object]) -> int:

@@ -12,7 +12,7 @@ from equimod.pipelines.durable import durable_file
 
 PANELS = (
     (("step", "compiled_step"), "encoder images/s", "encoder images/s of the step alone"),
-    (("speed", "compiled_operators"), "ms", "operators, ms of a batch"),
+    (("speed",), "ms", "operators, ms of a batch"),
 )
 
 

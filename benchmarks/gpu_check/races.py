@@ -76,9 +76,9 @@ def _checksums(
 
 
 def _checksum(batch: Batch, scale: int) -> Tensor:
-    images = [t.double() for t in (batch.x, *(view.image for view in batch.views)) if t is not None]
-    levels = [(scale * t).round() for t in images] if scale else images
-    parts = [*levels, *(view.encoding.double() for view in batch.views), batch.label.double()]
+    images = batch.images.double()
+    levels = (scale * images).round() if scale else images
+    parts = [levels, *(encoding.double() for encoding in batch.encodings), batch.label.double()]
     return torch.stack([(t.flatten() * _weights(t)).sum() for t in parts])
 
 

@@ -46,7 +46,6 @@ SECTIONS = (
     Section("races", "batches beside a heavy consumer", ".races:run", 30, 90),
     Section("numerics", "precision, gradients in parts, resume", ".numerics:run", 30, 90),
     Section("backends", "the loader backends that are installed", ".backends:run", 15, 90),
-    Section("compiled_operators", "operators by torch.compile", ".operators:compiled", 60, 120),
     Section("compiled_step", "the step by torch.compile and in CUDA graphs", ".steps:compiled", 120, 240),
     Section("run", "CIFAR-10, without and with EquiMod", ".real_run:run", 90, 3600),
 )

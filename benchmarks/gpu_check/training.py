@@ -84,7 +84,7 @@ def memory(job: Job) -> Iterator[Finding]:
     for batch in batches:
         with counted:
             if isinstance(counted, LiveMemory):
-                counted.add(t for t in (batch.x, *(v.image for v in batch.views)) if t is not None)
+                counted.add([batch.images])
             step(state, batch)
     synchronize(job.device)
     peak = counted.peak if isinstance(counted, LiveMemory) else torch.cuda.max_memory_allocated(job.device)

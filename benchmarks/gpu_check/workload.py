@@ -76,15 +76,13 @@ def random_batch(config: Config, device: torch.device) -> Batch:
     generator = torch.Generator(device).manual_seed(0)
 
     def noise(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, device=device, generator=generator)
+        return torch.randn(like.shape, device=device, generator=generator).to(like)
 
     empty = batch_without_values(config, config.batch_size, device)
-    views = tuple(
-        replace(v, image=noise(v.image).contiguous(memory_format=torch.channels_last), encoding=noise(v.encoding))
-        for v in empty.views
+    images = noise(empty.images).contiguous(memory_format=torch.channels_last)
+    return replace(
+        empty, images=images, encodings=tuple(map(noise, empty.encodings)), label=torch.zeros_like(empty.label)
     )
-    x = None if empty.x is None else noise(empty.x).contiguous(memory_format=torch.channels_last)
-    return replace(empty, x=x, views=views, label=torch.zeros_like(empty.label))
 
 
 def drawn(policy: AugmentationPolicy, n: int) -> list[AugmentationParams]:

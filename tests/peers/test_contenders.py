@@ -10,7 +10,6 @@ from needs import needs
 
 from equimod.benchmarks.augmenters import AUGMENTERS, AUGMENTS, AugmentSettings, crops
 from equimod.benchmarks.loaders import LOADERS, LoaderSettings
-from equimod.pipelines import compiled
 
 
 @pytest.mark.parametrize(
@@ -25,11 +24,9 @@ def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: st
 
 
 @pytest.mark.parametrize("name", AUGMENTERS)
-def test_every_contender_makes_every_view_of_a_round(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_contender_makes_every_view_of_a_round(name: str) -> None:
     if name == "kornia":
         needs(name)
-    for part in ("level", "color"):  # not compiled: that takes a minute
-        monkeypatch.setattr(compiled, f"_{part}", getattr(compiled, part))
     settings = AugmentSettings("simclr_cifar10", batch_size=4, images=8, threads=1, device="cpu")
     batch = crops(settings)
     assert [(view.shape, view.dtype) for view in batch] == [((4, 3, 32, 32), torch.uint8)] * 2

@@ -16,7 +16,7 @@ from PIL import Image
 needs("dali", module=True)
 
 from equimod.pipelines.backends.dali_backend import graph  # noqa: E402
-from equimod.pipelines.batch import Batch  # noqa: E402
+from equimod.pipelines.batch import Decoded  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
 from equimod.pipelines.conversion.convert import convert  # noqa: E402
 from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
@@ -32,11 +32,11 @@ def _pipeline(path: Path, backend: str = "dali", **settings: object) -> Pipeline
     return build_pipeline(open_records(path), POLICY, backend=backend, **settings)  # type: ignore[arg-type]
 
 
-def _images(batch: Batch) -> list[torch.Tensor]:
-    return [*([] if batch.x is None else [batch.x]), *(view.image for view in batch.views)]
+def _images(batch: Decoded) -> tuple[torch.Tensor, ...]:
+    return batch.images
 
 
-def _same(a: Batch, b: Batch) -> bool:
+def _same(a: Decoded, b: Decoded) -> bool:
     return all(torch.equal(p, q) for p, q in zip(_images(a), _images(b), strict=True))
 
 

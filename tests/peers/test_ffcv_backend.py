@@ -14,7 +14,7 @@ from PIL import Image
 needs("ffcv", module=True)
 
 from equimod.pipelines.backends import BackendUnavailableError  # noqa: E402
-from equimod.pipelines.batch import Batch  # noqa: E402
+from equimod.pipelines.batch import Decoded  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
 from equimod.pipelines.conversion.beton_writer import write_beton  # noqa: E402
 from equimod.pipelines.conversion.convert import convert  # noqa: E402
@@ -49,11 +49,11 @@ def pipeline(beton: Path) -> Pipeline:
     return _pipeline(beton)
 
 
-def _images(batch: Batch) -> list[torch.Tensor]:
-    return [*([] if batch.x is None else [batch.x]), *(view.image for view in batch.views)]
+def _images(batch: Decoded) -> tuple[torch.Tensor, ...]:
+    return batch.images
 
 
-def _same(a: Batch, b: Batch) -> bool:
+def _same(a: Decoded, b: Decoded) -> bool:
     return all(torch.equal(p, q) for p, q in zip(_images(a), _images(b), strict=True))
 
 

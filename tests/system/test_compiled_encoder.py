@@ -29,15 +29,8 @@ def _first_losses(config: Config) -> list[float]:
     parts = build_train_state(config, Photos(), 312, ALONE)
     batch = batch_without_values(config, 8, ALONE.device)
     g = torch.Generator().manual_seed(0)
-    views = tuple(
-        replace(
-            view,
-            image=torch.rand(view.image.shape, generator=g),
-            encoding=torch.rand(view.encoding.shape, generator=g),
-        )
-        for view in batch.views
-    )
-    batch = replace(batch, x=torch.rand(views[0].image.shape, generator=g), views=views)
+    encodings = tuple(torch.rand(t.shape, generator=g) for t in batch.encodings)
+    batch = replace(batch, images=torch.rand(batch.images.shape, generator=g), encodings=encodings)
     return [float(train_step(parts, batch, 0.1)["loss"]) for _ in range(2)]
 
 

@@ -7,7 +7,6 @@ use plain batch norm and no gathering: that is what the ranks must add up to.
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,9 +27,10 @@ from equimod.models.gather import gather
 from equimod.models.losses import barlow_twins_loss, byol_loss, equimod_loss, nt_xent, vicreg_loss
 from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, SimCLRSettings
 from equimod.models.ssl import build_ssl
-from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.batch import Batch
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.records import open_records
+from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.shapes import draw_dataset
 from equimod.train.config import parse
 from equimod.train.distributed import (
@@ -124,7 +125,7 @@ def _check_half_precision_batchnorm(dist_info: DistInfo) -> Results:
 
 def _check_ssl(dist_info: DistInfo) -> Results:
     results: Results = {}
-    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), dist_info) for k in range(3))
+    images = torch.cat([_share(_draw(k, N, 3, 16, 16), dist_info) for k in range(3)])
     encodings = (_share(_draw(3, N, P), dist_info), _share(_draw(4, N, P), dist_info))
     for negatives in ("paper", "official"):
         torch.manual_seed(dist_info.rank)  # data_parallel must make all ranks start like rank 0
@@ -140,7 +141,7 @@ def _check_ssl(dist_info: DistInfo) -> Results:
         for p in ssl.parameters():  # off the zeros of the residual branches, which would hide gradients
             p.data += 0.1 * torch.randn_like(p)
         parallel = data_parallel(sync_batchnorm(ssl, dist_info), dist_info)
-        losses = parallel(x, (v_i, v_j), encodings, _share(torch.arange(N) % 3, dist_info))
+        losses = parallel(images, encodings, _share(torch.arange(N) % 3, dist_info))
         losses["loss"].backward()
         results |= {f"{negatives}.{name}": value for name, value in mean_over_ranks(losses, dist_info).items()}
         results |= {f"{negatives}.grad.{name}": p.grad for name, p in ssl.named_parameters() if p.grad is not None}
@@ -151,11 +152,11 @@ def _check_ssl(dist_info: DistInfo) -> Results:
 def _check_grad_cache(dist_info: DistInfo) -> Results:
     """Two parts a rank, with frozen statistics in the encoder, against the whole batch at once."""
     results: Results = {}
-    x, v_i, v_j = (_share(_draw(k, N, 3, 16, 16), dist_info) for k in range(3))
+    images = torch.cat([_share(_draw(k, N, 3, 16, 16), dist_info) for k in range(3)])
     encodings = (_share(_draw(3, N, P), dist_info), _share(_draw(4, N, P), dist_info))
-    params = None  # not read by the step
-    views = tuple(View(image, params, t) for image, t in zip((v_i, v_j), encodings, strict=True))  # type: ignore[arg-type]
-    batch = Batch(x, views, _share(torch.arange(N) % 3, dist_info), torch.arange(0))
+    params: Any = (None, None)  # not read by the step
+    label = _share(torch.arange(N) % 3, dist_info)
+    batch = Batch(images, params, encodings, label, label)
     for method in ("simclr", "byol"):
         torch.manual_seed(0)
         standardizer = Standardizer(torch.zeros(P), torch.ones(P))
@@ -192,17 +193,13 @@ def _check_training(dist_info: DistInfo) -> Results:
             state = build_train_state(config, records, len(pipeline), dist_info)
         finally:
             torch.set_default_dtype(torch.float32)
-        for step, batch in enumerate(itertools.chain(pipeline.epoch(0), pipeline.epoch(1))):
-            assert batch.x is not None
-            views = tuple(
-                replace(view, image=view.image.double(), encoding=view.encoding.double()) for view in batch.views
-            )
-            batch = replace(batch, x=batch.x.double(), views=views)
+        for step, batch in enumerate(pipeline.epochs(Cursor(0, 0), 2)):
+            batch = replace(batch, images=batch.images.double(), encodings=tuple(t.double() for t in batch.encodings))
             state.model.before_step(step / 10)
             losses = mean_over_ranks(train_step(state, batch, state.learning_rate(step)), dist_info)
             results[f"step {step}.loss"] = losses["loss"]
             results[f"step {step}.index/rows"] = batch.index
-            results[f"step {step}.encoding/rows"] = batch.views[1].encoding
+            results[f"step {step}.encoding/rows"] = batch.encodings[1]
     assert len(results) == 30
     return results
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from equimod.models.settings import METHOD_NAMES
-from equimod.pipelines.batch import Batch
+from equimod.pipelines.batch import Batch, Decoded
 from equimod.pipelines.ops import apply, apply_center
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records import open_records
@@ -48,14 +47,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _double(decoded: Batch, policy: AugmentationPolicy) -> Batch:
+def _double(decoded: Decoded, policy: AugmentationPolicy) -> Batch:
     """The operators' work in float64 too: what processors differ in is then too small to grow into a difference."""
-    views = tuple(
-        replace(v, image=apply(v.image.double() / 255, v.params, of_view), encoding=v.encoding.double())
-        for v, of_view in zip(decoded.views, policy.views, strict=True)
-    )
-    x = None if decoded.x is None else apply_center(decoded.x.double() / 255, policy.x)
-    return replace(decoded, x=x, views=views)
+    views = decoded.views
+    images = [] if decoded.x is None else [apply_center(decoded.x.double() / 255, policy.x)]
+    images += [apply(v.image.double() / 255, v.params, of_view) for v, of_view in zip(views, policy.views, strict=True)]
+    params, encodings = tuple(v.params for v in views), tuple(v.encoding.double() for v in views)
+    return Batch(torch.cat(images), params, encodings, decoded.label, decoded.index)
 
 
 @pytest.mark.parametrize(

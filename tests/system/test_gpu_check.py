@@ -31,13 +31,13 @@ from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
 from equimod.benchmarks.gpu_check.sections import SECTIONS, Section, run_section
 from equimod.models import batchnorm, simclr
 from equimod.models.losses import nt_xent
-from equimod.pipelines import compiled, ops
+from equimod.pipelines import ops
 from equimod.pipelines.backends import native_backend
 from equimod.pipelines.build import Pipeline
-from equimod.train import checkpoint, grad_cache
+from equimod.train import checkpoint
+from equimod.train.grad_cache import GradCache
 
 CPU = torch.device("cpu")
-TRAPS = {"operators of x, simclr_imagenet", "operators of x, byol_imagenet"}  # known: `normalize` waits for its upload
 
 
 @pytest.fixture
@@ -50,14 +50,12 @@ def _failed(findings: Iterator[Finding]) -> set[str]:
 
 
 @pytest.mark.ci
-def test_every_section_runs_and_only_what_is_known_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--device", "cpu", "--minutes", "20"]) == 1
+def test_every_section_runs_and_finds_all_as_it_must_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--device", "cpu", "--minutes", "20"]) == 0
     shown = capsys.readouterr().out
     for section in SECTIONS:
         assert f"{section.name}: {section.title}" in shown
     assert "left out" not in shown
-    _, _, failed = shown.partition("not as they must be\n")
-    assert {line.split(": ")[1] for line in failed.splitlines()} == TRAPS
 
 
 def test_the_machine_without_compiled_parts_and_installation_is_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,34 +92,15 @@ def test_a_library_that_is_gone_is_told(job: Job, monkeypatch: pytest.MonkeyPatc
 
 
 def _depends_on_the_batch(images: Tensor, *rest: Any) -> Tensor:
-    return _APPLY(images, *rest) + 0.001 * len(images)
-
-
-def _wrong_for_one(images: Tensor, *rest: Any) -> Tensor:
-    out = _APPLY(images, *rest)
-    out[:1, :, 0] += 0.5 * (images.device.type != "meta")
-    return out
+    return _APPLY(images, *rest).add_(0.001 * len(images))
 
 
 _APPLY = ops.apply
 
 
 def test_operators_that_depend_on_the_batch_are_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators.ops, "apply", _depends_on_the_batch)
+    monkeypatch.setattr(ops, "apply", _depends_on_the_batch)
     assert len(_failed(operators.agreement(job))) == 6
-
-
-def test_compiled_operators_that_differ_are_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "apply", _wrong_for_one)
-    assert _failed(operators.compiled_agreement(job)) == {"simclr_cifar10: as on the CPU, N = 2, 3"}
-
-
-def test_traffic_counts_what_operators_read_and_write_and_what_is_uploaded() -> None:
-    a = torch.empty(10, device="meta")
-    with operators.Traffic("meta") as traffic:
-        (a + a).view(2, 5)
-        torch.zeros(3, dtype=torch.uint8).to("meta", non_blocking=True)
-    assert (traffic.bytes, traffic.launches, traffic.uploads) == (3 * 40 + 3, 2, 1)
 
 
 def _waiting(z_i: Tensor, z_j: Tensor, temperature: float) -> Tensor:
@@ -211,8 +190,8 @@ def test_memory_and_events_that_pile_up_are_found(job: Job, monkeypatch: pytest.
     kept: list[Any] = []
     whole = Pipeline._operated
 
-    def leaking(pipeline: Pipeline, batch: Any) -> Any:
-        out = whole(pipeline, batch)
+    def leaking(pipeline: Pipeline, *arguments: Any) -> Any:
+        out = whole(pipeline, *arguments)
         kept.extend((Event(), out))
         return out
 
@@ -232,8 +211,8 @@ def test_half_precision_in_place_of_float32_is_found(job: Job, monkeypatch: pyte
 
 
 def test_a_gradient_that_leaves_out_a_part_is_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = grad_cache._split
-    monkeypatch.setattr(grad_cache, "_split", lambda batch, parts: [whole(batch, parts)[0]] * parts)
+    whole = GradCache._chunk
+    monkeypatch.setattr(GradCache, "_chunk", lambda cache, images, number: whole(cache, images, 0))
     assert numerics._in_parts(job, numerics._config(job)).met is False
 
 

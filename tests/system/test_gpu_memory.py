@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from needs import needs
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from equimod.benchmarks import gpu_memory
-from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, plans
+from equimod.benchmarks.gpu_check.workload import DrawnRecords
+from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, pipeline_bytes, plans
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
+from equimod.pipelines import build
+from equimod.pipelines.operators import TritonOperators
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo
-from equimod.train.run import build_model, build_train_state
+from equimod.train.loop import image_dtype
+from equimod.train.run import build_model, build_train_state, training_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +58,52 @@ def test_the_peak_is_that_of_torchs_tracker(config: Config) -> None:
     state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, torch.device("cpu")))
     with FakeTensorMode(allow_non_fake_inputs=True):
         batch = batch_without_values(config, 64, torch.device("cpu"))
-        images = [batch.x, *(view.image for view in batch.views)]
         step(state, batch)
         theirs = MemTracker()
-        theirs.track_external(state.model, state.optimizer, *images)
+        theirs.track_external(state.model, state.optimizer, batch.images)
         with theirs:
             step(state, batch)
         peak = theirs.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
-    loaded = 64 * 3 * 3 * 32 * 32  # uint8, of the batch to come
-    assert _peak_bytes(config, 1) == peak + loaded
+    assert _peak_bytes(config, 1) == peak + pipeline_bytes(config, 64) - batch.images.nbytes
+
+
+class _OnMeta(LiveMemory):
+    """Bytes of the tensors on "meta" alone."""
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        super().add(t for t in tensors if t.is_meta)
+
+
+@pytest.mark.parametrize("recipe", ["simclr_equimod_cifar10", "byol_equimod_imagenet", "simclr_imagenet"])
+def test_what_the_pipeline_holds_is_what_is_alive_while_it_makes_a_batch(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a fiftieth, which is for tables and sums."""
+    needs("triton")
+    from equimod.pipelines import triton_ops
+
+    monkeypatch.setattr(triton_ops, "_launch", lambda *_, **__: None)
+    monkeypatch.setattr(build, "operators_for", lambda device: TritonOperators())
+    config = replace(read_recipe(RECIPES / f"{recipe}.yaml"), batch_size=8, backend="native")
+    n, meta = config.batch_size, torch.device("meta")
+    size = POLICIES[config.policy].size
+    pipeline = training_pipeline(config, DrawnRecords(n, (size, size), raw=True), DistInfo(0, 0, 1, meta))
+    decoded = next(pipeline.decoded(0))
+    values = len(decoded.images) * n * 3 * size**2
+    with _OnMeta() as alive:
+        memory = GPUMemory(values, image_dtype(config.precision), meta, SimpleNamespace(Stream=lambda device: None))
+        for _ in range(3):
+            slot = memory.take()
+            batch = pipeline._operated(decoded, slot)
+            memory._free.append(slot)
+    assert batch.images.nbytes < alive.peak
+    assert alive.peak == pytest.approx(pipeline_bytes(config, n), rel=0.02)
 
 
 def test_parts_take_less_and_keep_the_images_of_the_others(config: Config) -> None:
     whole, quarter = _peak_bytes(config, 1), _peak_bytes(replace(config, batch_size=16), 1)
-    held = (64 - 16) * 3 * 3 * 32 * 32 * 4
-    assert quarter + held < _peak_bytes(replace(config, grad_cache=4), 1) < whole
+    held = pipeline_bytes(config, 64) - pipeline_bytes(config, 16)
+    assert quarter + held <= _peak_bytes(replace(config, grad_cache=4), 1) < whole
 
 
 def test_a_rank_has_its_share_and_the_buckets_of_its_gradients(config: Config) -> None:

@@ -177,7 +177,7 @@ def test_training_is_timed_beside_its_step_and_its_pipeline(image_tree: Path, tm
         (["step"], "--method is missing; give --method simclr"),
         (["step", "--", "--method=simclr", "--dataset=imagenet"], "data is missing"),
         (["train", "--batches=0", "--", "--method=simclr"], "batches=0; give 1 or more"),
-        (["augment", "--operators=numpy"], "'numpy' is not known; give some of equimod,compiled,one_by_one"),
+        (["augment", "--operators=numpy"], "'numpy' is not known; give some of equimod,one_by_one"),
         (["augment", "--images=8"], "images=8 is less than a batch"),
     ],
 )

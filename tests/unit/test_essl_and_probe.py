@@ -25,10 +25,10 @@ N, P = 12, 5
 ENCODER = EncoderSettings("resnet10", width=8)
 
 
-def _batch() -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
-    x, v_i, v_j = torch.randn(3, N, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+def _batch() -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    images = torch.randn(2 * N, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     t_i, t_j = torch.randn(2, N, P, generator=torch.Generator().manual_seed(2))
-    return x, (v_i, v_j), (t_i, t_j), torch.arange(N) % 3
+    return images, (t_i, t_j), torch.arange(N) % 3
 
 
 def _simclr(probe_classes: int | None = None, essl: ESSLSettings | None = None) -> SSL:
@@ -77,7 +77,8 @@ def test_the_rotation_adds_its_weighted_loss_to_any_method() -> None:
 def test_equimod_alone_is_its_weighted_loss() -> None:
     standardizer = Standardizer(torch.zeros(P), torch.ones(P))
     ssl = build_ssl("none", ENCODER, NoneSettings(), EquiModSettings(0.5, projector=(8,)), standardizer)
-    losses = ssl(*_batch())
+    views, encodings, label = _batch()
+    losses = ssl(torch.cat([views[:N] + 1, views]), encodings, label)
     assert float(losses["invariance"]) == 0
     torch.testing.assert_close(losses["loss"], 0.5 * losses["equivariance"])
     losses["loss"].backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from equimod.models.settings import EquiModSettings, ESSLSettings
 from equimod.models.ssl import METHODS, SSL, build_ssl
-from equimod.pipelines.batch import Batch, View
+from equimod.pipelines.batch import Batch
 from equimod.pipelines.params import Standardizer
 from equimod.train.grad_cache import GradCache
 from equimod.train.main import main
@@ -28,9 +29,9 @@ def _batch(n: int = N) -> Batch:
     def draw(*shape: int) -> Tensor:
         return torch.randn(n, *shape, generator=generator, dtype=torch.float64)
 
-    params = None  # not read by the step
-    views = tuple(View(draw(3, 16, 16), params, draw(P)) for _ in range(2))  # type: ignore[arg-type]
-    return Batch(draw(3, 16, 16), views, torch.arange(n) % 3, torch.arange(n))
+    images = torch.cat([draw(3, 16, 16) for _ in range(3)])
+    params: Any = (None, None)  # not read by the step
+    return Batch(images, params, (draw(P), draw(P)), torch.arange(n) % 3, torch.arange(n))
 
 
 def _model(method: str, equimod: bool = True, essl: bool = False, probe: bool = False) -> SSL:
@@ -92,13 +93,12 @@ def test_with_frozen_statistics_the_gradient_is_that_of_the_whole_batch(method: 
 def test_batch_norms_of_the_encoder_see_a_part_at_a_time_and_take_in_each_once(method: str) -> None:
     reference = _model(method)
     cached = deepcopy(reference)
-    batch, (i, j) = _batch(), _batch().views
-    assert batch.x is not None
-    images = list(zip(*(t.chunk(PARTS) for t in (batch.x, i.image, j.image)), strict=True))
-    h = [reference.encode(x, (v_i, v_j)) for x, v_i, v_j in images]
-    seen = [reference.method.target_forward((v_i, v_j)) for _, v_i, v_j in images]
+    batch = _batch()
+    images = [torch.cat(sets) for sets in zip(*(t.chunk(PARTS) for t in batch.images.chunk(3)), strict=True)]
+    h = [reference.encode(part) for part in images]
+    seen = [reference.method.target_forward(part[-2 * N // PARTS :]) for part in images]
     whole_h, whole_seen = (tuple(map(torch.cat, zip(*parts, strict=True))) for parts in (h, seen))
-    losses = reference.compare(whole_h, whole_seen, (i.encoding, j.encoding), batch.label)
+    losses = reference.compare(whole_h, whole_seen, batch.encodings, batch.label)
     losses["loss"].backward()
     expected = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
     found = _backward(cached, PARTS)
@@ -114,11 +114,25 @@ def test_the_sum_over_small_batches_would_be_another_gradient() -> None:
     expected = _backward(deepcopy(model), 1)[1]
     i, j = _batch().views
     for v_i, v_j in zip(i.image.chunk(PARTS), j.image.chunk(PARTS), strict=True):
-        (model(None, (v_i, v_j), (), None)["loss"] / PARTS).backward()
+        (model(torch.cat([v_i, v_j]), (), torch.arange(0))["loss"] / PARTS).backward()
     name = "encoder.conv1.weight"
     ordinary = dict(model.named_parameters())[name].grad
     assert ordinary is not None
     assert (ordinary - expected[name]).norm() > 0.1 * expected[name].norm()
+
+
+def test_equimod_without_x_is_refused_with_the_remedy() -> None:
+    model, batch = _model("simclr"), _batch()
+    grad_cache = GradCache(model, model, 1, torch.amp.GradScaler("cpu", enabled=False), None)
+    with pytest.raises(ValueError, match="with_x=True"):
+        grad_cache(replace(batch, images=batch.images[N:]))
+
+
+def test_x_is_left_alone_without_equimod() -> None:
+    model, batch = _model("simclr", equimod=False), _batch()
+    grad_cache = GradCache(model, model, PARTS, torch.amp.GradScaler("cpu", enabled=False), None)
+    alone = grad_cache(replace(batch, images=batch.images[N:]))["loss"]
+    assert torch.equal(grad_cache(batch)["loss"], alone)
 
 
 def test_a_gradient_scaler_scales_every_part() -> None:

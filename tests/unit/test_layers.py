@@ -23,7 +23,7 @@ PIPELINES = (
     {"records"},
     {"codec", "kernel", "decode", "resize"},
     {"backends"},
-    {"color", "ops", "compiled", "triton_ops"},
+    {"color", "ops", "triton_ops", "operators"},
     {"batch", "prefetch", "build"},
     {"conversion", "shapes"},
 )

@@ -90,8 +90,8 @@ def test_every_trainable_weight_of_a_method_gets_a_gradient_and_no_other(method:
     model = build_ssl(method, ENCODER, SETTINGS[method], None, None)
     for block in (module for module in model.encoder.modules() if hasattr(module, "bn2")):
         nn.init.ones_(block.bn2.weight)  # zero at first, which hides what lies before
-    views = tuple(torch.randn(2, 8, 3, 16, 16))
-    model(None, views, (torch.empty(0), torch.empty(0)), torch.empty(0))["loss"].backward()
+    views = torch.randn(16, 3, 16, 16)
+    model(views, (torch.empty(0), torch.empty(0)), torch.empty(0))["loss"].backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad == (".target_" not in name), name
 
@@ -125,9 +125,9 @@ def test_byols_views_go_to_the_target_crosswise() -> None:
     torch.manual_seed(0)
     encoder = Encoder(ENCODER)
     byol = BYOL(encoder, SETTINGS["byol"])
-    v_i, v_j = torch.randn(2, 6, 3, 16, 16)
-    h_i, h_j = encoder(torch.cat([v_i, v_j])).chunk(2)
+    views = torch.randn(12, 3, 16, 16)
+    h_i, h_j = encoder(views).chunk(2)
     q_i, q_j = byol.predictor(byol.projector(torch.cat([h_i, h_j]))).chunk(2)
-    t_i, t_j = byol.target_projector(byol.target_encoder(torch.cat([v_i, v_j]))).chunk(2)
-    torch.testing.assert_close(byol((h_i, h_j), byol.target_forward((v_i, v_j))), byol_loss(q_i, q_j, t_i, t_j))
+    t_i, t_j = byol.target_projector(byol.target_encoder(views)).chunk(2)
+    torch.testing.assert_close(byol((h_i, h_j), byol.target_forward(views)), byol_loss(q_i, q_j, t_i, t_j))
     assert float(byol_loss(q_i, q_j, t_i, t_j)) != pytest.approx(float(byol_loss(q_i, q_j, t_j, t_i)), rel=1e-3)

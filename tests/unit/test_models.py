@@ -33,11 +33,12 @@ def _ssl(equimod: EquiModSettings | None = EQUIMOD) -> SSL:
     return build_ssl("simclr", ENCODER, SIMCLR, equimod, _standardizer())
 
 
-def _batch() -> tuple[Tensor, tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+def _batch() -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
+    """Images of x and both views, encodings, labels."""
     generator = torch.Generator().manual_seed(1)
-    x, v_i, v_j = torch.randn(3, N, 3, 16, 16, generator=generator)
+    images = torch.randn(3 * N, 3, 16, 16, generator=generator)
     t_i, t_j = torch.randn(2, N, P, generator=generator)
-    return x, (v_i, v_j), (t_i, t_j), torch.arange(N) % 3
+    return images, (t_i, t_j), torch.arange(N) % 3
 
 
 def _layers(head: nn.Module) -> list[str]:
@@ -134,13 +135,13 @@ def test_embed_gives_embeddings_and_predictions_of_evaluation() -> None:
 
 def test_loss_is_invariance_plus_weighted_equivariance() -> None:
     ssl = _ssl()
-    x, views, encodings, label = _batch()
-    losses = ssl(x, views, encodings, label)
+    images, encodings, label = _batch()
+    losses = ssl(images, encodings, label)
     torch.testing.assert_close(losses["loss"], losses["invariance"] + 0.7 * losses["equivariance"])
     assert losses["loss"].requires_grad
     assert not losses["invariance"].requires_grad
     assert not losses["equivariance"].requires_grad
-    h_x, *h = ssl.encoder(torch.cat([x, *views])).split(N)
+    h_x, *h = ssl.encoder(images).split(N)
     torch.testing.assert_close(losses["invariance"], ssl.method(tuple(h), ()))
     torch.testing.assert_close(losses["equivariance"], ssl.equimod(h_x, tuple(h), encodings))
 
@@ -150,25 +151,25 @@ def test_all_images_go_through_the_encoder_as_one_batch(equimod: EquiModSettings
     ssl = _ssl(equimod)
     seen: list[int] = []
     ssl.encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    x, views, encodings, label = _batch()
-    ssl(x, views, encodings, label)
+    given, encodings, label = _batch()
+    ssl(given[-images:], encodings, label)
     assert seen == [images]
 
 
-def test_without_equimod_neither_x_nor_parameters_matter() -> None:
-    x, views, encodings, label = _batch()
+def test_without_equimod_parameters_do_not_matter() -> None:
+    images, encodings, label = _batch()
     ssl = _ssl(None)
-    with_x = ssl(x, views, encodings, label)
-    without = ssl(None, views, (encodings[1], encodings[0]), label)
-    assert with_x.keys() == {"loss", "invariance"}
-    assert torch.equal(with_x["loss"], without["loss"])
+    losses = ssl(images[N:], encodings, label)
+    assert losses.keys() == {"loss", "invariance"}
+    assert torch.equal(losses["loss"], ssl(images[N:], (encodings[1], encodings[0]), label)["loss"])
 
 
 @pytest.mark.parametrize("equimod", [EQUIMOD, replace(EQUIMOD, negatives="official"), None])
 def test_every_parameter_gets_a_gradient(equimod: EquiModSettings | None) -> None:
     """Data-parallel training waits for all of them."""
     ssl = _ssl(equimod)
-    ssl(*_batch())["loss"].backward()
+    images, encodings, label = _batch()
+    ssl(images[-ssl.image_sets * N :], encodings, label)["loss"].backward()
     assert [name for name, p in ssl.named_parameters() if p.grad is None] == []
 
 
@@ -191,8 +192,8 @@ def test_bf16_autocast_keeps_losses_in_float32() -> None:
 
 def test_a_step_of_any_size_can_be_counted_on_the_meta_device() -> None:
     ssl = _ssl().to("meta")
-    x, views, encodings, label = _batch()
-    losses = ssl(x.to("meta"), tuple(v.to("meta") for v in views), tuple(t.to("meta") for t in encodings), label)
+    images, encodings, label = _batch()
+    losses = ssl(images.to("meta"), tuple(t.to("meta") for t in encodings), label)
     losses["loss"].backward()
     assert losses["loss"].is_meta
 
@@ -211,9 +212,6 @@ def test_the_hook_before_a_step_reaches_the_method_with_the_encoder(monkeypatch:
 
 
 def test_misuse_is_refused_with_the_remedy() -> None:
-    _, views, encodings, label = _batch()
-    with pytest.raises(ValueError, match="with_x=True"):
-        _ssl()(None, views, encodings, label)
     with pytest.raises(ValueError, match="'simclrr' is unknown; choose from simclr"):
         build_ssl("simclrr", ENCODER, SIMCLR, None, None)
     with pytest.raises(ValueError, match=r"Standardizer\.fit"):

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as tv
 
 from equimod.benchmarks.reference import replay
-from equimod.pipelines.batch import Batch
+from equimod.pipelines.batch import Batch, Decoded
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy, CenterPolicy
@@ -30,14 +30,14 @@ def _batches(tree: Path, **arguments: object) -> list[Batch]:
     return list(build_pipeline(open_records(tree), POLICY, **arguments).epoch(2))  # type: ignore[arg-type]
 
 
-def _same(a: Batch, b: Batch) -> bool:
+def _same(a: Batch | Decoded, b: Batch | Decoded) -> bool:
     pairs = [(a.x, b.x), (a.label, b.label), (a.index, b.index)]
     for v, w in zip(a.views, b.views, strict=True):
         pairs += [(v.image, w.image), (v.encoding, w.encoding), (v.params.crop, w.params.crop)]
     return all(torch.equal(p, q) for p, q in pairs if p is not None and q is not None)
 
 
-def _replay(records: Records, batch: Batch, row: int, policy: AugmentationPolicy) -> list[torch.Tensor]:
+def _replay(records: Records, batch: Batch | Decoded, row: int, policy: AugmentationPolicy) -> list[torch.Tensor]:
     """x and the views of one sample before the operators, by Pillow and torchvision, from the batch's parameters."""
     position = int(np.searchsorted(records.index, int(batch.index[row])))
     image = Image.open(io.BytesIO(records.read(position))).convert("RGB")

@@ -62,8 +62,7 @@ class SystemSettings:
     workers: int | None = None
     """Loader threads of each rank; none: its share of the machine's cores."""
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
-    """Mode of torch.compile for the encoder, the last two with CUDA graphs; any of them compiles the operators too. Not
-    run on a GPU yet."""
+    """Mode of torch.compile for the encoder, the last two with CUDA graphs. Not run on a GPU yet."""
     batchnorm: Literal["torch", "apex"] = "torch"
     """The encoder's batch norm over several GPUs; apex: its cudnn_gbn, within one node. Not run on a GPU yet."""
 
