@@ -43,8 +43,8 @@ class Timer:
 class StageTimes:
     """Sums of seconds a stage. Every method may be called from several threads at once.
 
-    On a GPU it is the device that is timed, by two CUDA events around a stage on the current stream; they are read
-    once the device has passed them, and never waited for. Not run on a GPU yet.
+    On a GPU it is the device that is timed, by two CUDA events around a stage on the current stream. They are read and
+    dropped once the device has passed them, and never waited for. Not run on a GPU yet.
     """
 
     def __init__(self) -> None:
@@ -87,6 +87,16 @@ class StageTimes:
         with self._lock:
             self.on_gpu.add(stage)
             self._events.append((stage, begin, end))
+            self._count_passed()
+
+    def _count_passed(self) -> None:
+        """Add the time of the events that the device has passed. To be called with the lock."""
+        pending, self._events = self._events, []
+        for stage, begin, end in pending:
+            if end.query():
+                self._seconds[stage] += begin.elapsed_time(end) / 1000
+            else:
+                self._events.append((stage, begin, end))
 
     def record_each(self, stage: str, items: Iterator[Item]) -> Iterator[Item]:
         """The same items, with the time until each of them counted under `stage`."""
@@ -101,10 +111,5 @@ class StageTimes:
     def seconds(self) -> dict[str, float]:
         """Seconds so far, a stage. What a GPU has not finished counts in a later call."""
         with self._lock:
-            pending, self._events = self._events, []
-            for stage, begin, end in pending:
-                if end.query():
-                    self._seconds[stage] += begin.elapsed_time(end) / 1000
-                else:
-                    self._events.append((stage, begin, end))
+            self._count_passed()
             return dict(self._seconds)
