@@ -175,7 +175,8 @@ def build_train_state(
 
     The time that steps take goes to `stages`, those of the pipeline in a run.
     """
-    torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     learning_rate = partial(
         warmup_cosine,

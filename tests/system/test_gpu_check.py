@@ -6,6 +6,7 @@ import builtins
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from equimod.benchmarks.gpu_check import (
 )
 from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
 from equimod.benchmarks.gpu_check.sections import SECTIONS, Section, run_section
+from equimod.benchmarks.gpu_check.workload import state_of
 from equimod.models import batchnorm, simclr
 from equimod.models.losses import nt_xent
 from equimod.pipelines import ops
@@ -208,6 +210,14 @@ def test_half_precision_in_place_of_float32_is_found(job: Job, monkeypatch: pyte
 
     monkeypatch.setattr(numerics.torch, "matmul", half)
     assert _failed(numerics._float32(job, numerics._config(job))) == {"fp32: matrix products are float32, not TF32"}
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_the_trainer_switches_tf32_off_in_every_precision(precision: Any, job: Job) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    state_of(job, replace(numerics._config(job), precision=precision))
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_a_gradient_that_leaves_out_a_part_is_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ class _RunSettings:
     al., 2021). Losses compare the whole batch, and the gradient is that of the whole batch. Batch norms of the encoder
     see one chunk at a time; the encoder runs forward twice."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """Precision of the forward pass; weights stay float32."""
+    """Precision of the forward pass; weights, losses and the optimizer stay float32. TF32 is off in all of them."""
     seed: int = 0
     """Seed of everything random: weights, order, augmentations."""
     resume: str = "never"
