@@ -63,7 +63,7 @@ class DaliBackend:
         finally:
             for _ in pending:
                 with suppress(RuntimeError):  # an error in a batch that nobody wants any more
-                    pipeline.outputs()
+                    self._outputs(pipeline)
             self._idle.append(pipeline)
 
     def _start(self, pipeline: Pipeline, request: Request) -> None:
@@ -98,9 +98,15 @@ class DaliBackend:
     def _pixels(self, position: int) -> NDArray[np.uint8]:
         return decode_sample(self._records, position)
 
+    def _outputs(self, pipeline: Pipeline) -> Any:
+        """Of the batch that was scheduled first: on a GPU in the order of the current stream, without a wait."""
+        if self._settings["device_id"] is None:
+            return pipeline.outputs()
+        return pipeline.outputs(cuda_stream=torch.cuda.current_stream(self._settings["device_id"]))
+
     def _finished(self, pipeline: Pipeline, request: Request) -> Images:
         try:
-            outputs = [torch.from_dlpack(output.as_tensor()) for output in pipeline.outputs()]
+            outputs = [torch.from_dlpack(output.as_tensor()) for output in self._outputs(pipeline)]
         except RuntimeError as error:  # of the whole batch, whichever sample it is about
             for position in request.position:
                 decode_sample(self._records, int(position))
@@ -122,7 +128,10 @@ def graph(policy: AugmentationPolicy, *, with_x: bool, pixels: bool, gpu: bool, 
         image = fn.external_source(name="image", dtype=types.UINT8, ndim=3 if pixels else 1)
         if not pixels:
             device = "mixed" if gpu else "cpu"
-            image = fn.decoders.image(image, device=device, output_type=types.RGB, adjust_orientation=False)
+            # The GPU's way to scale chroma up is another one unless it is told to be libjpeg's.
+            image = fn.decoders.image(
+                image, device=device, output_type=types.RGB, adjust_orientation=False, jpeg_fancy_upsampling=True
+            )
         elif gpu:
             image = image.gpu()
         outputs = []

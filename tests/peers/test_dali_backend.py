@@ -6,6 +6,8 @@ import io
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 
 needs("dali", module=True)
 
-from equimod.pipelines.backends.dali_backend import graph  # noqa: E402
+from equimod.pipelines.backends.dali_backend import DaliBackend, graph  # noqa: E402
 from equimod.pipelines.batch import Decoded  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
 from equimod.pipelines.conversion.convert import convert  # noqa: E402
@@ -198,3 +200,15 @@ def test_the_graph_for_a_gpu_is_built_and_serialized_without_one(pixels: bool) -
     assert found.count(b"mixed") == (not pixels)
     assert found.count(b"gpu") >= 5  # three resizes and two slices
     assert set(devices(gpu=False)) == {b"cpu"}
+    chroma = graph(POLICY, gpu=True, **settings).serialize().count(b"jpeg_fancy_upsampling")
+    assert chroma == (not pixels)
+
+
+def test_outputs_on_a_gpu_come_in_the_order_of_the_consumers_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, asked = DaliBackend.__new__(DaliBackend), []
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of GPU {device}")
+    pipeline: Any = SimpleNamespace(outputs=lambda **options: asked.append(options))
+    for device_id in (1, None):
+        backend._settings = {"device_id": device_id}
+        backend._outputs(pipeline)
+    assert asked == [{"cuda_stream": "the stream of GPU 1"}, {}]
