@@ -18,8 +18,8 @@ from equimod.train.evaluation.table import Table, spread
 class Augment(Benchmark):
     """Compare operators alone on uint8 crops that are already there: flip, colour, blur, solarize, normalize.
 
-    An image counts when all its views are made. This project's operators (one_by_one: each over
-    the whole batch) and kornia's work on batches; torchvision's image by image, on tensors and on Pillow images.
+    An image counts when all its views are made. This project's operators (one_by_one: each over the whole batch) and
+    kornia's work on batches; torchvision's image by image, on tensors and on Pillow images.
     """
 
     name: ClassVar[str] = "augment"

@@ -40,9 +40,7 @@ class Decoded:
 class Batch:
     """A batch on the training device. On a GPU it holds until the next one is asked for, whose memory goes round."""
 
-    images: (
-        Tensor  # (N,3,S,S) of x, where there is one, and of each view, one behind the other; normalised, channels_last
-    )
+    images: Tensor  # normalised, channels_last: (N,3,S,S) of x, where there is one, and then of each view
     params: tuple[AugmentationParams, ...]  # of each view, on the host, first dimension N
     encodings: tuple[Tensor, ...]  # of each view, float32 (N,P), the vectors of paper A.1
     label: Tensor  # int64 (N,)

@@ -19,7 +19,8 @@ from equimod.pipelines.policy import AFTER_JITTER
 Planes = Sequence[Tensor]
 """Red, green and blue of the same samples, (N,H,W) each."""
 
-_LUMA = (0.2989, 0.587, 0.114)  # torchvision's weights of red, green and blue
+LUMA = (0.2989, 0.587, 0.114)
+"""torchvision's weights of red, green and blue."""
 _IDENTITY = (1.0, 0.0, 0.0)
 NO_JITTER = 4
 """Behind the places that hue can have."""
@@ -28,7 +29,7 @@ NO_JITTER = 4
 def luma(planes: Planes) -> Tensor:
     """Gray level (N,H,W)."""
     red, green, blue = planes
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def invert(plane: Tensor, threshold: Tensor | float) -> Tensor:

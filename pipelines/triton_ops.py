@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from equimod.pipelines.color import jitter_tables, place_of_hue, reject_kernel
+from equimod.pipelines.color import LUMA, NO_JITTER, jitter_tables, place_of_hue, reject_kernel
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import CenterPolicy, ViewPolicy
 
@@ -28,7 +28,7 @@ _REACH = 5.5  # sigmas beyond which a weight is less than float32 tells from 0 b
 
 # Columns of the table. Before them stand nine numbers for the three affine operators in their order, then three of hue.
 _TURNS: tl.constexpr = tl.constexpr(9)
-_PLACE: tl.constexpr = tl.constexpr(12)  # affine operators before hue; more than 3: no jitter
+_PLACE: tl.constexpr = tl.constexpr(12)  # affine operators before hue, or NO_JITTER
 _CONTRAST: tl.constexpr = tl.constexpr(13)  # affine operators before contrast
 _FLIP: tl.constexpr = tl.constexpr(14)
 _GRAY: tl.constexpr = tl.constexpr(15)
@@ -38,6 +38,11 @@ _DECAY: tl.constexpr = tl.constexpr(18)  # of its weights with the square of the
 _MIDDLE: tl.constexpr = tl.constexpr(19)  # its weight there
 WIDTH = 20
 
+_NO_JITTER: tl.constexpr = tl.constexpr(NO_JITTER)
+_RED: tl.constexpr = tl.constexpr(LUMA[0])
+_GREEN: tl.constexpr = tl.constexpr(LUMA[1])
+_BLUE: tl.constexpr = tl.constexpr(LUMA[2])
+
 
 def table(params: AugmentationParams | None, policy: ViewPolicy | CenterPolicy) -> Tensor:
     """What the kernels need of each sample's parameters: float32 (N, WIDTH), on the host.
@@ -45,7 +50,7 @@ def table(params: AugmentationParams | None, policy: ViewPolicy | CenterPolicy) 
     Without parameters one row, which stands for any number of samples to which nothing happens.
     """
     rows = torch.zeros(1 if params is None else len(params), WIDTH, dtype=torch.float64)
-    rows[:, _PLACE.value], rows[:, _THRESHOLD.value], rows[:, _TAPS.value] = 4, _NEVER, -1
+    rows[:, _PLACE.value], rows[:, _THRESHOLD.value], rows[:, _TAPS.value] = NO_JITTER, _NEVER, -1
     if params is None or isinstance(policy, CenterPolicy):
         return rows.float()
     rows[:, : _PLACE.value] = jitter_tables(params).flatten(1)
@@ -75,6 +80,8 @@ def apply(images: Tensor, rows: Tensor, policy: ViewPolicy | CenterPolicy, out: 
     assert out.is_contiguous(memory_format=torch.channels_last)
     blocks, stride = triton.cdiv(pixels, BLOCK), WIDTH if len(rows) > 1 else 0
     jitter, blur = (policy.jitter, policy.blur) if isinstance(policy, ViewPolicy) else (None, None)
+    if blur is not None:
+        reject_kernel(blur.kernel_size, height, width)
     sums = torch.empty(n if jitter else 0, blocks, dtype=torch.float32, device=images.device)
     # Values in [0,1] are more precise as float16 than as bfloat16, and take the same space.
     sharp = out if out.dtype == torch.float32 else out.view(torch.float16)
@@ -86,7 +93,6 @@ def apply(images: Tensor, rows: Tensor, policy: ViewPolicy | CenterPolicy, out: 
     _launch(color_kernel, n * blocks, images, rows, sums, out, sharp, *numbers, BLOCK=BLOCK, PLACES=places)
     if blur is None:
         return
-    reject_kernel(blur.kernel_size, height, width)
     between = torch.empty_like(sharp)
     blocks = triton.cdiv(3 * pixels, BLOCK)
     for source, target, down in ((sharp, between, False), (between, out, True)):
@@ -105,7 +111,7 @@ def level_kernel(images, table, sums, pixels, stride, blocks, BLOCK: tl.constexp
     block = tl.program_id(0) % blocks
     row = table + n * stride
     place = tl.load(row + _PLACE).to(tl.int32)
-    if place < 4:
+    if place < _NO_JITTER:
         at = block * BLOCK + tl.arange(0, BLOCK)
         inside = at < pixels
         red, green, blue = _pixels(images + n.to(tl.int64) * pixels * 3 + at * 3, inside)
@@ -134,7 +140,7 @@ def color_kernel(
     source = tl.where(tl.load(row + _FLIP) > 0, mirrored, at)
     red, green, blue = _pixels(images + start + source * 3, inside)
     place = tl.load(row + _PLACE).to(tl.int32)
-    if place < 4:
+    if place < _NO_JITTER:
         of_block = tl.arange(0, PLACES)
         level = _sum(tl.load(sums + n * blocks + of_block, mask=of_block < blocks, other=0.0)) / pixels
         for k in tl.static_range(4):
@@ -219,7 +225,7 @@ def _plus(a, b):
 
 @triton.jit
 def _luma(red, green, blue):
-    return red * 0.2989 + green * 0.587 + blue * 0.114
+    return red * _RED + green * _GREEN + blue * _BLUE
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from equimod.benchmarks.gpu_check.workload import DrawnRecords
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy, Normalize, ViewPolicy
+from equimod.pipelines.sampler import Cursor
 
 BATCH = 64
 EPOCHS = (1, 3, 10)  # after which memory is looked at
@@ -66,7 +67,7 @@ def _checksums(
     """
     pipeline = _pipeline(job, policy, device, job.sized(20, 5))
     load = torch.randn(2 * [job.sized(4096, 256)], device=device)
-    for batch in islice(chain.from_iterable(pipeline.epoch(epoch) for epoch in range(batches)), batches):
+    for batch in islice(pipeline.epochs(Cursor(0, 0), batches), batches):
         if heavy:
             for _ in range(job.sized(8, 2)):
                 load = (load @ load).clamp_(-1, 1)

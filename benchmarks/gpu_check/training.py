@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import chain, count, islice
+from itertools import islice
 
 import torch
 
@@ -18,6 +19,7 @@ from equimod.benchmarks.loaders import RepeatedRecords
 from equimod.benchmarks.measure import Spread, Workload, interleave
 from equimod.benchmarks.rehearse import step
 from equimod.pipelines.build import Pipeline
+from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config
 from equimod.train.run import training_pipeline
@@ -33,7 +35,7 @@ def run(job: Job) -> Iterator[Finding]:
     config, (pipeline, note) = _config(job), _pipeline(job)
     state, resident = state_of(job, config), random_batch(config, job.device)
     through = replace(state, grad_cache=replace(state.grad_cache, stages=pipeline.stages))
-    batches = pipeline.stages.record_each("wait", chain.from_iterable(map(pipeline.epoch, count())))
+    batches = pipeline.stages.record_each("wait", pipeline.epochs(Cursor(0, 0), sys.maxsize))
     steps, rounds = job.sized(20, 2), job.sized(5, 2)
 
     def step_alone() -> None:
@@ -73,7 +75,7 @@ def memory(job: Job) -> Iterator[Finding]:
     config, (pipeline, _) = _config(job), _pipeline(job)
     predicted = peak_bytes(config, 1)
     state = state_of(job, config)
-    batches = islice(chain.from_iterable(map(pipeline.epoch, count())), job.sized(8, 3))
+    batches = islice(pipeline.epochs(Cursor(0, 0), sys.maxsize), job.sized(8, 3))
     step(state, next(batches))
     counted = LiveMemory() if not job.full else nullcontext()
     if isinstance(counted, LiveMemory):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -243,13 +243,6 @@ class _Uploads(TorchDispatchMode):
         return out
 
 
-class _Cuda:
-    """What GPUMemory asks of torch.cuda."""
-
-    def Stream(self, device: torch.device) -> None:
-        return None
-
-
 @pytest.mark.parametrize(("with_x", "launches"), [(True, 9), (False, 8)])
 def test_a_batch_takes_one_upload_beside_its_pixels(
     with_x: bool, launches: int, monkeypatch: pytest.MonkeyPatch
@@ -258,21 +251,20 @@ def test_a_batch_takes_one_upload_beside_its_pixels(
     from equimod.pipelines.prefetch import GPUMemory
 
     n, policy = 16, POLICIES["simclr_imagenet"]
-    monkeypatch.setattr(operators, "operators_for", lambda device: operators.TritonOperators())
-    monkeypatch.setattr("equimod.pipelines.build.operators_for", operators.operators_for)
+    monkeypatch.setattr("equimod.pipelines.build.operators_for", lambda device: operators.TritonOperators())
     records = DrawnRecords(2 * n, (250, 250), raw=True)
     pipeline = build_pipeline(
         records, policy, batch_size=n, seed=0, device=META, dtype=torch.bfloat16, with_x=with_x, workers=1
     )
     decoded = next(pipeline.decoded(0))
     sets = 2 + with_x
-    memory = GPUMemory(sets * n * 3 * policy.size**2, torch.bfloat16, META, _Cuda())
+    memory = GPUMemory(sets * n * 3 * policy.size**2, torch.bfloat16, META, SimpleNamespace(Stream=lambda device: None))
     launched, uploads = _Launches(monkeypatch), _Uploads()
     with uploads:
         batch = pipeline._operated(decoded, memory.take())
     assert uploads.count == sets + 1
     assert len(launched.names) == launches
-    assert Counter(launched.names)["level_kernel"] == 2
+    assert launched.names.count("level_kernel") == 2
     assert (batch.images.shape, batch.images.dtype) == ((sets * n, 3, 224, 224), torch.bfloat16)
     assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert {t.device for t in (batch.images, batch.label, *batch.encodings)} == {META}
