@@ -54,6 +54,11 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         require_at_least(self, "encoder.", width=8)
 
+    @property
+    def stride(self) -> int:
+        """Pixels of an image for each of the last feature map."""
+        return 32 if self.stem == "imagenet" else 8
+
 
 @dataclass(frozen=True)
 class SimCLRSettings:

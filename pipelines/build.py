@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from equimod.pipelines.backends import BACKENDS, Backend, BackendConfig, Request
+from equimod.pipelines.backends import BACKENDS, Backend, BackendConfig, BackendFactory, Request
 from equimod.pipelines.batch import Batch, Decoded, View
 from equimod.pipelines.geometry import stored_box
 from equimod.pipelines.operators import Operators, operators_for
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
-from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, ViewPolicy
 from equimod.pipelines.prefetch import GPUMemory, Memory, Slot, prefetch
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.resolution import Resolution
 from equimod.pipelines.sampler import Cursor, Sampler
 from equimod.pipelines.timing import StageTimes
 from equimod.pipelines.workers import own_cores
@@ -26,16 +29,24 @@ class Pipeline:
     """Batches of every epoch, the same for the same seed whatever the backend, the workers or the number of ranks."""
 
     def __init__(
-        self, config: BackendConfig, backend: Backend, sampler: Sampler, operators: Operators, dtype: torch.dtype
+        self,
+        config: BackendConfig,
+        make_backend: BackendFactory,
+        sampler: Sampler,
+        operators: Operators,
+        dtype: torch.dtype,
+        resolution: Resolution,
     ) -> None:
         self.stages = config.stages  # where its time goes, and that of a training on it
         self.workers = config.workers  # threads or processes of the backend
         self.operators = operators
         self._records, self._policy, self._device = config.records, config.policy, config.device
         self._with_x, self._dtype = config.with_x, dtype
-        self._backend, self._sampler = backend, sampler
+        self._sampler, self._resolution = sampler, resolution
         self._layouts = tuple(ParamLayout.of(view) for view in self._policy.views)
-        self._policies = (*((self._policy.x,) if config.with_x else ()), *self._policy.views)
+        self._config, self._make_backend = config, make_backend
+        self._backends: dict[int, Backend] = {}  # by the size of the images, one at a time
+        self._backend(resolution.at(0))
         self._idle: list[Memory] = []
 
     def __len__(self) -> int:
@@ -62,10 +73,21 @@ class Pipeline:
         return self._decoded(Cursor(epoch, start_step), epoch + 1)
 
     def _decoded(self, start: Cursor, stop: int) -> Generator[Decoded, None, None]:
+        for size, epochs in groupby(range(start.epoch, stop), self._resolution.at):
+            yield from self._decoded_by(self._backend(size), start, epochs)
+
+    def _backend(self, size: int) -> Backend:
+        """What makes images of a size. Another size's goes, with the memory that it may hold on a GPU."""
+        if size not in self._backends:
+            self._backends.clear()
+            self._backends[size] = self._make_backend(replace(self._config, policy=self._policy.at(size)))
+        return self._backends[size]
+
+    def _decoded_by(self, backend: Backend, start: Cursor, epochs: Iterable[int]) -> Generator[Decoded, None, None]:
         drawn: deque[tuple[NDArray[np.int64], tuple[AugmentationParams, ...]]] = deque()
 
         def requests() -> Iterator[Request]:
-            for epoch, position in self._positions(start, stop):
+            for epoch, position in self._positions(start, epochs):
                 with self.stages.record("read_ahead"):
                     self._records.will_read(position)
                 with self.stages.record("draw"):
@@ -75,7 +97,7 @@ class Pipeline:
                     request = Request(position, tuple(stored_box(p.crop, size, stored_size) for p in params))
                 yield request
 
-        for images in self.stages.record_each("load", self._backend.load(requests())):
+        for images in self.stages.record_each("load", backend.load(requests())):
             position, params = drawn.popleft()
             views = tuple(
                 View(image, p, layout.encode(p))
@@ -84,9 +106,9 @@ class Pipeline:
             label, index = (torch.from_numpy(a[position]) for a in (self._records.label, self._records.index))
             yield Decoded(images.x, views, label, index)
 
-    def _positions(self, start: Cursor, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """The epoch of each batch of this rank, and where its samples lie in the records."""
-        for epoch in range(start.epoch, stop):
+    def _positions(self, start: Cursor, epochs: Iterable[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """The epoch of each batch of this rank from `start` on, and where its samples lie in the records."""
+        for epoch in epochs:
             positions = self._sampler.epoch(epoch)
             for step in range(start.step if epoch == start.epoch else 0, len(self._sampler)):
                 yield epoch, self._sampler.shard(positions, step)
@@ -99,26 +121,31 @@ class Pipeline:
         )
 
     def _memory(self) -> Memory:
-        elements = len(self._policies) * self._sampler.local_batch_size * 3 * self._policy.size**2
+        elements = (self._with_x + len(self._policy.views)) * self._sampler.local_batch_size * 3 * self._policy.size**2
         if self._device.type != "cuda":
             return Memory(elements, self._dtype)
         return GPUMemory(elements, self._dtype, self._device)
 
     def _operated(self, decoded: Decoded, slot: Slot) -> Batch:
         params, images = [view.params for view in decoded.views], decoded.images
-        of_images = (*((None,) if self._with_x else ()), *params)
+        size = images[0].shape[-1]
+        policy = self._policy.at(size)
+        # Parameters say how far a blur reaches in the policy's own pixels; operators want it in those of the images.
+        scaled = [replace(p, sigma=p.sigma * (size / self._policy.size)) for p in params]
+        work: list[tuple[AugmentationParams | None, ViewPolicy | CenterPolicy]]
+        work = [*([(None, policy.x)] if self._with_x else []), *zip(scaled, policy.views, strict=True)]
         with self.stages.record("transfer", self._device):
-            tables = [self.operators.table(p, policy) for p, policy in zip(of_images, self._policies, strict=True)]
+            tables = [self.operators.table(*of_image) for of_image in work]
             numbers = [decoded.label, *(view.encoding for view in decoded.views), *tables]
             label, *rest = slot.upload(numbers)
             encodings, tables = rest[: len(params)], rest[len(params) :]
             slot.keeps = tuple(image for image in images if image.device == self._device)
             images = tuple(image.to(self._device, non_blocking=True) for image in images)
-        n, size = len(label), self._policy.size
+        n = len(label)
         out = slot.images[: len(images) * n * 3 * size**2].view(-1, size, size, 3).permute(0, 3, 1, 2)
         with self.stages.record("operators", self._device):
-            for work in zip(images, of_images, tables, self._policies, out.split(n), strict=True):
-                self.operators(*work)
+            for image, (p, of_image), table, part in zip(images, work, tables, out.split(n), strict=True):
+                self.operators(image, p, table, of_image, part)
         return Batch(out, tuple(params), tuple(encodings), label, decoded.index)
 
 
@@ -137,11 +164,13 @@ def build_pipeline(
     workers: int | None = None,
     shuffle: bool = True,
     window: int | None = None,
+    resolution: Resolution | None = None,
 ) -> Pipeline:
     """A pipeline over `records` whose views are drawn from `policy`.
 
     `batch_size` is global; `dtype` that of the images, which the operators compute in float32; `workers` are threads or
-    processes of this rank, by default its share of the cores; `shuffle` and `window` as in `Sampler`. A sample's index
+    processes of this rank, by default its share of the cores; `shuffle` and `window` as in `Sampler`; `resolution`
+    makes the images of early epochs smaller than the policy says, and changes nothing that is drawn. A sample's index
     is its position in the source, the same in every format.
     Raises ValueError for an unknown backend, a batch that does not split over the ranks or is larger than the data.
     """
@@ -153,4 +182,7 @@ def build_pipeline(
     sampler = Sampler(len(records), batch_size, seed, rank, world_size, shuffle, window)
     workers = workers or max(1, len(own_cores()))
     config = BackendConfig(records, policy, with_x, sampler.local_batch_size, workers, device, StageTimes())
-    return Pipeline(config, BACKENDS[backend]()(config), sampler, operators_for(device), dtype)
+    resolution = resolution or Resolution((policy.size,))
+    if resolution.sizes[-1] != policy.size:
+        raise ValueError(f"resolution ends at {resolution.sizes[-1]} pixels, the policy's images have {policy.size}")
+    return Pipeline(config, BACKENDS[backend](), sampler, operators_for(device), dtype, resolution)

@@ -92,6 +92,12 @@ class GaussianBlur:
         if not 0.0 < self.sigma[0] <= self.sigma[1]:
             raise ValueError(f"GaussianBlur: sigma={self.sigma}; give 0 < smallest <= largest")
 
+    def scaled(self, scale: float) -> GaussianBlur:
+        """The same blur of an image `scale` times as large; its kernel is the next odd number of pixels."""
+        low, high = self.sigma
+        radius = round(scale * (self.kernel_size - 1) / 2)
+        return replace(self, kernel_size=2 * radius + 1, sigma=(scale * low, scale * high))
+
 
 @dataclass(frozen=True)
 class Solarize:
@@ -128,6 +134,10 @@ class CenterPolicy:
         if not 1 <= self.size <= self.resize:
             raise ValueError(f"CenterPolicy: size={self.size}, resize={self.resize}; give 1 <= size <= resize")
 
+    def at(self, size: int) -> CenterPolicy:
+        """The same part of the image in `size` pixels, as far as the resize comes out in whole ones."""
+        return replace(self, size=size, resize=max(size, round(self.resize * size / self.size)))
+
 
 @dataclass(frozen=True)
 class ViewPolicy:
@@ -146,6 +156,15 @@ class ViewPolicy:
     blur: GaussianBlur | None = None
     solarize: Solarize | None = None
 
+    def at(self, size: int) -> ViewPolicy:
+        """The same view in `size` pixels."""
+        crop, blur = self.crop, self.blur
+        return replace(
+            self,
+            crop=crop.at(size) if isinstance(crop, CenterPolicy) else replace(crop, size=size),
+            blur=blur and blur.scaled(size / crop.size),
+        )
+
 
 @dataclass(frozen=True)
 class AugmentationPolicy:
@@ -163,6 +182,10 @@ class AugmentationPolicy:
     def size(self) -> int:
         """Side of every image in pixels."""
         return self.x.size
+
+    def at(self, size: int) -> AugmentationPolicy:
+        """The same images in `size` pixels."""
+        return AugmentationPolicy(self.x.at(size), tuple(view.at(size) for view in self.views))
 
 
 def _policy(

@@ -165,6 +165,7 @@ def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> 
         workers=config.system.workers,
         window=config.shuffle_window,
         dtype=image_dtype(config.precision),
+        resolution=config.resolution_by_epoch(),
     )
 
 
@@ -222,7 +223,7 @@ def _compile_encoders(model: SSL, mode: str) -> None:
         ) from error
     for module in model.modules():
         if isinstance(module, Encoder):
-            module.compile(mode=mode)
+            module.compile(mode=mode, dynamic=False)
 
 
 def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> int:

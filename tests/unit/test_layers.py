@@ -19,7 +19,7 @@ ALLOWED = {
 }
 PIPELINES = (
     {"errors", "durable", "timing", "workers"},
-    {"policy", "philox", "geometry", "params", "sampler"},
+    {"policy", "philox", "geometry", "params", "sampler", "resolution"},
     {"records"},
     {"codec", "kernel", "decode", "resize"},
     {"backends"},
