@@ -27,6 +27,7 @@ from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.tar import TarRecords
+from equimod.pipelines.resolution import Resolution
 
 POLICY = POLICIES["simclr_imagenet"]
 SEED, EPOCH = 5, 2
@@ -116,6 +117,21 @@ def test_a_backend_gives_the_same_pixels_from_every_format(decoded: Callable[[st
     batches = [decoded(name, form) for name, form in PAIRS if name == backend and form != "raw"]
     for other in batches[1:]:
         assert all(torch.equal(a.image, b.image) for a, b in zip(batches[0].views, other.views, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["dali", "ffcv"])
+def test_a_backend_follows_images_that_grow(formats: dict[str, Path], backend: str) -> None:
+    needs(backend)
+    records, grows = open_records(formats["beton"]), Resolution((160, POLICY.size), rising=1)
+    found, expected = (
+        build_pipeline(records, POLICY, backend=name, batch_size=64, seed=SEED, resolution=grows)
+        for name in (backend, "native")
+    )
+    for epoch, size in ((0, 160), (1, POLICY.size)):
+        ours, natives = next(found.decoded(epoch)), next(expected.decoded(epoch))
+        for a, b in zip(ours.images, natives.images, strict=True):
+            assert a.shape == b.shape == (64, 3, size, size)
+            assert (a.float() - b.float()).abs().mean() < TOLERANCE[backend]
 
 
 def test_the_sample_holds_what_makes_decoders_differ(imagenet_sample: Path) -> None:

@@ -73,6 +73,13 @@ def test_a_killed_run_in_parts_with_a_gradient_scaler_resumes_bit_for_bit(option
     assert same_end(alone, _killed_and_resumed(options, tmp_path / "killed", 7))
 
 
+def test_a_run_on_growing_images_killed_in_mid_epoch_resumes_bit_for_bit(options: list[str], tmp_path: Path) -> None:
+    """32 pixels in the first two epochs, 64 in the last two; killed a step behind the change."""
+    options = [*options, "--resolution.start", "32", "--resolution.until", "0.5"]
+    alone = _left_alone(options, tmp_path / "alone")
+    assert same_end(alone, _killed_and_resumed(options, tmp_path / "killed", 7))
+
+
 def test_three_ranks_one_killed_resume_bit_for_bit(options: list[str], tmp_path: Path) -> None:
     """Three, since the order of a sum of two cannot matter."""
     options = [*options, "--batch-size", "6"]

@@ -183,6 +183,10 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
         ("--method simclr --system.batchnorm apex", "batchnorm=apex computes in fp16, not bf16; give --precision fp16"),
         ("--method simclr --system.compile reduce-overhead --grad-cache 2", "give --system.compile default"),
         ("--method simclr --system.compile max-autotune --essl", "give --system.compile default"),
+        ("--method simclr --resolution.start 20", "n.start=20 does not grow to 64 pixels in steps of 32; give 32"),
+        ("--method simclr --resolution.start 64", "resolution.start=64 does not grow to 64 pixels"),
+        ("--method simclr --resolution.until 1", "resolution.until=1.0 must lie between 0 and 1"),
+        ("--method simclr --resolution.start 32 --resolution.until 0.001", "images of 0 of .* epochs smaller"),
         ("--config nowhere.yaml", "cannot read nowhere.yaml"),
     ],
 )
