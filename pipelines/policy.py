@@ -92,11 +92,11 @@ class GaussianBlur:
         if not 0.0 < self.sigma[0] <= self.sigma[1]:
             raise ValueError(f"GaussianBlur: sigma={self.sigma}; give 0 < smallest <= largest")
 
-    def scaled(self, scale: float) -> GaussianBlur:
-        """The same blur of an image `scale` times as large; its kernel is the next odd number of pixels."""
-        low, high = self.sigma
-        radius = round(scale * (self.kernel_size - 1) / 2)
-        return replace(self, kernel_size=2 * radius + 1, sigma=(scale * low, scale * high))
+    def scaled(self, size: int, before: int) -> GaussianBlur:
+        """The same blur of an image of `size` pixels that had `before`. Its kernel reaches no less far."""
+        low, high = (sigma * size / before for sigma in self.sigma)
+        radius = -(-(self.kernel_size // 2) * size // before)
+        return replace(self, kernel_size=2 * radius + 1, sigma=(low, high))
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class ViewPolicy:
         return replace(
             self,
             crop=crop.at(size) if isinstance(crop, CenterPolicy) else replace(crop, size=size),
-            blur=blur and blur.scaled(size / crop.size),
+            blur=blur and blur.scaled(size, crop.size),
         )
 
 
