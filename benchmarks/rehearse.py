@@ -3,8 +3,7 @@
 The trainer's own step runs as rank 0 of many on torch's "meta" device, where tensors have shapes and no values, with a
 process group that only pretends. A wait for the device (`.item()`, a branch on a tensor, a copy to the host) and a
 tensor left on another device raise there. Counted are floating point operations and the bytes that a rank hands to
-collectives. Not rehearsed: autocast, and batch norm over the ranks, of which torch has no meta form.
-Memory is counted by gpu_memory.py.
+collectives, those of batch norm over the ranks among them. Not rehearsed: autocast. Memory is counted by gpu_memory.py.
 """
 
 from __future__ import annotations
@@ -76,8 +75,8 @@ class Collectives(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.namespace == "c10d":
-            given = args[1] if "allgather" in func.__name__ else args[0]
-            kind = func.__name__.partition(".")[0].strip("_")
+            kind = "allgather" if "allgather" in func.__name__ else func.__name__.partition(".")[0].strip("_")
+            given = args[1] if kind == "allgather" else args[0]
             self.calls[kind] += 1
             self.bytes[kind] += sum(
                 t.nbytes for t in torch.utils._pytree.tree_leaves(given) if isinstance(t, torch.Tensor)
@@ -88,7 +87,8 @@ class Collectives(TorchDispatchMode):
 class Norms:
     """How often the batch norms of a model compute statistics, and over how many channels in all.
 
-    Over several ranks each of them gathers mean and variance, and sums two gradients where there is a backward pass.
+    Over several ranks each of them gathers mean and variance, and sums two gradients where there is a backward pass:
+    a part of what `Collectives` counts.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -193,17 +193,22 @@ def batch_without_values(config: Config, n: int, device: torch.device) -> Batch:
 
 def rows(result: dict[str, Any]) -> list[Table]:
     """The table of a result."""
-    found = [
-        [
-            row["method"] + (" + EquiMod" if row["equimod"] else ""),
-            f"{row['tflop']:.2f}",
-            f"{row['parameter_bytes'] / 1e6:.1f}",
-            f"{row['bytes'].get('allgather', 0) / 1e6:.2f}",
-            f"{(row['bytes'].get('allreduce', 0) - row['parameter_bytes']) / 1e6:.2f}",
-        ]
-        for row in result["rows"]
-    ]
-    return [Table(["method", "TFLOP a rank", "gradients, MB", "gathered, MB", "other sums, MB"], found)]
+    columns = ["method", "TFLOP a rank", "gradients, MB", "batch norm, MB", "gathered embeddings, MB", "other sums, MB"]
+    found = []
+    for row in result["rows"]:
+        gathered, summed = embedding_bytes(row)
+        of_norms = row["bytes"]["allgather"] - gathered + 8 * row["batchnorm"]["backward_channels"]
+        sent = (row["parameter_bytes"], of_norms, gathered, summed)
+        title = row["method"] + (" + EquiMod" if row["equimod"] else "")
+        found.append([title, f"{row['tflop']:.2f}", *(f"{count / 1e6:.2f}" for count in sent)])
+    return [Table(columns, found)]
+
+
+def embedding_bytes(rehearsed: dict[str, Any]) -> tuple[int, int]:
+    """What a rehearsed step hands to gathers and to sums, beside what batch norms and gradients do."""
+    counted, norms = rehearsed["bytes"], rehearsed["batchnorm"]
+    summed: int = counted["allreduce"] - rehearsed["parameter_bytes"] - 8 * norms["backward_channels"]
+    return counted["allgather"] - 8 * norms["channels"], summed
 
 
 def caption(result: dict[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """Scale on paper: what a step should take on 1 to 1,024 GPUs: `python benchmarks/scaling.py`.
 
-Operations and the bytes of every collective come from rehearsals of the trainer's own step (rehearse.py), of batch norm
-over the ranks from its layers; time comes from the arguments, none of which is measured on a GPU by this project. An
-all-reduce takes the faster of NCCL's ring and tree, an all-gather the ring. Gradients travel behind the backward pass
-(two thirds of a step) but for the last bucket; nothing else hides.
+Operations and the bytes of every collective come from rehearsals of the trainer's own step (rehearse.py); time comes
+from the arguments, none of which is measured on a GPU by this project. An all-reduce takes the faster of NCCL's ring
+and tree, an all-gather the ring. Gradients travel behind the backward pass (two thirds of a step) but for the last
+bucket; nothing else hides.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 
 from equimod.benchmarks.gpu_memory import CHUNK
-from equimod.benchmarks.rehearse import paper_config, pretended_ranks, rehearse
+from equimod.benchmarks.rehearse import embedding_bytes, paper_config, pretended_ranks, rehearse
 from equimod.benchmarks.result import present
 from equimod.models.settings import MethodName
 from equimod.train.command import refused_settings, run_command
@@ -120,13 +120,14 @@ def predict(arguments: Arguments, ranks: int) -> dict[str, float]:
     again = 4 / 3 if local > device.chunk else 1.0
     compute = max(alone * again, device.least_ms / 1e3)
     gradients, norms, calls = counted["parameter_bytes"], counted["batchnorm"], counted["calls"]
-    gathered, summed = counted["bytes"].get("allgather", 0), counted["bytes"].get("allreduce", 0) - gradients
     exposed = embeddings = statistics = 0.0
     if ranks > 1:
+        gathered, summed = embedding_bytes(counted)
         last = network.all_reduce(min(gradients, BUCKET), ranks)
         exposed = max(last, network.all_reduce(gradients, ranks) - compute * 2 / 3)
-        embeddings = _each(network.all_gather, gathered, calls.get("allgather", 0), ranks)
-        embeddings += _each(network.all_reduce, summed, calls["allreduce"] - counted["buckets"], ranks)
+        embeddings = _each(network.all_gather, gathered, calls["allgather"] - norms["calls"], ranks)
+        sums = calls["allreduce"] - counted["buckets"] - norms["backward_calls"]
+        embeddings += _each(network.all_reduce, summed, sums, ranks)
         statistics = _each(network.all_gather, 8 * norms["channels"], norms["calls"], ranks)
         statistics += _each(network.all_reduce, 8 * norms["backward_channels"], norms["backward_calls"], ranks)
     step = compute + exposed + embeddings + statistics

@@ -8,6 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# One message into one tensor, where lists of tensors take a copy of each on a GPU. torch 2.14 has another name for it.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 def rank() -> int:
     """This process among the ranks; 0 where no process group is up."""
@@ -47,7 +50,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:
         gathered = t.new_empty(world_size() * len(t), *t.shape[1:])
-        dist.all_gather(list(gathered.chunk(world_size())), t.contiguous())
+        _all_gather(gathered, t.contiguous())
         return gathered
 
     @staticmethod

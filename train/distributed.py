@@ -18,9 +18,10 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from equimod.models.batchnorm import GlooSyncBatchNorm
+from equimod.models.batchnorm import SyncBatchNorm
 from equimod.pipelines.errors import EquimodError
 
 _TIMEOUT = timedelta(minutes=10)  # of one collective: longer than the slowest evaluation or save on rank 0
@@ -137,55 +138,66 @@ def assert_same_on_all_ranks(value: str, what: str, dist_info: DistInfo) -> None
                 raise ValueError(f"{what} differs between the ranks: {first!r} on rank 0, {second!r} on rank {rank}")
 
 
-def data_parallel(module: nn.Module, dist_info: DistInfo) -> nn.Module:
+def data_parallel(module: nn.Module, dist_info: DistInfo, gradients: Literal["fp32", "bf16"] = "fp32") -> nn.Module:
     """`module` with gradients averaged over the ranks, its parameters and buffers those of rank 0; alone, itself.
 
-    Buffers are not sent around again: `sync_batchnorm` keeps them the same on all ranks.
+    Ranks send `gradients` as they are, or rounded to bf16. They have a process group of their own, so that batch norms
+    and losses need not wait until a bucket of gradients is through. Buffers are not sent around again: `sync_batchnorm`
+    keeps them the same on all ranks.
     """
     if dist_info.world_size == 1:
         return module
-    device_ids = [dist_info.device] if dist_info.device.type == "cuda" else None
+    group, kind = dist.new_group(timeout=_TIMEOUT), dist_info.device.type
     parallel = nn.parallel.DistributedDataParallel(
         module,
-        device_ids=device_ids,
+        device_ids=[dist_info.device] if kind == "cuda" else None,
+        process_group=group,
         gradient_as_bucket_view=True,
-        init_sync=dist_info.device.type != "meta",  # where there are no values to send
+        init_sync=kind != "meta",  # where there are no values to send
     )
-    if dist_info.device.type == "cpu":
+    if kind == "cpu":
+        sent = torch.bfloat16 if gradients == "bf16" else None
         # A lambda, since DDP compares annotations by identity and finds strings in this file.
-        parallel.register_comm_hook(dist_info, lambda dist_info, bucket: _average_one_by_one(dist_info, bucket))
+        parallel.register_comm_hook(group, lambda group, bucket: _average_one_by_one(group, sent, bucket))
+    elif kind == "cuda" and gradients == "bf16":
+        parallel.register_comm_hook(group, bf16_compress_hook)
     # Set afterwards: the constructor's argument of this name would leave out sending them once, and is deprecated.
     parallel.broadcast_buffers = False
     return parallel
 
 
-def _average_one_by_one(dist_info: DistInfo, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _average_one_by_one(
+    group: dist.ProcessGroup, sent: torch.dtype | None, bucket: dist.GradBucket
+) -> torch.futures.Future[Tensor]:
     """Average every gradient of a bucket by itself: its value then does not depend on what else is in the bucket.
 
     DDP regroups them after the first step. Where a value stands in the buffer decides in which order gloo adds three
     or more ranks, so a resumed run would otherwise differ in the last bit from one that never stopped.
     """
-    futures = []
-    for gradient in bucket.gradients():
-        work = dist.all_reduce(gradient.div_(dist_info.world_size), async_op=True)
-        futures.append(work.get_future())
-    return torch.futures.collect_all(futures).then(lambda _: bucket.buffer())
+    gradients = bucket.gradients()
+    messages = [gradient.div_(group.size()).to(sent or gradient.dtype) for gradient in gradients]
+    futures = [dist.all_reduce(message, group=group, async_op=True).get_future() for message in messages]
+
+    def received(_: object) -> Tensor:
+        for gradient, message in zip(gradients, messages, strict=True):
+            gradient.copy_(message)
+        return bucket.buffer()
+
+    return torch.futures.collect_all(futures).then(received)
 
 
 def sync_batchnorm(module: M, dist_info: DistInfo, kernel: Literal["torch", "apex"] = "torch") -> M:
     """`module` with every batch norm below it computing over the batches of all ranks; alone, as it is.
 
-    Changes `module` in place and keeps its state-dict keys. Call before `data_parallel`. On "meta", where a step is
-    counted and not computed, they stay as they are. `kernel` "apex" takes apex's for images; ValueError where it is not
-    installed or cannot reach all ranks.
+    Changes `module` in place and keeps its state-dict keys. Call before `data_parallel`. `kernel` "apex" takes apex's
+    for images; ValueError where it is not installed or cannot reach all ranks.
     """
-    if dist_info.world_size == 1 or dist_info.device.type == "meta":
+    if dist_info.world_size == 1:
         return module
     if kernel == "apex":
         _apex_batchnorm(module, dist_info)
     for parent, name, norm in _batchnorms(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-        on_gpu = dist_info.device.type == "cuda"
-        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(norm) if on_gpu else GlooSyncBatchNorm(norm))
+        setattr(parent, name, SyncBatchNorm(norm))
     return module
 
 

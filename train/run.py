@@ -193,7 +193,7 @@ def build_train_state(
             f"give a divisor of {local_batch_size}"
         )
     model = build_model(config, records).to(dist_info.device).to(memory_format=torch.channels_last)
-    parallel = data_parallel(sync_batchnorm(model, dist_info, config.system.batchnorm), dist_info)
+    parallel = data_parallel(sync_batchnorm(model, dist_info, config.system.batchnorm), dist_info, config.gradients)
     if config.system.compile != "no":
         _compile_encoders(model, config.system.compile)
     optimizer = LARS(

@@ -124,7 +124,7 @@ def run(job: Job) -> Iterator[Finding]:
     for method in METHOD_NAMES:
         for equimod in (False, True) if method != "none" else (True,):
             yield _step(job, method, equimod, device)
-    yield from _norms(job)
+    yield from _norms(device)
 
 
 def _center(name: str, device: torch.device) -> Callable[[], object]:
@@ -161,18 +161,18 @@ def _step(job: Job, method: Any, equimod: bool, device: torch.device) -> Finding
     return no_wait(f"a step, {config.title}", device, lambda: step(state, batch))
 
 
-def _norms(job: Job) -> Iterator[Finding]:
+def _norms(device: torch.device) -> Iterator[Finding]:
     """Forward and backward pass of each kind of batch norm, over a group of ranks that is not there."""
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=RANKS)
     try:
         for kind, shape in ((nn.BatchNorm2d, (8, 16, 4, 4)), (nn.BatchNorm1d, (8, 16))):
-            norm = nn.Sequential(kind(16)).to(job.device)
-            sync_batchnorm(norm, DistInfo(0, 0, RANKS, job.device))
-            images = torch.randn(shape, device=job.device, requires_grad=True)
+            norm = nn.Sequential(kind(16)).to(device)
+            sync_batchnorm(norm, DistInfo(0, 0, RANKS, device))
+            images = torch.randn(shape, device=device, requires_grad=True)
 
             def both(norm: nn.Module = norm, images: Tensor = images) -> None:
                 norm(images).sum().backward()
 
-            yield no_wait(f"{kind.__name__} over {RANKS} ranks, forward and backward", job.device, both)
+            yield no_wait(f"{kind.__name__} over {RANKS} ranks, forward and backward", device, both)
     finally:
         dist.destroy_process_group()

@@ -15,14 +15,17 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch_batchnorm
 from ranks import run_ranks
 from safetensors.torch import load_file, save_file
 from small_models import ENCODER, SETTINGS
 from torch import Tensor, nn
 
+from equimod.models import batchnorm
 from equimod.models.gather import gather
 from equimod.models.losses import barlow_twins_loss, byol_loss, equimod_loss, nt_xent, vicreg_loss
 from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, SimCLRSettings
@@ -88,7 +91,6 @@ def _check_batchnorm(dist_info: DistInfo) -> Results:
         "2d": (nn.BatchNorm1d(3), (N, 3)),
         "4d": (nn.BatchNorm2d(3, momentum=0.3), (N, 3, 4, 4)),
         "plain": (nn.BatchNorm1d(3, affine=False), (N, 3)),
-        "cumulative": (nn.BatchNorm1d(3, momentum=None), (N, 3)),
     }
     for name, (norm, shape) in cases.items():
         module = nn.Sequential(norm).double()
@@ -110,6 +112,11 @@ def _check_batchnorm(dist_info: DistInfo) -> Results:
         results |= {f"{name}.grad.{key}": p.grad for key, p in module.named_parameters() if p.grad is not None}
         results[f"{name}.eval/rows"] = module.eval()(_share(_draw(3, *shape), dist_info)).detach()
     return results
+
+
+def _check_batchnorm_of_gpus(dist_info: DistInfo) -> Results:
+    with torch_batchnorm.in_place_of_torchs(), patch.object(batchnorm, "_kernels", lambda x: batchnorm._OnGPU):
+        return _check_batchnorm(dist_info)
 
 
 def _check_half_precision_batchnorm(dist_info: DistInfo) -> Results:
@@ -180,12 +187,24 @@ TRAINING += ["--epochs", "2", "--batch-size", "8", "--optim.lr", "0.2", "--encod
 TRAINING += ["--equivariance.projector", "12", "6", "--system.device", "cpu", "--system.workers", "1"]
 
 
-def _check_training(dist_info: DistInfo) -> Results:
+def _check_bf16_gradients(dist_info: DistInfo) -> Results:
+    """Gradients that are rounded on their way, and ten steps with them, slow ones, since paths part in quick ones."""
+    linear = nn.Linear(3, 5).double()
+    parallel = data_parallel(linear, dist_info, "bf16")
+    parallel(_share(_draw(0, N, 3), dist_info)).square().mean().backward()
+    assert linear.weight.grad is not None
+    rounded = linear.weight.grad.bfloat16().double()
+    assert torch.equal(linear.weight.grad, rounded) is (dist_info.world_size > 1)
+    found = _check_training(dist_info, "--gradients", "bf16", "--optim.lr", "0.01")
+    return {name: loss for name, loss in found.items() if name.endswith("loss")}
+
+
+def _check_training(dist_info: DistInfo, *options: str) -> Results:
     """Ten steps of the trainer on drawn images: the same samples, parameters and losses on any number of ranks."""
     results: Results = {}
     with tempfile.TemporaryDirectory() as folder:
         draw_dataset(Path(folder) / "images", samples=40, seed=0)
-        config = parse([*TRAINING, "--data", f"{folder}/images"])
+        config = parse([*TRAINING, *options, "--data", f"{folder}/images"])
         records = open_records(Path(folder) / "images")
         pipeline = training_pipeline(config, records, dist_info)
         torch.set_default_dtype(torch.float64)
@@ -207,11 +226,14 @@ def _check_training(dist_info: DistInfo) -> Results:
 CHECKS = (
     _check_losses,
     _check_batchnorm,
+    _check_batchnorm_of_gpus,
     _check_half_precision_batchnorm,
     _check_ssl,
     _check_grad_cache,
     _check_training,
+    _check_bf16_gradients,
 )
+TOLERANCE = {_check_half_precision_batchnorm: 2e-2, _check_bf16_gradients: 5e-2}
 
 
 def _agreements(dist_info: DistInfo) -> dict[str, object]:
@@ -250,12 +272,12 @@ def _alone(check: Callable[[DistInfo], Results]) -> Results:
 def test_ranks_compute_what_one_process_computes_with_the_whole_batch(
     check: Callable[[DistInfo], Results], ranks: list[Path]
 ) -> None:
-    tolerance = 2e-2 if check is _check_half_precision_batchnorm else 1e-9
+    tolerance = TOLERANCE.get(check, 1e-9)
     shares = [load_file(f"{rank}.safetensors") for rank in ranks]
     expected = _alone(check)
     assert expected
     for name, value in expected.items():
-        parts = [share[name] for share in shares]
+        parts = [share[f"{check.__name__}/{name}"] for share in shares]
         got = [torch.cat(parts)] if name.endswith("/rows") else parts
         for t in got:
             # At least something: a bias before a batch norm has gradient 0, but for rounding.
@@ -312,7 +334,7 @@ def _main(folder: Path) -> None:
     with process_group("cpu") as dist_info:
         results: Results = {}
         for check in CHECKS:
-            results |= check(dist_info)
+            results |= {f"{check.__name__}/{name}": value for name, value in check(dist_info).items()}
         save_file({name: t.contiguous() for name, t in results.items()}, folder / f"{dist_info.rank}.safetensors")
         (folder / f"{dist_info.rank}.json").write_text(json.dumps(_agreements(dist_info)))
 

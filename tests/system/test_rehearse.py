@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equimod.benchmarks import rehearse as rehearse_module
-from equimod.benchmarks.rehearse import main, paper_config, pretended_ranks, rehearse
+from equimod.benchmarks.rehearse import embedding_bytes, main, paper_config, pretended_ranks, rehearse
 from equimod.models import simclr
 from equimod.models.losses import nt_xent
 from equimod.models.settings import METHOD_NAMES, MethodName
@@ -36,8 +36,11 @@ def test_a_step_of_every_method_runs_as_rank_0_of_32(method: MethodName, equimod
     of_resnet50 = 128 * 2 * 4.09e9 / 1e12  # multiplications and additions of 128 images
     assert found["tflop"] == pytest.approx(forwards * of_resnet50, rel=0.03)
     embeddings = 2 * 128 * 128 * 4  # of two views
-    assert found["bytes"].get("allgather", 0) == embeddings * ((method == "simclr") + equimod)
-    assert found["bytes"]["allreduce"] >= found["parameter_bytes"]
+    gathered, summed = embedding_bytes(found)
+    assert gathered == embeddings * ((method == "simclr") + equimod)
+    assert summed >= 0
+    of_backbone = 26_560  # channels that ResNet-50 normalises
+    assert found["batchnorm"]["channels"] >= of_backbone * (2 if method == "byol" else 1)
 
 
 def test_parts_cost_one_more_forward_pass(dist_info: DistInfo) -> None:

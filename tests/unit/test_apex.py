@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from equimod.models.batchnorm import SyncBatchNorm
 from equimod.models.encoder import Encoder
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo, sync_batchnorm
@@ -51,7 +52,7 @@ def test_apex_takes_over_the_batch_norms_of_images(encoder: Encoder, monkeypatch
     sync_batchnorm(model, GPUS, "apex")
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert all(isinstance(m, _GroupBatchNorm2d) and m.group_size == 2 and m.eps == eps for m in norms[:-1])
-    assert isinstance(norms[-1], nn.SyncBatchNorm)
+    assert isinstance(norms[-1], SyncBatchNorm)
     assert list(model.state_dict()) == names
     assert all(after is before[name] for name, after in model.named_parameters())
 

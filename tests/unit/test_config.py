@@ -181,6 +181,10 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
             "policy=simclr_shapes makes images of 64 pixels, dataset=cifar10 is evaluated at 32; .* simclr_cifar10 or",
         ),
         ("--method simclr --system.batchnorm apex", "batchnorm=apex computes in fp16, not bf16; give --precision fp16"),
+        (
+            "--method simclr --essl --precision fp16 --system.batchnorm apex",
+            "essl takes two .* --system.batchnorm torch",
+        ),
         ("--method simclr --system.compile reduce-overhead --grad-cache 2", "give --system.compile default"),
         ("--method simclr --system.compile max-autotune --essl", "give --system.compile default"),
         ("--method simclr --resolution.start 20", "n.start=20 does not grow to 64 pixels in steps of 32; give 32"),

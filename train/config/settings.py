@@ -129,6 +129,8 @@ class _RunSettings:
     see one chunk at a time; the encoder runs forward twice."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Precision of the forward pass; weights, losses and the optimizer stay float32. TF32 is off in all of them."""
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    """Precision in which the ranks of a run add up their gradients. bf16 halves what they send, and rounds it."""
     seed: int = 0
     """Seed of everything random: weights, order, augmentations."""
     resume: str = "never"
@@ -171,6 +173,11 @@ class Config(MethodSettings, _RunSettings):
             )
         if self.system.batchnorm == "apex" and self.precision != "fp16":
             raise ConfigError(f"system.batchnorm=apex computes in fp16, not {self.precision}; give --precision fp16")
+        if self.system.batchnorm == "apex" and self.essl:
+            raise ConfigError(
+                "system.batchnorm=apex keeps the statistics of one forward pass, and --essl takes two before a "
+                "backward pass; give --system.batchnorm torch"
+            )
         if self.resume != "never" and self.overwrite:
             raise ConfigError(f"resume={self.resume} and overwrite=True contradict each other; give one of them")
         if self.optim.warmup_epochs >= self.epochs:
