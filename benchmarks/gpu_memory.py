@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import tyro
@@ -25,6 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.benchmarks.result import present
+from equimod.models import losses
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.command import run_command
@@ -97,7 +99,8 @@ def peak_bytes(config: Config, ranks: int) -> int:
     """
     config = replace(config, batch_size=config.batch_size // ranks)
     state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, CPU))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    as_on_gpu = patch.dict(losses.PRODUCTS, cpu=losses.PRODUCTS["cuda"])
+    with FakeTensorMode(allow_non_fake_inputs=True), as_on_gpu:
         few = batch_without_values(config, 2, CPU)
         step(replace(state, grad_cache=replace(state.grad_cache, chunks=1)), few)  # so that there are momenta
         batch = batch_without_values(config, config.batch_size, CPU)

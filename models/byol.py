@@ -48,11 +48,7 @@ class BYOL(Method):
 
 def _follow(target: nn.Module, online: nn.Module, weight: float) -> None:
     """target += weight · (online - target), running statistics included; counters are copied."""
-    targets, onlines = [], []
-    for t, o in zip(target.state_dict().values(), online.state_dict().values(), strict=True):
-        if t.is_floating_point():
-            targets.append(t)
-            onlines.append(o)
-        else:
-            t.copy_(o)
-    torch._foreach_lerp_(targets, onlines, weight)
+    pairs = list(zip(target.state_dict().values(), online.state_dict().values(), strict=True))
+    values, counters = ([pair for pair in pairs if pair[0].is_floating_point() is wanted] for wanted in (True, False))
+    torch._foreach_lerp_([t for t, _ in values], [o for _, o in values], weight)
+    torch._foreach_copy_([t for t, _ in counters], [o for _, o in counters])

@@ -9,8 +9,9 @@ float32 or better, whatever autocast says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor
 from equimod.models.gather import gather, rank, sum_over_ranks, world_size
 
 BLOCK = 1024
-"""Columns that a contrastive loss compares its rows with at a time."""
+"""Columns that a contrastive loss compares its rows with at a time, or more, as long as PRODUCTS are not exceeded."""
+PRODUCTS = {"cpu": 0, "cuda": 2**25, "meta": 2**25}
+"""Products of a block, by device: a CPU's cache holds small ones, a GPU takes few launches for large ones (128 MiB)."""
 
 
 def nt_xent(z_i: Tensor, z_j: Tensor, temperature: float) -> Tensor:
@@ -164,41 +167,46 @@ def _repulsion(z: Tensor, temperature: float, *, sibling: bool) -> Tensor:
 def log_sum_exp(rows: Tensor, columns: Tensor, excluded: tuple[Tensor, ...]) -> Tensor:
     """log sum_k exp(rows_i · columns_k) over all k but the `excluded`, one of each tensor (R,) for every row: (R,).
 
-    `rows` (R,D), `columns` (C,D). Products are made in blocks of BLOCK columns and made again for the gradient, so the
-    memory is O(R · BLOCK) and not O(R · C).
+    `rows` (R,D), `columns` (C,D). Products are made in blocks of columns and made again for the gradient, so the memory
+    is that of a block (BLOCK, PRODUCTS) and not O(R · C).
     """
-    result: Tensor = _LogSumExp.apply(rows, columns, *excluded)
+    result: Tensor = _LogSumExp.apply(rows, columns, torch.stack(excluded, 1))
     return result
 
 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, columns: Tensor, *excluded: Tensor) -> Tensor:
-        total = rows.new_full((len(rows),), -torch.inf)
-        for start in range(0, len(columns), BLOCK):
-            total = torch.logaddexp(total, _products(rows, columns, start, excluded).logsumexp(1))
-        ctx.save_for_backward(rows, columns, total, *excluded)
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, excluded: Tensor) -> Tensor:
+        first, *others = (_products(rows, columns, block, excluded).logsumexp(1) for block in _blocks(rows, columns))
+        total: Tensor = reduce(torch.logaddexp, others, first)
+        ctx.save_for_backward(rows, columns, total, excluded)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        rows, columns, total, *excluded = ctx.saved_tensors
+        rows, columns, total, excluded = ctx.saved_tensors
         of_rows, of_columns = torch.zeros_like(rows), torch.empty_like(columns)
-        for start in range(0, len(columns), BLOCK):
-            softmax = _products(rows, columns, start, excluded).sub_(total[:, None]).exp_().mul_(gradient[:, None])
-            of_rows.addmm_(softmax, columns[start : start + BLOCK])
-            torch.mm(softmax.T, rows, out=of_columns[start : start + BLOCK])
-        return of_rows, of_columns, *(None for _ in excluded)
+        for block in _blocks(rows, columns):
+            softmax = _products(rows, columns, block, excluded).sub_(total[:, None]).exp_().mul_(gradient[:, None])
+            of_rows.addmm_(softmax, columns[block])
+            torch.mm(softmax.T, rows, out=of_columns[block])
+        return of_rows, of_columns, None
 
 
-def _products(rows: Tensor, columns: Tensor, start: int, excluded: Sequence[Tensor]) -> Tensor:
-    """rows_i · columns_k for the block of columns from `start` on, -inf where k is excluded for i."""
-    products = rows @ columns[start : start + BLOCK].T
-    for column in excluded:
-        here = (column - start).clamp(0, products.shape[1] - 1)[:, None]
-        inside = (column[:, None] - start) == here
-        products.scatter_(1, here, products.gather(1, here).masked_fill(inside, -torch.inf))
-    return products
+def _blocks(rows: Tensor, columns: Tensor) -> Iterator[slice]:
+    width = max(BLOCK, PRODUCTS[rows.device.type] // len(rows))
+    return (slice(start, min(start + width, len(columns))) for start in range(0, len(columns), width))
+
+
+def _products(rows: Tensor, columns: Tensor, block: slice, excluded: Tensor) -> Tensor:
+    """rows_i · columns_k for a block of columns, -inf where k is `excluded` (R,E) for i."""
+    products = rows @ columns[block].T
+    if len(columns) == products.shape[1]:
+        return products.scatter_(1, excluded, -torch.inf)
+    column = excluded - block.start
+    here = column.clamp(0, products.shape[1] - 1)
+    most = torch.where(column == here, -torch.inf, torch.inf).to(products.dtype)
+    return products.scatter_reduce_(1, here, most, "amin")
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:

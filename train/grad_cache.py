@@ -99,9 +99,16 @@ class GradCache:
 @contextmanager
 def _buffers_kept(model: nn.Module) -> Iterator[None]:
     """Leave the buffers, such as running statistics, as they were."""
-    buffers = list(model.buffers())
-    before = [buffer.clone() for buffer in buffers]
+    kinds = [[b for b in model.buffers() if b.is_floating_point() is wanted] for wanted in (True, False)]
+    before = [[torch.empty_like(b) for b in buffers] for buffers in kinds]
+    _copy(before, kinds)
     yield
-    with torch.no_grad():
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+    _copy(kinds, before)
+
+
+@torch.no_grad()
+def _copy(targets: list[list[Tensor]], sources: list[list[Tensor]]) -> None:
+    """In few launches, for which the tensors of a list must be of one type."""
+    for ours, theirs in zip(targets, sources, strict=True):
+        if ours:
+            torch._foreach_copy_(ours, theirs)

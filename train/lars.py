@@ -53,17 +53,24 @@ class LARS(torch.optim.Optimizer):
         if group["weight_decay"]:
             gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
         if group["lars"]:
-            gradients = torch._foreach_mul(gradients, _trust_ratios(params, gradients, group["trust_coefficient"]))
+            ratios = _trust_ratios(params, gradients, group["trust_coefficient"])
+            gradients = torch._foreach_mul(gradients, _spread(ratios, gradients))
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients, alpha=group["lr"])
         torch._foreach_sub_(params, buffers)
 
 
-def _trust_ratios(params: _Tensors, gradients: _Tensors, trust_coefficient: float) -> _Tensors:
+def _trust_ratios(params: _Tensors, gradients: _Tensors, trust_coefficient: float) -> Tensor:
     weight = torch.stack(torch._foreach_norm(params))
     gradient = torch.stack(torch._foreach_norm(gradients))
-    ratios = torch.where((weight > 0) & (gradient > 0), trust_coefficient * weight / gradient, 1.0)
-    return ratios.unbind()
+    return torch.where((weight > 0) & (gradient > 0), trust_coefficient * weight / gradient, 1.0)
+
+
+def _spread(ratios: Tensor, tensors: _Tensors) -> _Tensors:
+    """The ratio of each tensor in every element of one like it. By single values, foreach multiplies one by one."""
+    counts = [t.numel() for t in tensors]
+    flat = torch.cat([ratio.expand(count) for ratio, count in zip(ratios.unbind(), counts, strict=True)])
+    return [part.as_strided(t.shape, t.stride()) for part, t in zip(flat.split(counts), tensors, strict=True)]
 
 
 def lars_groups(module: nn.Module) -> list[dict[str, Any]]:
