@@ -54,8 +54,8 @@ class Loader(Benchmark):
     def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.loaders import LOADERS, LoaderSettings
+        from equimod.pipelines.cores import available_cores
         from equimod.pipelines.records import open_records
-        from equimod.pipelines.workers import available_cores
 
         settings = LoaderSettings(
             self.records,

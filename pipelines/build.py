@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from equimod.pipelines.backends import BACKENDS, Backend, BackendConfig, BackendFactory, Request
 from equimod.pipelines.batch import Batch, Decoded, View
+from equimod.pipelines.cores import loader_cores
 from equimod.pipelines.geometry import stored_box
 from equimod.pipelines.operators import Operators, operators_for
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
@@ -22,7 +25,6 @@ from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resolution import Resolution
 from equimod.pipelines.sampler import Cursor, Sampler
 from equimod.pipelines.timing import StageTimes
-from equimod.pipelines.workers import own_cores
 
 
 class Pipeline:
@@ -169,7 +171,7 @@ def build_pipeline(
     """A pipeline over `records` whose views are drawn from `policy`.
 
     `batch_size` is global; `dtype` that of the images, which the operators compute in float32; `workers` are threads or
-    processes of this rank, by default its share of the cores; `shuffle` and `window` as in `Sampler`; `resolution`
+    processes of this rank, by default as many as `loader_cores`; `shuffle` and `window` as in `Sampler`; `resolution`
     makes the images of early epochs smaller than the policy says, and changes nothing that is drawn. A sample's index
     is its position in the source, the same in every format.
     Raises ValueError for an unknown backend, a batch that does not split over the ranks or is larger than the data.
@@ -180,9 +182,20 @@ def build_pipeline(
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     sampler = Sampler(len(records), batch_size, seed, rank, world_size, shuffle, window)
-    workers = workers or max(1, len(own_cores()))
-    config = BackendConfig(records, policy, with_x, sampler.local_batch_size, workers, device, StageTimes())
+    cores = loader_cores(_gpus(device))
+    workers = workers or max(1, len(cores))
+    config = BackendConfig(records, policy, with_x, sampler.local_batch_size, workers, cores, device, StageTimes())
     resolution = resolution or Resolution((policy.size,))
     if resolution.sizes[-1] != policy.size:
         raise ValueError(f"resolution ends at {resolution.sizes[-1]} pixels, the policy's images have {policy.size}")
     return Pipeline(config, BACKENDS[backend](), sampler, operators_for(device), dtype, resolution)
+
+
+def _gpus(device: torch.device) -> list[str]:
+    """PCI addresses of the GPUs of the node's ranks, in their order; none where they train on CPUs."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device.type != "cuda":
+        return []
+    devices = [device.index] if ranks == 1 else range(ranks)
+    found: list[Any] = [torch.cuda.get_device_properties(index) for index in devices]
+    return [f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0" for gpu in found]

@@ -1,4 +1,4 @@
-"""The cores of a process, and pools of worker processes that end whenever the process that started them ends."""
+"""Pools of worker processes that end whenever the process that started them ends."""
 
 from __future__ import annotations
 
@@ -11,30 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 SPAWN = multiprocessing.get_context("spawn")  # the caller may have threads, which a fork would freeze
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(_cores())
-
-
-def own_cores() -> list[int]:
-    """The cores of this rank, disjoint from those of the node's other ranks; empty where ranks outnumber cores.
-
-    torchrun tells the number of ranks on the node and the number of this one.
-    """
-    cores, ranks, rank = _cores(), int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    return cores[len(cores) * rank // ranks : len(cores) * (rank + 1) // ranks]
-
-
-def stay_on_own_cores() -> None:
-    """Keep the calling thread on the cores of its rank, so that the threads of several ranks share the node fairly."""
-    if hasattr(os, "sched_setaffinity") and (cores := own_cores()):
-        os.sched_setaffinity(0, cores)
 
 
 def end_with_parent() -> None:

@@ -16,9 +16,9 @@ from equimod.pipelines.conversion.convert import Conversion, DamagedImagesError,
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.source import Source
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.records.beton import SUFFIX
-from equimod.pipelines.workers import available_cores
 from equimod.train.command import run_command
 from equimod.train.progress import Progress
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import tyro
 
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.errors import UsageError
-from equimod.pipelines.workers import available_cores
 from equimod.train.command import run_command
 
 APT = "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++"

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.shapes import draw_dataset
-from equimod.pipelines.workers import available_cores
 from equimod.train.command import run_command
 from equimod.train.progress import Progress
 

@@ -29,9 +29,9 @@ import tyro
 from equimod.pipelines.conversion import open_source
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.durable import durable_dir
 from equimod.pipelines.errors import EquimodError, UsageError
-from equimod.pipelines.workers import available_cores
 from equimod.train.command import run_command
 from equimod.train.evaluation.provenance import provenance
 

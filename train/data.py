@@ -13,10 +13,10 @@ from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
-from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config, ConfigError
 from equimod.train.distributed import DistInfo, barrier
 

@@ -17,9 +17,9 @@ from equimod.pipelines.backends import BackendUnavailableError
 from equimod.pipelines.backends.choose import PACKAGES, installed
 from equimod.pipelines.batch import Decoded
 from equimod.pipelines.build import Pipeline, build_pipeline
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.workers import available_cores
 
 LEVELS = {"native": 0.5, "dali": 0.5, "ffcv": 2.0}  # of 255: mean distance to torchvision that the README promises
 COMPARED = 8  # samples of a batch

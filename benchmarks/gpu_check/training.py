@@ -19,8 +19,8 @@ from equimod.benchmarks.loaders import RepeatedRecords
 from equimod.benchmarks.measure import Spread, Workload, interleave
 from equimod.benchmarks.rehearse import step
 from equimod.pipelines.build import Pipeline
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.sampler import Cursor
-from equimod.pipelines.workers import available_cores
 from equimod.train.config import Config
 from equimod.train.run import training_pipeline
 from equimod.train.time_spent import time_spent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,6 +59,7 @@ class BackendConfig:
     with_x: bool
     batch_size: int  # of the largest request
     workers: int
+    cores: Sequence[int]  # that they keep to, where threads can
     device: torch.device  # that the images are for
     stages: StageTimes  # for the seconds of its threads, by the names of `timing.LOADER`, where it can tell them
 

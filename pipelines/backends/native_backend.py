@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equimod.pipelines.backends import BackendConfig, Images, Request
+from equimod.pipelines.cores import stay_on
 from equimod.pipelines.decode import RegionDecoder, decode_image, read_image
 from equimod.pipelines.resize import CropResizer, center_crop_specs, crop_specs, regions_of_interest
 from equimod.pipelines.timing import Timer
-from equimod.pipelines.workers import stay_on_own_cores
 
 _BATCHES_AHEAD = 2
 _TASKS_A_WORKER = 4  # of a batch: few enough to cost nothing, enough for workers to end a batch together
@@ -48,7 +48,7 @@ class NativeBackend:
 
     def _begin(self, own: threading.local) -> None:
         own.decode = RegionDecoder()
-        stay_on_own_cores()
+        stay_on(self._config.cores)
 
     def _start(
         self, request: Request, pool: ThreadPoolExecutor, own: threading.local

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch  # noqa: F401  # whose first import asks ldconfig
 
 from equimod.pipelines import shapes
 from equimod.pipelines.conversion import convert

@@ -76,7 +76,7 @@ class SystemSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
     workers: int | None = None
-    """Loader threads of each rank; none: its share of the machine's cores."""
+    """Loader threads of each rank; none: its share of the machine's cores, less up to three on a GPU."""
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
     """Mode of torch.compile for the encoder, the last two with CUDA graphs. Not run on a GPU yet."""
     batchnorm: Literal["torch", "apex"] = "torch"

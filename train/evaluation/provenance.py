@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from equimod.pipelines.workers import available_cores
+from equimod.pipelines.cores import available_cores
 
 _PACKAGES = ("equimod", "torch", "torchvision", "pillow", "simplejpeg", "numpy")
 
