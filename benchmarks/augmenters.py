@@ -1,7 +1,8 @@
 """The operators that `throughput.py augment` compares: the same uint8 crops in, normalised float views out.
 
-Every contender draws its own parameters, with the probabilities and strengths of one policy. torchvision and Pillow
-work image by image, as a DataLoader's worker does; this project and kornia on the batch.
+Every contender draws its own parameters, with the probabilities and strengths of one policy: this project before it
+works, as its pipeline does, the others while they do. torchvision and Pillow work image by image, as a DataLoader's
+worker does; this project and kornia on the batch.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from equimod.benchmarks.measure import Workload
 from equimod.pipelines import ops
+from equimod.pipelines.operators import operators_for
 from equimod.pipelines.params import AugmentationParams, draw
 from equimod.pipelines.policy import POLICIES, Normalize, ViewPolicy
 
-Apply = Callable[[Tensor, AugmentationParams, ViewPolicy], Tensor]
-"""`ops.apply`, or one that does the same."""
+Prepare = Callable[[AugmentationParams, ViewPolicy], Callable[[Tensor], Tensor]]
+"""From what was drawn to operators on crops."""
 Views = Sequence[Tensor]
 Augment = Callable[[Views, int], Views]
 """From uint8 crops (N,3,S,S) a view, and the number of the batch, to normalised float32 views."""
@@ -59,22 +61,33 @@ def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings
 
     def load(epoch: int) -> Iterator[int]:
         for number in range(settings.images // settings.batch_size):
-            augment(views, epoch * settings.images + number)
-            if settings.device != "cpu":
-                torch.cuda.synchronize()
+            augment(views, number)
             yield settings.batch_size
 
     return load
 
 
 def equimod(settings: AugmentSettings) -> Augment:
-    """This project's operators, drawing included."""
-    return _ours(settings, ops.apply)
+    """This project's operators: on a GPU its kernels, where they work."""
+    device = torch.device(settings.device)
+    operators = operators_for(device)
+
+    def prepare(params: AugmentationParams, policy: ViewPolicy) -> Callable[[Tensor], Tensor]:
+        table = operators.table(params, policy).to(device)
+
+        def augment(images: Tensor) -> Tensor:
+            out = ops.empty_views(images)
+            operators(images, params, table, policy, out)
+            return out
+
+        return augment
+
+    return _ours(settings, prepare)
 
 
 def one_by_one(settings: AugmentSettings) -> Augment:
     """The same by the public operators, each over all samples of the batch that drew it."""
-    return _ours(settings, chained)
+    return _ours(settings, lambda params, policy: partial(chained, params=params, policy=policy))
 
 
 def chained(images: Tensor, params: AugmentationParams, policy: ViewPolicy) -> Tensor:
@@ -98,16 +111,21 @@ def chained(images: Tensor, params: AugmentationParams, policy: ViewPolicy) -> T
     return ops.normalize(images, policy.normalize)
 
 
-def _ours(settings: AugmentSettings, apply: Apply) -> Augment:
-    policies = POLICIES[settings.policy].views
+def _ours(settings: AugmentSettings, prepare: Prepare) -> Augment:
+    policy = POLICIES[settings.policy]
+    index = np.arange(settings.batch_size)
+    size = np.full((len(index), 2), policy.size)
+
+    def drawn(batch: int) -> list[Callable[[Tensor], Tensor]]:
+        return [
+            prepare(draw(view, size, index, seed=0, epoch=batch, view=number), view)
+            for number, view in enumerate(policy.views)
+        ]
+
+    batches = [drawn(batch) for batch in range(settings.images // settings.batch_size)]
 
     def augment(views: Views, batch: int) -> Views:
-        index = np.arange(settings.batch_size)
-        size = np.full((len(index), 2), POLICIES[settings.policy].size)
-        return [
-            apply(view, draw(policy, size, index, seed=0, epoch=batch, view=number), policy)
-            for number, (view, policy) in enumerate(zip(views, policies, strict=True))
-        ]
+        return [apply(view) for view, apply in zip(views, batches[batch], strict=True)]
 
     return augment
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import tyro
 
-from equimod.benchmarks.measure import Round, Spread, Workload, interleave, ratio
+from equimod.benchmarks.measure import GPUClock, HostClock, Round, Spread, Workload, interleave, ratio
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.policy import POLICIES
 from equimod.train.command import run_command
@@ -52,11 +52,17 @@ class Benchmark(ABC):
     def pairs(self, names: Sequence[str]) -> list[Pair]:
         """The ratios to show between the contenders `names`."""
 
+    def on_gpu(self) -> bool:
+        """Whether contenders work on a GPU."""
+        return False
+
     def measure(self) -> dict[str, Any]:
         """The result, but for where it comes from. Raises UsageError, RecordsError."""
         contenders, settings, more = self.plan()
         rounds: list[dict[str, Round]] = []
-        for turns in interleave(contenders, settings, self.rounds):
+        gpu = self.on_gpu()
+        clock = GPUClock if gpu else HostClock
+        for turns in interleave(contenders, settings, self.rounds, alone=gpu, clock=clock):
             speeds = (f"{name} {turns[name].images_per_second:.0f}" for name in contenders)
             what = f"round {len(rounds)}/{self.rounds}" if rounds else "warm-up with start"
             print(f"{what}, images/s: {', '.join(speeds)}", file=sys.stderr, flush=True)
@@ -98,7 +104,7 @@ def one_policy(policy: str) -> None:
 
 
 def summarise(rounds: Sequence[dict[str, Round]], start: dict[str, Round], pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Per contender images/s, CPU-ms an image, peak memory in bytes and seconds to a first batch; ratios; rounds.
+    """Per contender images/s, CPU-ms an image, peaks of memory in bytes and seconds to a first batch; ratios; rounds.
 
     A first batch is timed twice: in the warm-up `start`, with opening, imports and compilation, and in later rounds.
     """
@@ -107,6 +113,7 @@ def summarise(rounds: Sequence[dict[str, Round]], start: dict[str, Round], pairs
             "images_per_second": asdict(Spread.of(turns[name].images_per_second for turns in rounds)),
             "cpu_ms_per_image": asdict(Spread.of(turns[name].cpu_ms for turns in rounds)),
             "peak_bytes": max(turns[name].peak_bytes for turns in rounds),
+            "gpu_peak_bytes": max(turns[name].gpu_peak_bytes or 0 for turns in rounds) or None,
             "start_seconds": start[name].first_batch_seconds,
             "first_batch_seconds": statistics.median(turns[name].first_batch_seconds for turns in rounds),
         }

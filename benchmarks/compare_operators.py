@@ -19,7 +19,8 @@ class Augment(Benchmark):
     """Compare operators alone on uint8 crops that are already there: flip, colour, blur, solarize, normalize.
 
     An image counts when all its views are made. This project's operators (one_by_one: each over the whole batch) and
-    kornia's work on batches; torchvision's image by image, on tensors and on Pillow images.
+    kornia's work on batches; torchvision's image by image, on tensors and on Pillow images. This project draws before,
+    as its pipeline does in another thread; the others draw as they go.
     """
 
     name: ClassVar[str] = "augment"
@@ -56,6 +57,10 @@ class Augment(Benchmark):
         settings = AugmentSettings(self.policy, self.batch_size, images, self.threads, self.device)
         return {name: AUGMENTERS[name] for name in self.operators.split(",")}, settings, {}
 
+    def on_gpu(self) -> bool:
+        """See Benchmark."""
+        return self.device.startswith("cuda")
+
     @classmethod
     def rows(cls, result: dict[str, Any]) -> list[Table]:
         """See Benchmark."""
@@ -75,7 +80,8 @@ class Augment(Benchmark):
         return (
             f"All views of the policy {settings['policy']} make an image. Flip, colour, blur, solarize and normalize "
             f"of uint8 crops that are there, batches of {settings['batch_size']}, {settings['threads']} thread(s), "
-            f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images."
+            f"{len(result['rounds'])} interleaved rounds of {settings['images']:,} images. What is applied was drawn "
+            "before by this project's, and is drawn as they go by the others."
         )
 
     def pairs(self, names: Sequence[str]) -> list[Pair]:

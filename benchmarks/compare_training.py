@@ -52,6 +52,13 @@ class Step(Benchmark):
         more = {"method": config.method, "equimod": config.equimod, "batch_size": config.batch_size}
         return {name: TRAINERS[name] for name in self.PARTS}, TrainSettings(self.trainer, self.batches), more
 
+    def on_gpu(self) -> bool:
+        """See Benchmark."""
+        from equimod.train.config import parse
+        from equimod.train.distributed import training_device
+
+        return training_device(parse(self.trainer).system.device).type == "cuda"
+
     def pairs(self, names: Sequence[str]) -> list[Pair]:
         """None: one contender."""
         return []

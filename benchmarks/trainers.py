@@ -11,8 +11,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, repeat
 
-import torch
-
 from equimod.benchmarks.measure import Workload
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
@@ -47,7 +45,7 @@ class _Training:
         config, _ = with_backend(config, records, None, dist_info)
         self.pipeline = training_pipeline(config, records, dist_info)
         self.state = build_train_state(config, records, len(self.pipeline), dist_info)
-        self._batches, self._device = settings.batches, dist_info.device
+        self._batches = settings.batches
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """As many batches as a round has, over several epochs where one is shorter."""
@@ -55,13 +53,11 @@ class _Training:
         return islice(self.pipeline.epochs(Cursor(first, 0), first + self._batches), self._batches)
 
     def steps(self, batches: Iterable[Batch]) -> Iterator[int]:
-        """Train on `batches`. A GPU is waited for after the first step and after the last, not between."""
+        """Train on `batches`, without waiting for a GPU."""
         learning_rate = self.state.learning_rate(len(self.pipeline) - 1)
-        for number, batch in enumerate(batches, 1):
+        for batch in batches:
             self.state.model.before_step(0.0)
             train_step(self.state, batch, learning_rate)
-            if self._device.type == "cuda" and number in (1, self._batches):
-                torch.cuda.synchronize(self._device)
             yield len(batch)
 
 

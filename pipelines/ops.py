@@ -98,7 +98,7 @@ def apply(images: Tensor, params: AugmentationParams, policy: ViewPolicy, out: T
     images: float64).
     """
     n, _, height, width = images.shape
-    out = _empty_like(images) if out is None else out
+    out = empty_views(images) if out is None else out
     most = max(2, CACHED_PIXELS // (height * width)) if images.device.type == "cpu" else n
     for group in group_samples(params, images.device, _computed(images), most):
         _apply_group(images.permute(0, 2, 3, 1), group, policy, out.permute(0, 2, 3, 1))
@@ -107,7 +107,7 @@ def apply(images: Tensor, params: AugmentationParams, policy: ViewPolicy, out: T
 
 def apply_center(images: Tensor, policy: CenterPolicy, out: Tensor | None = None) -> Tensor:
     """Normalise the non-augmented images: (N,3,S,S) as of `apply` to the same."""
-    out = _empty_like(images) if out is None else out
+    out = empty_views(images) if out is None else out
     _write(_to_float(images.permute(1, 0, 2, 3)).unbind(0), policy.normalize, out.permute(0, 2, 3, 1))
     return out
 
@@ -118,7 +118,7 @@ def host_memory(elements: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.empty(elements * dtype.itemsize, np.uint8)).view(dtype)
 
 
-def _empty_like(images: Tensor) -> Tensor:
+def empty_views(images: Tensor) -> Tensor:
     """Memory for the views (N,3,S,S) of images of this shape, channels_last."""
     if images.device.type != "cpu":
         return torch.empty_like(images, dtype=_computed(images), memory_format=torch.channels_last)

@@ -52,7 +52,7 @@ def process_group(device: str = "auto") -> Iterator[DistInfo]:
     where torchrun would restart lost ranks in vain.
     """
     rank, local_rank, size = (int(os.environ.get(name, alone)) for name, alone in _TORCHRUN.items())
-    dist_info = DistInfo(rank, local_rank, size, _device(device, local_rank))
+    dist_info = DistInfo(rank, local_rank, size, training_device(device, local_rank))
     if size == 1:
         yield dist_info
         return
@@ -87,7 +87,8 @@ def _refuse_restarts_that_hang() -> None:
         )
 
 
-def _device(device: str, local_rank: int) -> torch.device:
+def training_device(device: str, local_rank: int = 0) -> torch.device:
+    """What `device` of `process_group` stands for on this machine. ValueError where a rank has no GPU to itself."""
     gpus = torch.cuda.device_count()
     if device == "cpu" or (device == "auto" and gpus == 0):
         return torch.device("cpu")

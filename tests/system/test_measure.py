@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from equimod.benchmarks import measure
 from equimod.benchmarks.measure import Round, Spread, Workload, interleave, ratio
 
 
@@ -25,6 +28,20 @@ def _pid(settings: Path) -> Workload:
     def load(epoch: int) -> Iterator[int]:
         with settings.open("a") as file:
             file.write(f"{os.getpid()} {epoch}\n")
+        yield 10
+
+    return load
+
+
+def _with_others(settings: Path) -> Workload:
+    """A contender that notes how many processes of other contenders are alive."""
+
+    def load(epoch: int) -> Iterator[int]:
+        parent = Path(f"/proc/{os.getppid()}/task")
+        children = {pid for task in parent.iterdir() for pid in (task / "children").read_text().split()}
+        programs = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children - {str(os.getpid())}]
+        with settings.open("a") as file:
+            file.write(f"{sum(b'spawn_main' in program for program in programs)}\n")
         yield 10
 
     return load
@@ -93,6 +110,55 @@ def test_contenders_take_turns_in_rotating_order_each_in_its_own_process(tmp_pat
     a, b = lines[0][0], lines[1][0]
     assert a != b
     assert [pid for pid, _ in lines] == [a, b, b, a, a, b]
+
+
+def test_alone_every_turn_has_a_process_of_its_own_that_ends_before_the_next(tmp_path: Path) -> None:
+    log = tmp_path / "turns"
+    rounds = list(interleave({"a": _pid, "b": _pid}, log, rounds=2, alone=True))
+    assert [sorted(turns) for turns in rounds] == [["a", "b"]] * 3
+    lines = [line.split() for line in log.read_text().splitlines()]
+    assert [epoch for _, epoch in lines] == ["0", "1", "0", "1", "0", "2", "0", "2"]
+    pids = [pid for pid, _ in lines]
+    assert pids[::2] == pids[1::2]
+    assert len(set(pids)) == 4
+    log.unlink()
+    list(interleave({"a": _with_others, "b": _with_others}, log, rounds=2, alone=True))
+    assert set(log.read_text().split()) == {"0"}
+
+
+def test_a_gpu_is_timed_by_its_events_and_asked_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stream is at 5 s when the turn starts; each batch takes 2 s there, and next to nothing on the host."""
+    notes: list[str] = []
+    gpu = SimpleNamespace(now=5.0)
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = gpu.now
+
+        def synchronize(self) -> None:
+            notes.append("wait")
+
+        def elapsed_time(self, end: Event) -> float:
+            return 1e3 * (end.at - self.at)
+
+    def batches() -> Iterator[int]:
+        for _ in range(3):
+            gpu.now += 2
+            yield 10
+
+    cuda = SimpleNamespace(
+        Event=Event,
+        synchronize=lambda: notes.append("wait"),
+        reset_peak_memory_stats=lambda: notes.append("reset"),
+        max_memory_allocated=lambda: 42,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    turn = measure._turn(batches(), measure.GPUClock())
+    assert (turn.images, turn.seconds, turn.first_batch_seconds, turn.gpu_peak_bytes) == (30, 6.0, 2.0, 42)
+    assert notes == ["wait", "reset", "wait", "wait"]  # behind the first batch and behind the last
 
 
 def test_error_of_a_contender_is_raised_to_the_caller(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_bad_input_gives_one_clear_line(
 def test_error_of_a_dataloader_worker_gives_one_line(
     image_tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise OSError(
             "Caught OSError in DataLoader worker process 0.\nTraceback:\n  ...\nOSError: image is truncated\n"
         )
