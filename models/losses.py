@@ -22,8 +22,8 @@ from equimod.models.gather import gather, rank, sum_over_ranks, world_size
 
 BLOCK = 1024
 """Columns that a contrastive loss compares its rows with at a time, or more, as long as PRODUCTS are not exceeded."""
-PRODUCTS = {"cpu": 0, "cuda": 2**25, "meta": 2**25}
-"""Products of a block, by device: a CPU's cache holds small ones, a GPU takes few launches for large ones (128 MiB)."""
+PRODUCTS = {"cuda": 2**25, "meta": 2**25}
+"""Products of a block, by device: a GPU takes few launches for large ones (128 MiB); a CPU's cache holds small ones."""
 
 
 def nt_xent(z_i: Tensor, z_j: Tensor, temperature: float) -> Tensor:
@@ -177,7 +177,7 @@ def log_sum_exp(rows: Tensor, columns: Tensor, excluded: tuple[Tensor, ...]) -> 
 class _LogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, columns: Tensor, excluded: Tensor) -> Tensor:
-        first, *others = (_products(rows, columns, block, excluded).logsumexp(1) for block in _blocks(rows, columns))
+        first, *others = (_logsumexp_(_products(rows, columns, block, excluded)) for block in _blocks(rows, columns))
         total: Tensor = reduce(torch.logaddexp, others, first)
         ctx.save_for_backward(rows, columns, total, excluded)
         return total
@@ -190,11 +190,19 @@ class _LogSumExp(torch.autograd.Function):
             softmax = _products(rows, columns, block, excluded).sub_(total[:, None]).exp_().mul_(gradient[:, None])
             of_rows.addmm_(softmax, columns[block])
             torch.mm(softmax.T, rows, out=of_columns[block])
+            del softmax  # before the next block is made
         return of_rows, of_columns, None
 
 
+def _logsumexp_(products: Tensor) -> Tensor:
+    """products.logsumexp(1), equal to the bit, without torch's second block of memory."""
+    finite = torch.finfo(products.dtype)
+    most = products.amax(1, keepdim=True).clamp_(finite.min, finite.max)
+    return products.sub_(most).exp_().sum(1).log_().add_(most[:, 0])
+
+
 def _blocks(rows: Tensor, columns: Tensor) -> Iterator[slice]:
-    width = max(BLOCK, PRODUCTS[rows.device.type] // len(rows))
+    width = max(BLOCK, PRODUCTS.get(rows.device.type, 0) // max(len(rows), 1))
     return (slice(start, min(start + width, len(columns))) for start in range(0, len(columns), width))
 
 

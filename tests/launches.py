@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 _ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _LAUNCH_NOTHING = {*_ALLOCATIONS, "detach", "_unsafe_view", "promote_types", "scalar_tensor"}
+_COMPOSED = {"logsumexp": 9}  # amax, abs, eq, masked_fill, sub, exp, sum, log, add
 _CAT_AT_ONCE = 64  # inputs that are no plain memory
 
 
@@ -33,7 +34,7 @@ class Launches(TorchDispatchMode):
         elif name == "cat":
             self.of[name] += -(-len(args[0]) // _CAT_AT_ONCE)
         elif name not in _LAUNCH_NOTHING and not func.is_view:
-            self.of[name] += 1
+            self.of[name] += _COMPOSED.get(name, 1)
         made = [t.nbytes for t in tree_leaves(out) if isinstance(t, Tensor) and not func.is_view]
         self.largest = max(self.largest, *made, 0)
         return out

@@ -7,6 +7,7 @@ import torch
 from launches import Launches
 from torch import nn
 
+from equimod.benchmarks.gpu_memory import LiveMemory
 from equimod.models.byol import BYOL, _follow
 from equimod.models.encoder import Encoder
 from equimod.models.losses import equimod_loss, log_sum_exp
@@ -61,15 +62,31 @@ def test_a_module_without_buffers_has_none_to_keep() -> None:
         pass
 
 
-@pytest.mark.parametrize(("rows", "columns", "most"), [(256, 8192, 14), (8192, 8192, 41), (256, 131072, 14)])
+ROWS_COLUMNS_MOST = [(256, 8192, 20), (8192, 8192, 53), (256, 65536, 20), (256, 131072, 20)]
+
+
+@pytest.mark.parametrize(("rows", "columns", "most"), ROWS_COLUMNS_MOST)
 def test_a_contrastive_loss_takes_few_launches(rows: int, columns: int, most: int) -> None:
-    """Forward and backward of one rank of 32, of one alone, and of one among very many; blocks stay below 128 MiB."""
-    own, all_columns = (torch.empty(n, 128, device=META, requires_grad=True) for n in (rows, columns))
-    excluded = tuple(torch.empty(rows, dtype=torch.int64, device=META) for _ in range(2))
+    """Forward and backward of one rank of 32, of one alone, and of one among many; blocks stay below 128 MiB."""
     with Launches() as launches:
-        log_sum_exp(own, all_columns, excluded).sum().backward()
+        _contrast(rows, columns)
     assert launches.of.total() <= most
     assert launches.largest <= 2**27
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8192, 8192), (256, 131072)])
+def test_a_contrastive_loss_holds_one_block_at_a_time(rows: int, columns: int) -> None:
+    memory = LiveMemory()
+    with memory:
+        _contrast(rows, columns)
+    inputs_and_gradients = 2 * (rows + columns) * 128 * 4
+    assert memory.peak < 2**27 + inputs_and_gradients + 2**20
+
+
+def _contrast(rows: int, columns: int) -> None:
+    own, all_columns = (torch.empty(n, 128, device=META, requires_grad=True) for n in (rows, columns))
+    excluded = tuple(torch.empty(rows, dtype=torch.int64, device=META) for _ in range(2))
+    log_sum_exp(own, all_columns, excluded).sum().backward()
 
 
 def test_the_equivariance_loss_excludes_two_columns_in_as_many_launches() -> None:

@@ -56,6 +56,19 @@ def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(losses, "BLOCK", request.param)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logsumexp_in_place_equals_torchs_to_the_bit(dtype: torch.dtype) -> None:
+    products = 9 * torch.randn(64, 1024, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    products[0], products[1, :1000], products[2, 7] = -torch.inf, -torch.inf, torch.inf
+    expected = products.logsumexp(1)
+    assert torch.equal(losses._logsumexp_(products), expected)
+
+
+def test_no_rows_have_no_sums() -> None:
+    none = torch.zeros(0, dtype=torch.int64)
+    assert losses.log_sum_exp(torch.zeros(0, 4), torch.zeros(3, 4), (none,)).shape == (0,)
+
+
 def test_nt_xent_equals_its_definition() -> None:
     z_i, z_j = _embeddings(2)
     assert float(nt_xent(z_i, z_j, TEMPERATURE)) == pytest.approx(_nt_xent_by_loops([*z_i], [*z_j]), rel=1e-12)
