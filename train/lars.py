@@ -54,7 +54,7 @@ class LARS(torch.optim.Optimizer):
             gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
         if group["lars"]:
             ratios = _trust_ratios(params, gradients, group["trust_coefficient"])
-            gradients = torch._foreach_mul(gradients, _spread(ratios, gradients))
+            gradients = torch._foreach_mul(gradients, _spread(ratios, buffers))
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients, alpha=group["lr"])
         torch._foreach_sub_(params, buffers)
@@ -67,7 +67,10 @@ def _trust_ratios(params: _Tensors, gradients: _Tensors, trust_coefficient: floa
 
 
 def _spread(ratios: Tensor, tensors: _Tensors) -> _Tensors:
-    """The ratio of each tensor in every element of one like it. By single values, foreach multiplies one by one."""
+    """The ratio of each tensor in every element of one like it. By single values, foreach multiplies one by one.
+
+    `tensors` are dense in memory, as momenta are; a gradient may be any view.
+    """
     counts = [t.numel() for t in tensors]
     flat = torch.cat([ratio.expand(count) for ratio, count in zip(ratios.unbind(), counts, strict=True)])
     return [part.as_strided(t.shape, t.stride()) for part, t in zip(flat.split(counts), tensors, strict=True)]

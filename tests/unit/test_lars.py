@@ -115,6 +115,18 @@ def test_gradients_are_left_as_they_are(weight_decay: float) -> None:
         assert (p.grad is None and gradient is None) or torch.equal(p.grad, gradient)
 
 
+def test_gradients_that_are_views_of_others_take_the_same_steps() -> None:
+    """Between their elements in memory lie those of another."""
+    ours, theirs = ([nn.Parameter(torch.full((4, 3), 1.0 + i)) for i in range(3)] for _ in range(2))
+    wide = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    for p, q, columns in zip(ours, theirs, wide, strict=True):
+        p.grad, q.grad = columns[:, ::2], columns[:, ::2].contiguous()
+    LARS(ours, lr=0.5).step()
+    LARS(theirs, lr=0.5).step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+
+
 def test_a_restored_state_continues_exactly() -> None:
     model = _model()
     optimizer = _optimizer(model)
