@@ -38,7 +38,6 @@ class BYOL(Method):
         h: Tensor = self.target_encoder(views)
         return h.chunk(2)
 
-    @torch.no_grad()
     def before_step(self, encoder: Encoder, progress: float) -> None:
         """Move the target towards the online network: momentum 1 - (1 - base) (cos(pi progress) + 1) / 2."""
         weight = (1 - self.momentum) * (math.cos(math.pi * progress) + 1) / 2
@@ -46,9 +45,11 @@ class BYOL(Method):
             _follow(target, online, weight)
 
 
+@torch.no_grad()
 def _follow(target: nn.Module, online: nn.Module, weight: float) -> None:
     """target += weight · (online - target), running statistics included; counters are copied."""
-    pairs = list(zip(target.state_dict().values(), online.state_dict().values(), strict=True))
+    targets, onlines = ([*module.parameters(), *module.buffers()] for module in (target, online))
+    pairs = list(zip(targets, onlines, strict=True))
     values, counters = ([pair for pair in pairs if pair[0].is_floating_point() is wanted] for wanted in (True, False))
     torch._foreach_lerp_([t for t, _ in values], [o for _, o in values], weight)
     torch._foreach_copy_([t for t, _ in counters], [o for _, o in counters])

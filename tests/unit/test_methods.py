@@ -118,6 +118,7 @@ def test_byols_target_starts_as_the_online_network_and_follows_with_its_buffers(
             expected = before[key] + share * (online - before[key]) if value.is_floating_point() else online
             torch.testing.assert_close(value, expected)
         before = {key: value.clone() for key, value in states(0).items()}
+    assert not any(p.requires_grad for target, _ in pairs for p in target.parameters())
 
 
 def test_byols_views_go_to_the_target_crosswise() -> None:
