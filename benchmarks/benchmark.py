@@ -130,7 +130,7 @@ def run_benchmark(
     """Run the command line of a script. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
 
     def run() -> None:
-        command = tyro.extras.subcommand_cli_from_dict(dict(commands), prog=script, description=about, args=argv)
+        command = tyro.extras.subcommand_cli_from_dict(dict(commands), description=about, args=argv)
         command.check()
         result = command.measure()
         for table in command.rows(result):

@@ -1,4 +1,4 @@
-"""Convert images into records: `python tools/convert_imagenet.py INPUT OUTPUT --format dali|ffcv`.
+"""Convert images into records: `equimod convert INPUT OUTPUT --format dali|ffcv`.
 
 INPUT is a folder with one sub-folder of images a class; an archive of ImageNet as it is downloaded, which is not
 unpacked (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar); or records of either format, whose images are handed

@@ -1,4 +1,4 @@
-"""Say what works on this machine and what mends the rest: `python tools/doctor.py`.
+"""Say what works on this machine and what mends the rest: `equimod doctor`.
 
 Exits with 0 where training can run, with 1 where it cannot.
 """

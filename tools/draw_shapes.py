@@ -1,4 +1,4 @@
-"""Draw the embedded data set: `python tools/draw_shapes.py OUTPUT --split train`.
+"""Draw the embedded data set: `equimod draw OUTPUT --split train`.
 
 Colour images of 64x64 pixels in ten classes that differ by outline alone, one folder a class, with what was drawn
 (hue, position, size, angle, texture, background) in OUTPUT/factors.csv. The same seed gives the same images.

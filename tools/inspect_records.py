@@ -1,4 +1,4 @@
-"""Say what records hold, verify their checksums, draw a contact sheet: `python tools/inspect_records.py PATH`."""
+"""Say what records hold, verify their checksums, draw a contact sheet: `equimod inspect PATH`."""
 
 from __future__ import annotations
 

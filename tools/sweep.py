@@ -1,4 +1,4 @@
-"""Run a table of the paper: `python tools/sweep.py table1 --size cpu --data RECORDS --val RECORDS`.
+"""Run a table of the paper: `equimod sweep table1 --size cpu --data RECORDS --val RECORDS`.
 
 Every row is trained and evaluated with every seed, one after the other, in OUTPUT/ROW-seedSEED. The same command goes
 on where it was interrupted, in the middle of a training too. After each run OUTPUT/TABLE-SIZE.json holds what is there,
@@ -26,7 +26,6 @@ from equimod.train.evaluation.summary import summary
 from equimod.train.evaluation.sweep_tables import figure_rows, rows
 
 Size = Literal["cpu", "paper"]
-_CHECKOUT = Path(__file__).parent.parent
 
 
 class SweepError(EquimodError):
@@ -179,7 +178,7 @@ class _Run:
 
     @property
     def evaluation(self) -> list[str]:
-        return [sys.executable, str(_CHECKOUT / "train" / "evaluate.py"), str(self.folder), *self.evaluators]
+        return [sys.executable, "-m", "equimod.train.evaluate", str(self.folder), *self.evaluators]
 
     def evaluated(self) -> bool:
         """Whether every score is there; an interrupted evaluation leaves some."""
@@ -197,11 +196,11 @@ def _runs(arguments: Arguments) -> list[_Run]:
         for row in table.rows:
             folder = output / f"{row.name}-seed{seed}"
             suffix = "_cpu" if arguments.size == "cpu" else ""
-            recipe = f"{row.method}{'_equimod' if row.equimod else ''}_cifar10{suffix}.yaml"
+            recipe = f"{row.method}{'_equimod' if row.equimod else ''}_cifar10{suffix}"
             training = [
                 *shlex.split(arguments.launcher),
-                str(_CHECKOUT / "train" / "main.py"),
-                *("--config", str(_CHECKOUT / "train" / "recipes" / recipe)),
+                *("-m", "equimod.train.main"),
+                *("--config", recipe),
                 *("--data", str(arguments.data), "--val", str(arguments.val)),
                 *("--output", str(folder), "--seed", str(seed), "--resume", "auto"),
                 *row.options,

@@ -1,4 +1,4 @@
-"""Evaluate a trained run: train/evaluate.py RUN_DIR."""
+"""Evaluate a trained run: `equimod evaluate RUN_DIR`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Options:
     """Evaluate the newest checkpoint of a run; scores go to RUN_DIR/eval.json, figures to RUN_DIR/figures.
 
     Without a choice, the quick ones: --linear-cached --knn --figures, and with EquiMod --equivariance.
-    Example: python train/evaluate.py runs/simclr-equimod-cifar10 --linear
+    Example: equimod evaluate runs/simclr-equimod-cifar10 --linear
     """
 
     run_dir: Positional[Path]

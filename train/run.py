@@ -256,7 +256,7 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
             return SIGTERM_EXIT
         if is_first:
             checkpoint.export_encoder(run.state.model.encoder, folder / "encoder.safetensors")
-        reporter.say(f"done: {folder}; evaluate it with: python train/evaluate.py {folder}")
+        reporter.say(f"done: {folder}; evaluate it with: equimod evaluate {folder}")
     return 0
 
 

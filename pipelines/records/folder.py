@@ -91,7 +91,7 @@ def _header(path: Path) -> tuple[int, int, int]:
         reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"
         raise RecordsError(
             f"{path} cannot be read: {reason}; repair or remove it, or leave such images out with "
-            "tools/convert_imagenet.py --on-error skip"
+            "equimod convert --on-error skip"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,29 @@ def test_the_installed_wheel_reads_its_recipes_without_the_checkout(wheel: Path,
     )
     answer = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert answer.stdout.startswith(str(tmp_path / "site"))
+
+
+@pytest.mark.ci
+def test_the_installed_wheel_trains_and_evaluates_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    """By the command `equimod`, in one process and in two."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+
+    def equimod(*words: str) -> str:
+        command = [sys.executable, "-m", "equimod.tools.cli", *words]
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    equimod("draw", "photos", "--samples", "24")
+    small = ["encoder.arch=resnet10", "encoder.width=8", "epochs=2", "optim.warmup_epochs=1", "batch_size=8"]
+    training = ["train", "--method", "simclr", "--data", "photos", "--val", "photos", *small, "system.workers=1"]
+    assert "evaluate it with: equimod evaluate runs/simclr-shapes" in equimod(*training)
+    assert "knn_top1" in equimod("evaluate", "runs/simclr-shapes", "--knn", "--workers", "1")
+    assert "2 rank(s)" in equimod(*training, "--gpus", "2", "--system.device", "cpu", "--output", "both")
+    assert sorted(path.name for path in folder.iterdir()) == ["both", "photos", "runs"]
 
 
 @pytest.mark.parametrize("script", ["train/main.py", "train/evaluate.py", "tools/convert_imagenet.py"])

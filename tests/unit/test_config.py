@@ -157,7 +157,7 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
     [
         ("", "--method is missing"),
         ("--dataset imagenet", "--method is missing"),
-        ("--method simclr --dataset imagenet", "tools/convert_imagenet.py"),
+        ("--method simclr --dataset imagenet", "convert ImageNet with equimod convert"),
         ("--method simclr --policy simclr_cifar", "did you mean simclr_cifar10"),
         ("--method simclr --equivariance.weight 2", "^equivariance.weight=2.0 has no effect without EquiMod"),
         ("--method byol --simclr.dim 8", "^simclr.dim=8 has no effect with --method byol; leave it out"),
@@ -197,6 +197,42 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
 def test_settings_that_cannot_be_are_refused_with_the_remedy(options: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(options.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["optim.lr=1.5", "batch_size=64"], ["--optim.lr", "1.5", "--batch-size", "64"]),
+        (["equimod=true", "simclr.hidden=[16, 8]"], ["--equimod", "--simclr.hidden", "16", "8"]),
+        (["encoder.width=16", "--seed", "3"], ["--encoder.width", "16", "--seed", "3"]),
+        (["--output", "runs/a=b"], ["--output", "runs/a=b"]),
+    ],
+)
+def test_settings_may_be_written_as_in_a_recipe(words: list[str], options: list[str]) -> None:
+    assert parse(["--method", "simclr", *words]) == parse(["--method", "simclr", *options])
+
+
+@pytest.mark.parametrize("word", ["optim=3", "optim.lrr=3", "learning_rate=3"])
+def test_a_word_that_is_no_setting_is_refused(word: str) -> None:
+    answer = call(main, "--method", "simclr", word)
+    assert answer.code == 2
+    assert word in answer.err
+
+
+def test_a_value_that_is_no_yaml_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^simclr.hidden=\[3: the value is not YAML"):
+        parse(["--method", "simclr", "simclr.hidden=[3"])
+
+
+def test_a_recipe_may_be_given_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "records"]
+    named = parse(["--config", "simclr_imagenet_fast", *words])
+    assert named == replace(
+        parse(["--config", str(RECIPES / "simclr_imagenet_fast.yaml"), *words]), config=Path("simclr_imagenet_fast")
+    )
+    (tmp_path / "simclr_imagenet_fast").write_text("method: byol", encoding="utf-8")
+    assert parse(["--config", "simclr_imagenet_fast"]).method == "byol"
 
 
 def test_only_settings_that_change_the_result_count_as_another_configuration() -> None:

@@ -58,7 +58,7 @@ def test_a_summary_holds_settings_scores_and_duration_of_a_run(run_folder: Path)
 
 def test_a_run_that_was_not_evaluated_has_no_summary(run_folder: Path) -> None:
     (run_folder / "eval.json").unlink()
-    with pytest.raises(ConfigError, match=r"no eval\.json; run python train/evaluate\.py"):
+    with pytest.raises(ConfigError, match=r"no eval\.json; run equimod evaluate"):
         summary(run_folder)
 
 
@@ -72,7 +72,7 @@ def test_every_row_is_a_training_of_its_own_that_the_trainer_takes(
     settings = set()
     for line in lines:
         training, _, evaluation = line.partition(" && ")
-        config = parse(training.replace("''", "").split()[2:])
+        config = parse(training.replace("''", "").split()[3:])
         config.require_complete()
         settings.add(config.to_yaml().replace(f"output: {config.output}", ""))
         assert ("--equivariance" in evaluation) == config.equimod

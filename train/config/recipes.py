@@ -24,6 +24,12 @@ def default_recipe(method: str, dataset: str, equimod: bool) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def named_recipe(path: Path) -> Path:
+    """The file of a recipe that is given by its name, such as simclr_imagenet_fast; any other path as it is."""
+    known = RECIPES / f"{path}.yaml"
+    return known if path.name == str(path) and not path.exists() and known.is_file() else path
+
+
 def read_recipe(path: Path) -> Config:
     """Read a recipe or the config.yaml of a run.
 
@@ -95,18 +101,20 @@ def _leaves(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str =
 
 def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
     """`base` with the settings of a recipe; None where one is of the wrong type. Raises ConfigError for others."""
-    arguments: list[str] = []
-    for key, value in leaves.items():
-        option = key.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            arguments += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    arguments = [word for key, value in leaves.items() for word in as_options(key, value)]
     try:
         with silence():
             return tyro.cli(Config, args=arguments, default=base)
     except SystemExit:
         return None
+
+
+def as_options(key: str, value: Any) -> list[str]:
+    """A setting of a recipe as the command line has it: ("optim.warmup_epochs", 3) as --optim.warmup-epochs 3."""
+    option = key.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{option}" if value else f"--no-{option}"]
+    return [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
 def without_unused(config: Config, before: Config, recipe: Config, path: Path | None) -> Config:

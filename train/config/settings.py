@@ -116,7 +116,7 @@ class _RunSettings:
     output: Path | None = None
     """Folder of the run; none: runs/METHOD[-equimod][-essl]-DATASET."""
     config: Path | None = None
-    """A recipe of your own, in place of the one of the method and data set."""
+    """A recipe in place of the one of the method and data set: a file, or the name of one of this project's."""
     backend: Literal["auto", "native", "dali", "ffcv"] = "auto"
     """What decodes and crops; auto takes the fastest that is installed and fits, and says which."""
     epochs: int = 800
@@ -149,8 +149,9 @@ class _RunSettings:
 class Config(MethodSettings, _RunSettings):
     """Train an encoder without labels, with or without EquiMod.
 
-    Settings come from the recipe of the method and data set (or --config FILE), then from these options.
-    Example: torchrun --nproc-per-node 2 train/main.py --method simclr --equimod --dataset cifar10 --data records/train
+    Settings come from the recipe of the method and data set (or --config RECIPE), then from these options, which may
+    be written as in a recipe too (optim.lr=3). `equimod train --gpus N` starts a process for each of N GPUs.
+    Example: equimod train --method simclr --equimod --dataset cifar10 --data records/train
     """
 
     equivariance: EquiModSettings = EquiModSettings()
@@ -219,9 +220,7 @@ class Config(MethodSettings, _RunSettings):
         if self.method == "none" and not (self.equimod or self.essl):
             raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
         if self.dataset == "imagenet" and self.data is None:
-            raise ConfigError(
-                "data is missing; convert ImageNet with tools/convert_imagenet.py and give --data RECORDS"
-            )
+            raise ConfigError("data is missing; convert ImageNet with equimod convert and give --data RECORDS")
 
     def run_folder(self) -> Path:
         """Where the run goes."""

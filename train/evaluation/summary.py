@@ -33,7 +33,7 @@ def summary(folder: Path) -> dict[str, Any]:
     """
     config = read_recipe(folder / "config.yaml")
     if not (folder / "eval.json").is_file():
-        raise ConfigError(f"{folder} has no eval.json; run python train/evaluate.py {folder} first")
+        raise ConfigError(f"{folder} has no eval.json; run equimod evaluate {folder} first")
     scores = json.loads((folder / "eval.json").read_bytes())
     seconds, waited = _training_seconds(read_events(folder / "metrics.jsonl"), config.batch_size)
     settings = {key: value for key, value in yaml.safe_load(config.to_yaml()).items() if key not in _OF_THE_MACHINE}
