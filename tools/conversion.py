@@ -103,9 +103,10 @@ def _convert(options: ConversionOptions, open_source: Callable[[], Source]) -> N
 
 def _summary(conversion: Conversion, output: Path, seconds: float) -> str:
     manifest = conversion.manifest
+    classes = f"{manifest.classes:,} classes" if manifest.classes else "no labels"
     shards = f"{len(manifest.shards):,} shards, " if manifest.shards else ""
     state = f"{seconds:.1f} s" if conversion.written else "was complete already"
     return (
-        f"{output}: {manifest.samples:,} samples, {manifest.classes:,} classes, {shards}{manifest.bytes:,} bytes, "
+        f"{output}: {manifest.samples:,} samples, {classes}, {shards}{manifest.bytes:,} bytes, "
         f"{len(manifest.reencoded):,} re-encoded, {len(manifest.left_out):,} left out, {state}"
     )

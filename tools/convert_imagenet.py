@@ -1,8 +1,8 @@
 """Convert images into records: `equimod convert INPUT OUTPUT --format dali|ffcv`.
 
-INPUT is a folder with one sub-folder of images a class; an archive of ImageNet as it is downloaded, which is not
-unpacked (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar); or records of either format, whose images are handed
-through byte for byte.
+INPUT is a folder of images, with one sub-folder a class or without labels; an archive of ImageNet as it is downloaded,
+which is not unpacked (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar); or records of either format, whose images are
+handed through byte for byte.
 
 Every image is decoded once as a check. Damaged ones stop the conversion (nothing that is complete is lost) or, with
 `--on-error skip`, are left out and listed in the records. Run the same command again to continue one that was
@@ -19,6 +19,7 @@ from typing import Annotated
 import tyro
 
 from equimod.pipelines.conversion import open_source
+from equimod.pipelines.records.folder import Labels
 from equimod.tools import conversion
 
 
@@ -28,6 +29,9 @@ class _Input:
     """Folder of images, archive of ImageNet, or records."""
     devkit: Path | None = None
     """Archive with the labels of ImageNet's validation images; none: ILSVRC2012_devkit_t12.tar.gz beside INPUT."""
+    labels: Labels = "auto"
+    """What labels the images of a folder have: folder, the name of the first folder on their way; none; auto: whichever
+    is plain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Arguments(conversion.ConversionOptions, _Input):
 
 def main() -> int:
     arguments = tyro.cli(Arguments, description=__doc__)
-    return conversion.main(arguments, lambda: open_source(arguments.input, arguments.devkit))
+    return conversion.main(arguments, lambda: open_source(arguments.input, arguments.devkit, arguments.labels))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.records import Records, open_records
+from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.manifest import Manifest, Note
 from equimod.pipelines.records.tar import TarRecords
 from equimod.train.command import run_command
@@ -36,19 +37,25 @@ class Arguments:
     """Samples in the picture."""
     verify: bool = True
     """Read every sample and compare its checksum."""
+    labels: Labels = "auto"
+    """What labels the images of a folder have: folder, the name of the first folder on their way; none; auto: whichever
+    is plain."""
 
 
 def describe(records: Records) -> list[str]:
     """Lines that say what the records hold."""
     manifest = records.manifest
-    count = np.bincount(records.label, minlength=len(records.classes))
+    count = np.bincount(records.label, minlength=len(records.classes)) if records.classes else None
     lines = [
         f"format        {records.form}",
         f"samples       {len(records):,}, indices {records.index[0]:,} to {records.index[-1]:,}",
-        f"classes       {len(records.classes):,} ({_some(records.classes)})",
-        f"a class       {count.min():,} to {count.max():,} samples",
-        f"originals     {_sizes(records.size)}",
     ]
+    if count is None:
+        lines.append("labels        none")
+    else:
+        lines.append(f"classes       {len(records.classes):,} ({_some(records.classes)})")
+        lines.append(f"a class       {count.min():,} to {count.max():,} samples")
+    lines.append(f"originals     {_sizes(records.size)}")
     if not np.array_equal(records.size, records.stored_size):
         lines.append(f"stored        {_sizes(records.stored_size)}")
     lines += [f"images        {int(records.length.sum()):,} bytes", f"fingerprint   {records.fingerprint()}"]
@@ -110,7 +117,8 @@ def contact_sheet(records: Records, samples: int) -> Image.Image:
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
         sheet.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
         width, tall = records.size[position].tolist()
-        text = (f"{records.index[position]}", records.classes[records.label[position]], f"{width} x {tall}")
+        name = records.classes[records.label[position]] if records.classes else ""
+        text = (f"{records.index[position]}", name, f"{width} x {tall}")
         for line, words in enumerate(text):
             while pen.textlength(words) > CELL - 8:
                 words = words.removesuffix("…")[:-1] + "…"
@@ -119,7 +127,7 @@ def contact_sheet(records: Records, samples: int) -> Image.Image:
 
 
 def _inspect(arguments: Arguments) -> None:
-    records = open_records(arguments.path)
+    records = open_records(arguments.path, arguments.labels)
     print("\n".join(describe(records)))
     if arguments.sheet:
         with durable_file(arguments.sheet) as file:

@@ -39,15 +39,17 @@ def prepare(config: Config, dist_info: DistInfo) -> tuple[Config, Records]:
         barrier(dist_info)
         config = replace(config, data=cache / "train", val=config.val or cache / "test")
     assert config.data is not None
-    records = open_records(config.data)
+    records = open_records(config.data, config.labels)
+    if config.online_probe and not records.classes:
+        raise ConfigError(f"online_probe learns from labels, and data={config.data} has none; leave --online-probe out")
     if config.val is not None:
-        check_classes(records, open_records(config.val), config.val)
+        check_classes(records, open_records(config.val, config.labels), config.val)
     return config, records
 
 
 def check_classes(train: Records, val: Records, path: Path) -> None:
-    """Raise ConfigError where the validation set has other classes than the training set."""
-    unknown = sorted(set(val.classes) - set(train.classes))
+    """Raise ConfigError where the validation set has other classes than a training set with labels."""
+    unknown = sorted(set(val.classes) - set(train.classes)) if train.classes else []
     if unknown:
         raise ConfigError(
             f"val={path} has {len(unknown)} classes that the training data does not know, such as {unknown[0]!r}; "

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -31,7 +31,9 @@ class _Options:
     train: Path | None = None
     """Records of labelled training images; none: those of the run."""
     val: Path | None = None
-    """Records of validation images; none: those of the run."""
+    """Records of validation images; none: those of the run, or without labels the training images."""
+    labels: Literal["auto", "folder", "none"] | None = None
+    """What labels the images of folders have, as in training; none: as the run was told."""
     checkpoint: Path | None = None
     """Folder of a checkpoint; none: the newest of the run."""
     seed: int = 0
@@ -49,6 +51,19 @@ class _Options:
         if chosen or self.figures:
             return chosen
         return [name for name, e in EVALUATORS.items() if e.by_default and (config.equimod or not e.needs_equimod)]
+
+    def possible(self, chosen: Sequence[str], config: Config, labelled: bool) -> list[str]:
+        """Those of the `chosen` evaluators that the data has labels for. ConfigError where one was asked for that it
+        has none for, and for labelled data without validation images."""
+        if labelled and config.val is None:
+            raise ConfigError(f"{self.run_dir} names no val images; give --val RECORDS")
+        for name in chosen:
+            if EVALUATORS[name].needs_labels and not labelled and getattr(self, name):
+                option = name.replace("_", "-")
+                raise ConfigError(
+                    f"--{option} needs labels, and these images have none; give --train and --val with them"
+                )
+        return [name for name in chosen if labelled or not EVALUATORS[name].needs_labels]
 
     def draws_figures(self) -> bool:
         """Whether figures were asked for, or nothing was."""
@@ -74,11 +89,15 @@ def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
     if not path.is_file():
         raise ConfigError(f"{options.run_dir} holds no run (no config.yaml); give the --output folder of a training")
     config = read_recipe(path)
-    config = replace(config, data=options.train or config.data, val=options.val or config.val)
+    config = replace(
+        config,
+        data=options.train or config.data,
+        val=options.val or config.val,
+        labels=options.labels or config.labels,
+    )
     config.require_complete()
-    for option, records in (("train", config.data), ("val", config.val)):
-        if records is None:
-            raise ConfigError(f"{options.run_dir} names no {option} images; give --{option} RECORDS")
+    if config.data is None:
+        raise ConfigError(f"{options.run_dir} names no train images; give --train RECORDS")
     if not 0 <= options.seed < SEEDS:
         raise ConfigError(f"seed={options.seed} is out of range; give 0 or more and less than {SEEDS}")
     if options.workers is not None and options.workers < 1:
@@ -100,7 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         trained = open_trained_run(
             options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers
         )
-        evaluate(trained, chosen)
+        labelled = bool(trained.train.classes and trained.val.classes)
+        possible = options.possible(chosen, config, labelled)
+        if config.val is None:
+            print("no validation images: measured on the training images", flush=True)
+        evaluate(trained, possible)
         if options.draws_figures():
             draw_figures(trained)
 

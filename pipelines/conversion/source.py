@@ -15,7 +15,7 @@ from equimod.pipelines.records.manifest import Manifest
 class Item:
     index: int  # position in the source
     name: str
-    label: int
+    label: int  # -1 without
     place: tuple[int, int] = (0, 0)  # what the reader needs besides the name
 
 
@@ -34,7 +34,7 @@ class Reader(Protocol):
 @dataclass(frozen=True)
 class Source:
     path: Path
-    classes: list[str]  # position = label
+    classes: list[str]  # position = label; empty without labels
     items: Sequence[Item]  # by ascending index
     reader: Reader
     origin: Manifest | None = None  # where the source is records: what they say about theirs

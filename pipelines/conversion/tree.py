@@ -1,4 +1,4 @@
-"""ImageFolder trees as a source."""
+"""Folders of images as a source."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
 from equimod.pipelines.conversion.source import Item, Source
-from equimod.pipelines.records.folder import scan_tree
+from equimod.pipelines.records.folder import Labels, scan_tree
 
 
 @dataclass(frozen=True)
 class TreeReader:
-    """Files of an ImageFolder tree."""
+    """Files of a folder."""
 
     root: Path
 
@@ -30,8 +30,8 @@ class TreeReader:
             return -1
 
 
-def tree_source(root: Path) -> Source:
-    """An ImageFolder tree in torchvision's order. Raises RecordsError (see `scan_tree`)."""
-    tree = scan_tree(root)
+def tree_source(root: Path, labels: Labels = "auto") -> Source:
+    """A folder of images in torchvision's order. Raises RecordsError (see `scan_tree`)."""
+    tree = scan_tree(root, labels)
     items = [Item(i, name, label) for i, (name, label) in enumerate(zip(tree.names, tree.labels, strict=True))]
     return Source(root, tree.classes, items, TreeReader(root))

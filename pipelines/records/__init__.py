@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.folder import FolderRecords
+from equimod.pipelines.records.folder import FolderRecords, Labels
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
 
 __all__ = ["Records", "RecordsError", "open_records"]
 
 
-def open_records(path: Path) -> Records:
-    """Open a .beton file, a folder of records or an ImageFolder tree.
+def open_records(path: Path, labels: Labels = "auto") -> Records:
+    """Open a .beton file, a folder of records or a folder of images, whose labels are as `Labels` says.
 
     Raises RecordsError where it is neither, unreadable, of another format version or not completely converted.
     """
@@ -28,4 +28,4 @@ def open_records(path: Path) -> Records:
             )
     except PermissionError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    return FolderRecords(path)
+    return FolderRecords(path, labels)

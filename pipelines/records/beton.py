@@ -114,6 +114,8 @@ class BetonRecords:
         if self.trailer and self.trailer.head_crc32 != head_checksum(fields, metadata):
             raise RecordsError(f"{path} has damaged metadata; copy the file again or convert again")
         self.classes = self.trailer.classes if self.trailer else [str(n) for n in range(int(self.label.max()) + 1)]
+        if self.classes and self.label.min() < 0:
+            raise RecordsError(f"{path} has labels below 0; write them as 0, 1, ... again")
 
     def _array(self, kind: np.dtype[np.void], offset: int, count: int) -> NDArray[np.void]:
         if offset + count * kind.itemsize > len(self._map):
@@ -153,7 +155,7 @@ class BetonRecords:
             or (self.length != sides.prod(axis=1) * 3)[self._mode == RAW].any()
             or (self._mode > RAW).any()
             or (np.diff(self.index) <= 0).any()
-            or (self.label < 0).any()
+            or (self.label < -1).any()
         ):
             raise RecordsError(f"{self.path} has metadata that cannot be true; copy it again or convert again")
 

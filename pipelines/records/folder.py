@@ -1,4 +1,4 @@
-"""ImageFolder trees: one folder a class, indexed as torchvision.datasets.ImageFolder does."""
+"""Folders of images: trees of one folder a class, as torchvision.datasets.ImageFolder reads them, or without labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,20 @@ from equimod.pipelines.records.protocol import RecordsError, content_digest
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
+Labels = Literal["auto", "folder", "none"]
+"""What labels the images of a folder have: the name of the first folder on their way, or none. auto: that name where
+every image lies in a folder directly below, none where every image lies in the folder itself; otherwise it asks."""
 HEADER_THREADS = 16  # they wait for the disk, not for a core
 
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The samples of an ImageFolder tree, in torchvision's order."""
+    """The samples of a folder of images, in torchvision's order."""
 
     root: Path
-    classes: list[str]  # sorted, position = label
+    classes: list[str]  # sorted, position = label; empty without labels
     names: list[str]  # relative to root, parts separated by "/"; position = index of the sample
-    labels: list[int]
+    labels: list[int]  # -1 without labels
 
     def path(self, index: int) -> Path:
         return self.root / self.names[index]
@@ -47,39 +50,57 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _class_images(root: Path, name: str) -> list[str]:
-    """Images of one class, relative to `root`, in the order of torchvision's make_dataset."""
+def _images_below(root: Path, name: str = ".") -> list[str]:
+    """Images at any depth below a folder of `root`, relative to `root`, in the order of torchvision's make_dataset."""
     images = []
     for parent, _, files in sorted(os.walk(root / name, followlinks=True, onerror=_unreadable)):
         if _is_image(parent):
             raise RecordsError(f"{parent} is a folder named like an image; rename or remove it")
-        relative = Path(parent).relative_to(root).as_posix()
-        images += [f"{relative}/{file}" for file in sorted(filter(_is_image, files))]
+        relative = Path(parent).relative_to(root)
+        images += [(relative / file).as_posix() for file in sorted(filter(_is_image, files))]
     return images
 
 
-def scan_tree(root: Path) -> ImageTree:
-    """List the images of the ImageFolder tree `root`; none is opened.
+def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
+    """List the images of a folder; none is opened.
 
-    Raises RecordsError where the tree is missing, unreadable, empty, has an empty class or holds several splits.
+    Raises RecordsError where it is missing, unreadable, without images, holds several splits, has an empty class, or
+    where `labels` are "auto" and its folders may or may not be classes.
     """
     try:
         if not root.exists():
-            raise RecordsError(f"{root} does not exist; give a folder that holds one sub-folder of images a class")
-        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+            raise RecordsError(f"{root} does not exist; give a folder of images")
+        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        directly = sorted(entry.name for entry in os.scandir(root) if _is_image(entry.name) and entry.is_file())
     except OSError as error:
         _unreadable(error)
-    if not classes:
-        raise RecordsError(f"{root} holds no class folders; give a folder that holds one sub-folder of images a class")
-    images = [_class_images(root, name) for name in classes]
-    nested = [name for name, paths in zip(classes, images, strict=True) if all(path.count("/") > 1 for path in paths)]
+    if labels == "none":
+        return _without_labels(root, _images_below(root))
+    below = [_images_below(root, name) for name in folders]
+    nested = [name for name, paths in zip(folders, below, strict=True) if all(path.count("/") > 1 for path in paths)]
     if splits := [name for name in nested if name.lower() in SPLITS]:
         one = "train" if "train" in splits else splits[0]
         raise RecordsError(f"{root} holds splits, not classes ({', '.join(splits)}); give one, such as {root / one}")
-    if empty := [name for name, paths in zip(classes, images, strict=True) if not paths]:
+    if labels == "auto" and directly and not any(below):
+        return _without_labels(root, directly)
+    if labels == "auto" and (directly or any(path.count("/") > 1 for paths in below for path in paths)):
+        where = "beside folders of images" if directly else "in folders of folders"
+        raise RecordsError(
+            f"{root} holds images {where}: give --labels folder where the first folder is the class of an image, "
+            "--labels none where folders mean nothing"
+        )
+    if not any(below):
+        raise RecordsError(f"{root} holds no images ({', '.join(IMAGE_EXTENSIONS)}); give a folder that does")
+    if empty := [name for name, paths in zip(folders, below, strict=True) if not paths]:
         raise RecordsError(f"{root} has classes without images: {_shorten(empty)}; fill or remove these folders")
-    labels = [label for label, paths in enumerate(images) for _ in paths]
-    return ImageTree(root, classes, [path for paths in images for path in paths], labels)
+    numbers = [label for label, paths in enumerate(below) for _ in paths]
+    return ImageTree(root, folders, [path for paths in below for path in paths], numbers)
+
+
+def _without_labels(root: Path, names: list[str]) -> ImageTree:
+    if not names:
+        raise RecordsError(f"{root} holds no images ({', '.join(IMAGE_EXTENSIONS)}); give a folder that does")
+    return ImageTree(root, [], names, [-1] * len(names))
 
 
 def _header(path: Path) -> tuple[int, int, int]:
@@ -96,14 +117,14 @@ def _header(path: Path) -> tuple[int, int, int]:
 
 
 class FolderRecords:
-    """Records read straight from an ImageFolder tree.
+    """Records read straight from a folder of images.
 
     Opening it reads the header of every image.
-    Raises RecordsError where the tree is unusable (see `scan_tree`) or a header is damaged.
+    Raises RecordsError where the folder is unusable (see `scan_tree`) or a header is damaged.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._tree = scan_tree(root)
+    def __init__(self, root: Path, labels: Labels = "auto") -> None:
+        self._tree = scan_tree(root, labels)
         count = len(self._tree.names)
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             headers = np.array(list(pool.map(_header, map(self._tree.path, range(count)))), dtype=np.int64)

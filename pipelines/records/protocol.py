@@ -26,14 +26,14 @@ class RecordsError(EquimodError):
 class Contents(Protocol):
     """The part of records that a model is built from."""
 
-    classes: list[str]  # class names, position = label
+    classes: list[str]  # class names, position = label; empty where images have no labels
     size: NDArray[np.int32]  # (N,2) width, height of the ORIGINAL image in pixels
 
 
 class Records(Contents, Protocol):
     """Images with their labels; random access, safe to call from several threads at once."""
 
-    label: NDArray[np.int64]  # (N,)
+    label: NDArray[np.int64]  # (N,), -1 where images have no labels
     index: NDArray[np.int64]  # (N,) position of the sample in the source, ascending; gaps where one was left out
     stored_size: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
     length: NDArray[np.int64]  # (N,) bytes of what `read` gives

@@ -63,7 +63,7 @@ def test_index_of_a_folder_is_that_of_torchvision(tmp_path: Path) -> None:
     (root / "a" / "notes.txt").write_text("x")
     (root / "readme.jpg").write_text("beside the classes")
     expected = ImageFolder(str(root))
-    tree = scan_tree(root)
+    tree = scan_tree(root, "folder")
     assert tree.classes == expected.classes
     assert [(str(tree.path(i)), tree.labels[i]) for i in range(len(tree.names))] == expected.samples
 
@@ -195,7 +195,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    assert "no class folders" in error_of(tmp_path)
+    assert "holds no images (.jpg, .jpeg, .png" in error_of(tmp_path)
 
 
 def test_file_instead_of_a_folder(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from equimod.pipelines.resolution import Resolution
 
 SEEDS = 2**64
 
-_NOT_OF_THE_RESULT = {"data", "val", "output", "config", "backend", "resume", "overwrite", "system", "log"}
+_NOT_OF_THE_RESULT = {"data", "val", "labels", "output", "config", "backend", "resume", "overwrite", "system", "log"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,10 @@ class _RunSettings:
     dataset: Literal["shapes", "cifar10", "imagenet"] = "shapes"
     """shapes is drawn and needs nothing; cifar10 is downloaded where --data is not given."""
     data: Path | None = None
-    """Records of the training images, or an ImageFolder tree."""
+    """Records of the training images, or a folder of images."""
+    labels: Literal["auto", "folder", "none"] = "auto"
+    """What labels the images of a folder have: folder, the name of the first folder on their way; none; auto: whichever
+    is plain. Training itself reads none."""
     val: Path | None = None
     """Records of the validation images, kept for evaluate.py."""
     output: Path | None = None

@@ -21,6 +21,7 @@ class Entry:
     help: str
     by_default: bool = False  # without a choice on the command line
     needs_equimod: bool = False
+    needs_labels: bool = False
 
 
 class Evaluator(Protocol):
@@ -32,9 +33,11 @@ class Evaluator(Protocol):
 
 EVALUATORS: dict[str, Entry] = {
     "linear_cached": Entry(
-        "The linear classifier on features that are computed once, without augmentation.", by_default=True
+        "The linear classifier on features that are computed once, without augmentation.",
+        by_default=True,
+        needs_labels=True,
     ),
-    "knn": Entry("Weighted k-nearest-neighbour classification.", by_default=True),
+    "knn": Entry("Weighted k-nearest-neighbour classification.", by_default=True, needs_labels=True),
     "equivariance": Entry(
         "Absolute and relative equivariance (Eq. 5 and 6); for runs with EquiMod.", by_default=True, needs_equimod=True
     ),
@@ -48,7 +51,9 @@ EVALUATORS: dict[str, Entry] = {
     "readout": Entry(
         "How much of a view's parameters a linear map recovers from the representations of image and view, R2."
     ),
-    "linear": Entry("Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder."),
+    "linear": Entry(
+        "Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder.", needs_labels=True
+    ),
 }
 """By name, in the order in which they run: the quickest first."""
 

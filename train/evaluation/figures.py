@@ -111,7 +111,7 @@ def _draw_sample(row: Sequence[Axes], batch: Batch, sample: int, records: Record
     assert batch.x is not None
     index = int(batch.index[sample])
     size = records.size[records.index.searchsorted(index)].tolist()
-    name = records.classes[int(batch.label[sample])]
+    name = records.classes[int(batch.label[sample])] if records.classes else "no label"
     _show(row[0], batch.x[sample], policy.x.normalize, "x", f"{name}\nimage {index}\n{size[0]}×{size[1]}")
     for number, (axes, view, of) in enumerate(zip(row[1:], batch.views, policy.views, strict=True), 1):
         _show(axes, view.image[sample], of.normalize, f"view {number}", describe(view.params, sample, size))

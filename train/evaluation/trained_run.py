@@ -76,16 +76,18 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
     """Load a checkpoint of the run in `folder`, the newest where `path` is None, on the GPU where there is one and
     the run was not told to leave it alone.
 
-    `config`: of the run, with data and val set to what to evaluate on. Raises CheckpointError where there is no
-    checkpoint or it does not fit, RecordsError for bad records, ConfigError where classes of val are unknown.
+    `config`: of the run, with data and val set to what to evaluate on; without val, that is the training images. Raises
+    CheckpointError where there is no checkpoint or it does not fit, RecordsError for bad records, ConfigError where
+    classes of val are unknown.
     """
     path = path or checkpoint.newest(folder / "checkpoints")
     if path is None:
         raise checkpoint.CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
     assert config.data is not None
-    assert config.val is not None
-    train, val = open_records(config.data), open_records(config.val)
-    check_classes(train, val, config.val)
+    train = val = open_records(config.data, config.labels)
+    if config.val is not None:
+        val = open_records(config.val, config.labels)
+        check_classes(train, val, config.val)
     identity = _identity(path)
     model = build_model(config, train)
     checkpoint.load_model(path, model)
