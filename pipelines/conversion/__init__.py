@@ -12,20 +12,21 @@ from equimod.pipelines.conversion.records_source import records_source
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.conversion.tree import tree_source
 from equimod.pipelines.records.beton import SUFFIX
-from equimod.pipelines.records.folder import Labels
+from equimod.pipelines.records.folder import LISTS, Labels
 from equimod.pipelines.records.tar import MANIFEST
 
 __all__ = ["Source", "open_source"]
 
 
 def open_source(path: Path, devkit: Path | None = None, labels: Labels = "auto") -> Source:
-    """The source at `path`: records, an archive of ImageNet, or a folder of images, whose labels are as `Labels` says.
+    """The source at `path`: records, an archive of ImageNet, a folder of images, whose labels are as `Labels` says,
+    or a list of images.
 
     `devkit` is the archive with the labels of ImageNet's validation images; by default it is looked for beside `path`.
     Raises RecordsError where it is none of these or cannot be read.
     """
     if path.suffix == SUFFIX or (path / MANIFEST).is_file():
         return records_source(path)
-    if path.is_file():
+    if path.is_file() and path.suffix not in LISTS:
         return imagenet_source(path, devkit)
     return tree_source(path, labels)

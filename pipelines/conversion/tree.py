@@ -1,4 +1,4 @@
-"""Folders of images as a source."""
+"""Folders and lists of images as a source."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
 from equimod.pipelines.conversion.source import Item, Source
-from equimod.pipelines.records.folder import Labels, scan_tree
+from equimod.pipelines.records.folder import Labels, scan
 
 
 @dataclass(frozen=True)
 class TreeReader:
-    """Files of a folder."""
+    """Files of a folder or a list."""
 
     root: Path
 
@@ -30,8 +30,8 @@ class TreeReader:
             return -1
 
 
-def tree_source(root: Path, labels: Labels = "auto") -> Source:
-    """A folder of images in torchvision's order. Raises RecordsError (see `scan_tree`)."""
-    tree = scan_tree(root, labels)
+def tree_source(path: Path, labels: Labels = "auto") -> Source:
+    """A folder or a list of images. Raises RecordsError (see `scan`)."""
+    tree = scan(path, labels)
     items = [Item(i, name, label) for i, (name, label) in enumerate(zip(tree.names, tree.labels, strict=True))]
-    return Source(root, tree.classes, items, TreeReader(root))
+    return Source(path, tree.classes, items, TreeReader(tree.root))

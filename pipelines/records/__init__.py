@@ -13,7 +13,7 @@ __all__ = ["Records", "RecordsError", "open_records"]
 
 
 def open_records(path: Path, labels: Labels = "auto") -> Records:
-    """Open a .beton file, a folder of records or a folder of images, whose labels are as `Labels` says.
+    """Open a .beton file, a folder of records, or images in a folder, with labels as `Labels` says, or in a list.
 
     Raises RecordsError where it is neither, unreadable, of another format version or not completely converted.
     """

@@ -1,7 +1,8 @@
-"""Folders of images: trees of one folder a class, as torchvision.datasets.ImageFolder reads them, or without labels."""
+"""Image files: of trees of one folder a class, as torchvision.datasets.ImageFolder reads them, of folders, of lists."""
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +21,17 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 Labels = Literal["auto", "folder", "none"]
 """What labels the images of a folder have: the name of the first folder on their way, or none. auto: that name where
 every image lies in a folder directly below, none where every image lies in the folder itself; otherwise it asks."""
+LISTS = (".txt", ".tsv", ".csv")
 HEADER_THREADS = 16  # they wait for the disk, not for a core
 
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The samples of a folder of images, in torchvision's order."""
+    """Samples that are files: of a folder in torchvision's order, of a list in its own."""
 
     root: Path
     classes: list[str]  # sorted, position = label; empty without labels
-    names: list[str]  # relative to root, parts separated by "/"; position = index of the sample
+    names: list[str]  # relative to root; position = index of the sample
     labels: list[int]  # -1 without labels
 
     def path(self, index: int) -> Path:
@@ -59,6 +61,11 @@ def _images_below(root: Path, name: str = ".") -> list[str]:
         relative = Path(parent).relative_to(root)
         images += [(relative / file).as_posix() for file in sorted(filter(_is_image, files))]
     return images
+
+
+def scan(path: Path, labels: Labels = "auto") -> ImageTree:
+    """The images of a folder or of a list of images. Raises RecordsError."""
+    return scan_list(path, labels) if path.suffix in LISTS and not path.is_dir() else scan_tree(path, labels)
 
 
 def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
@@ -97,6 +104,33 @@ def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
     return ImageTree(root, folders, [path for paths in below for path in paths], numbers)
 
 
+def scan_list(file: Path, labels: Labels = "auto") -> ImageTree:
+    """The images that a list names: a path a line, or a path and a label, parted by a tab, in .csv by a comma.
+
+    Paths are relative to the list's folder. Raises RecordsError where it is no such list, or has labels in some lines
+    only.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        _unreadable(error)
+    except UnicodeDecodeError as error:
+        raise RecordsError(f"{file} is no list of images in UTF-8 ({error.reason}); write it anew") from error
+    rows = [row for row in csv.reader(text.splitlines(), delimiter="," if file.suffix == ".csv" else "\t") if row]
+    if not rows:
+        raise RecordsError(f"{file} names no images; write the path of one into each line")
+    lengths = {len(row) for row in rows}
+    if lengths not in ({1}, {2}):
+        line = next(number for number, row in enumerate(rows, 1) if len(row) != len(rows[0]) or len(row) > 2)
+        raise RecordsError(f"{file}: entry {line} does not hold a path, or a path and a label, as the first one does")
+    names = [row[0] for row in rows]
+    if lengths == {1} or labels == "none":
+        return ImageTree(file.parent, [], names, [-1] * len(names))
+    classes = sorted({row[1] for row in rows})
+    number = {name: label for label, name in enumerate(classes)}
+    return ImageTree(file.parent, classes, names, [number[row[1]] for row in rows])
+
+
 def _without_labels(root: Path, names: list[str]) -> ImageTree:
     if not names:
         raise RecordsError(f"{root} holds no images ({', '.join(IMAGE_EXTENSIONS)}); give a folder that does")
@@ -117,14 +151,14 @@ def _header(path: Path) -> tuple[int, int, int]:
 
 
 class FolderRecords:
-    """Records read straight from a folder of images.
+    """Records read straight from the files of a folder or a list.
 
     Opening it reads the header of every image.
     Raises RecordsError where the folder is unusable (see `scan_tree`) or a header is damaged.
     """
 
-    def __init__(self, root: Path, labels: Labels = "auto") -> None:
-        self._tree = scan_tree(root, labels)
+    def __init__(self, path: Path, labels: Labels = "auto") -> None:
+        self._tree = scan(path, labels)
         count = len(self._tree.names)
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
             headers = np.array(list(pool.map(_header, map(self._tree.path, range(count)))), dtype=np.int64)
@@ -133,7 +167,7 @@ class FolderRecords:
         self.index = np.arange(count, dtype=np.int64)
         self.size = self.stored_size = headers[:, :2].astype(np.int32)
         self.raw = False
-        self.manifest, self.form = None, "folder of images"
+        self.manifest, self.form = None, "list of images" if path.is_file() else "folder of images"
         self.length = headers[:, 2]
 
     def __len__(self) -> int:

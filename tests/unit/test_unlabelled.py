@@ -129,6 +129,11 @@ def test_a_run_without_labels_is_evaluated_by_what_needs_none(run: Path) -> None
     assert (run / "figures" / "views.png").is_file()
 
 
+def test_validation_images_may_have_labels(photos: Path, image_tree: Path, options: list[str], tmp_path: Path) -> None:
+    words = [*options[:2], "--data", photos, "--val", image_tree, "--epochs", "2", "--output", tmp_path / "run"]
+    assert call(train, *words).code == 0
+
+
 def test_what_needs_labels_says_so(run: Path, photos: Path, options: list[str], tmp_path: Path) -> None:
     for evaluator in ("--knn", "--linear-cached", "--linear"):
         answer = call(evaluate, run, evaluator)
@@ -143,3 +148,41 @@ def test_a_run_without_labels_is_evaluated_on_images_with_labels(run: Path, imag
     answer = call(evaluate, run, "--knn", "--train", image_tree, "--val", image_tree)
     assert answer.code == 0, answer.err
     assert "knn_top1" in answer.out
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_list_gives_paths_and_labels(image_tree: Path, tmp_path: Path, name: str) -> None:
+    between, folder = "," if name.endswith("csv") else "\t", open_records(image_tree)
+    lines = [f"{image_tree / folder.source(i)}{between}{folder.classes[folder.label[i]]}" for i in range(24)]
+    (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    listed = open_records(tmp_path / name)
+    assert listed.fingerprint() == folder.fingerprint()
+    assert open_records(tmp_path / name, "none").classes == []
+    convert(open_source(tmp_path / name), tmp_path / "records", ConversionSettings(workers=1))
+    assert open_records(tmp_path / "records").fingerprint() == folder.fingerprint()
+
+
+def test_a_list_may_give_paths_alone_relative_to_itself(photos: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(photos, tmp_path / "photos"))
+    names = sorted(path.name for path in root.iterdir())
+    (tmp_path / "list.txt").write_text("\n".join(f"photos/{name}" for name in reversed(names)), encoding="utf-8")
+    records = open_records(tmp_path / "list.txt")
+    assert records.classes == []
+    assert [records.source(i) for i in range(24)] == [f"photos/{name}" for name in reversed(names)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "names no images"),
+        (b"a.jpg\tcat\nb.jpg\n", "entry 2 does not hold a path, or a path and a label, as the first one does"),
+        (b"a.jpg\tcat\tdog\n", "entry 1 does not hold"),
+        (b"gone.jpg\n", "gone.jpg cannot be read: No such file or directory"),
+        (b"\xff\xfe\n", "is no list of images in UTF-8"),
+    ],
+)
+def test_a_list_that_is_none_is_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(RecordsError, match=message) as caught:
+        open_records(tmp_path / "list.txt")
+    assert "\n" not in str(caught.value)
