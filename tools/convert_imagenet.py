@@ -1,8 +1,9 @@
 """Convert images into records: `equimod convert INPUT OUTPUT --format dali|ffcv`.
 
-INPUT is a folder of images, with one sub-folder a class or without labels; an archive of ImageNet as it is downloaded,
-which is not unpacked (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar); or records of either format, whose images are
-handed through byte for byte.
+INPUT is a folder of images, with one sub-folder a class or without labels; a list of images; a tar or zip archive of
+such a folder; webdataset shards, such as 'train-{0000..0146}.tar'; an archive of ImageNet as it is downloaded
+(ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar); or records of either format, whose images are handed through byte
+for byte. Archives are not unpacked.
 
 Every image is decoded once as a check. Damaged ones stop the conversion (nothing that is complete is lost) or, with
 `--on-error skip`, are left out and listed in the records. Run the same command again to continue one that was
@@ -26,7 +27,7 @@ from equimod.tools import conversion
 @dataclass(frozen=True, kw_only=True)
 class _Input:
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
-    """Folder of images, archive of ImageNet, or records."""
+    """Folder or list of images, archive, pattern of shards, or records."""
     devkit: Path | None = None
     """Archive with the labels of ImageNet's validation images; none: ILSVRC2012_devkit_t12.tar.gz beside INPUT."""
     labels: Labels = "auto"

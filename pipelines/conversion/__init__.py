@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from equimod.pipelines.conversion.imagenet import imagenet_source
+from equimod.pipelines.conversion.archive_source import archive_source, is_pattern, pattern_source
 from equimod.pipelines.conversion.records_source import records_source
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.conversion.tree import tree_source
@@ -19,14 +19,16 @@ __all__ = ["Source", "open_source"]
 
 
 def open_source(path: Path, devkit: Path | None = None, labels: Labels = "auto") -> Source:
-    """The source at `path`: records, an archive of ImageNet, a folder of images, whose labels are as `Labels` says,
-    or a list of images.
+    """The source at `path`: records, an archive (see `archive_source`), webdataset shards by a pattern, a list of
+    images, or a folder of them, whose labels are as `Labels` says.
 
     `devkit` is the archive with the labels of ImageNet's validation images; by default it is looked for beside `path`.
     Raises RecordsError where it is none of these or cannot be read.
     """
     if path.suffix == SUFFIX or (path / MANIFEST).is_file():
         return records_source(path)
+    if is_pattern(path):
+        return pattern_source(path, labels)
     if path.is_file() and path.suffix not in LISTS:
-        return imagenet_source(path, devkit)
+        return archive_source(path, devkit, labels)
     return tree_source(path, labels)

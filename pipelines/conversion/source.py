@@ -16,7 +16,7 @@ class Item:
     index: int  # position in the source
     name: str
     label: int  # -1 without
-    place: tuple[int, int] = (0, 0)  # what the reader needs besides the name
+    place: tuple[int, ...] = ()  # what the reader needs besides the name
 
 
 class Reader(Protocol):

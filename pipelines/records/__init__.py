@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.folder import FolderRecords, Labels
+from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
 
@@ -28,4 +28,9 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
             )
     except PermissionError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    if not path.is_dir() and path.suffix not in LISTS and (path.exists() or "*" in path.name or "{" in path.name):
+        raise RecordsError(
+            f"{path} is no records, folder or list of images; where it is an archive or stands for shards, run "
+            f"equimod convert {path} RECORDS first"
+        )
     return FolderRecords(path, labels)

@@ -38,7 +38,8 @@ class ImageTree:
         return self.root / self.names[index]
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
@@ -56,10 +57,10 @@ def _images_below(root: Path, name: str = ".") -> list[str]:
     """Images at any depth below a folder of `root`, relative to `root`, in the order of torchvision's make_dataset."""
     images = []
     for parent, _, files in sorted(os.walk(root / name, followlinks=True, onerror=_unreadable)):
-        if _is_image(parent):
+        if is_image(parent):
             raise RecordsError(f"{parent} is a folder named like an image; rename or remove it")
         relative = Path(parent).relative_to(root)
-        images += [(relative / file).as_posix() for file in sorted(filter(_is_image, files))]
+        images += [(relative / file).as_posix() for file in sorted(filter(is_image, files))]
     return images
 
 
@@ -78,7 +79,7 @@ def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
         if not root.exists():
             raise RecordsError(f"{root} does not exist; give a folder of images")
         folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        directly = sorted(entry.name for entry in os.scandir(root) if _is_image(entry.name) and entry.is_file())
+        directly = sorted(entry.name for entry in os.scandir(root) if is_image(entry.name) and entry.is_file())
     except OSError as error:
         _unreadable(error)
     if labels == "none":

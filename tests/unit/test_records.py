@@ -199,7 +199,8 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 
 def test_file_instead_of_a_folder(tmp_path: Path) -> None:
-    assert "Not a directory" in error_of(draw(tmp_path / "x.jpg"))
+    assert "x.jpg is no records, folder or list of images; where it is an archive" in error_of(draw(tmp_path / "x.jpg"))
+    assert "run equimod convert" in error_of(tmp_path / "train-{000..146}.tar")
 
 
 def test_classes_without_images(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""Archives as sources, read in place: tar or zip of folders of images, and webdataset shards of other programs.
+
+Labels of folders are those of the unpacked tree, and so is the order. A webdataset sample has its label in KEY.cls, or
+as "label" in KEY.json, or none; samples come in the order of the shards.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
+from equimod.pipelines.conversion.imagenet import imagenet_items, is_imagenet
+from equimod.pipelines.conversion.source import Item, Source
+from equimod.pipelines.records.archive import Member, members, read
+from equimod.pipelines.records.folder import Labels, is_image
+from equimod.pipelines.records.protocol import RecordsError
+
+_PATTERN = re.compile(r"[{*?\[]")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class ArchiveReader:
+    """Files in archives; an item's place is the number of its archive, and offset, length and compression there."""
+
+    paths: tuple[Path, ...]
+
+    def load(self, item: Item) -> CheckedImage:
+        archive, offset, length, deflated = item.place
+        try:
+            content = read(self.paths[archive], offset, length, bool(deflated))
+        except OSError as error:
+            raise DamagedImageError(error.strerror or str(error)) from error
+        return check_image(content)
+
+    def length(self, item: Item) -> int:
+        return item.place[2]
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for several, as train-{0000..0146}.tar and train-*.tar do."""
+    return bool(_PATTERN.search(str(path))) and not path.exists()
+
+
+def pattern_source(pattern: Path, labels: Labels = "auto") -> Source:
+    """The webdataset shards that a pattern with braces or wildcards stands for. Raises RecordsError."""
+    paths = [path for text in _expanded(str(pattern)) for path in _globbed(Path(text))]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise RecordsError(f"{missing[0]} does not exist; {pattern} stands for it")
+    return _webdataset(pattern, paths, [members(path) for path in paths], labels)
+
+
+def archive_source(path: Path, devkit: Path | None = None, labels: Labels = "auto") -> Source:
+    """The images of an archive: one of ImageNet's, a webdataset shard, or folders of images. Raises RecordsError."""
+    files = members(path)
+    if is_imagenet(files, devkit):
+        classes, items = imagenet_items(path, files, devkit)
+        return Source(path, classes, items, ArchiveReader((path,)))
+    if any(_is_webdataset(sample) for _, sample in _samples(files)):
+        return _webdataset(path, [path], [files], labels)
+    images = [file for file in files if is_image(file.name)]
+    if not images:
+        raise RecordsError(f"{path} holds neither images nor archives of classes; give another archive or a folder")
+    names = _relative([file.name for file in images])
+    folders = [name.partition("/")[0] if "/" in name else None for name in names]
+    levels = {name.count("/") for name in names}
+    if labels == "auto" and not levels <= {0} and levels != {1}:
+        raise RecordsError(
+            f"{path} holds images in folders of several levels: give --labels folder where the first folder is the "
+            "class of an image, --labels none where folders mean nothing"
+        )
+    if labels == "none" or levels == {0}:
+        folders = [""] * len(names)
+    found = sorted(
+        (folder, *_parent_and_name(name), image)
+        for folder, name, image in zip(folders, names, images, strict=True)
+        if folder is not None
+    )
+    classes = sorted({folder for folder, *_ in found} - {""})
+    label = {name: number for number, name in enumerate(classes)}
+    items = [
+        Item(index, f"{parent}/{name}".removeprefix("./"), label.get(folder, -1), _place(0, image))
+        for index, (folder, parent, name, image) in enumerate(found)
+    ]
+    return Source(path, classes, items, ArchiveReader((path,)))
+
+
+def _webdataset(path: Path, paths: Sequence[Path], files: Sequence[list[Member]], labels: Labels) -> Source:
+    found = [
+        (archive, image, _label(paths[archive], sample))
+        for archive, members_ in enumerate(files)
+        for _, sample in _samples(members_)
+        for image in _image_of(sample)
+    ]
+    if not found:
+        raise RecordsError(f"{path} holds no images (.{', .'.join(_WEBDATASET_IMAGES)}); give shards that do")
+    texts = {text for _, _, text in found}
+    if labels == "none" or texts == {None}:
+        classes: list[str] = []
+        label: dict[str | None, int] = dict.fromkeys(texts, -1)
+    elif None in texts:
+        name = next(image.name for _, image, text in found if text is None)
+        raise RecordsError(f"{path}: {name} has no label, and others do; give --labels none to leave labels out")
+    else:
+        classes, label = _numbered([text for text in texts if text is not None])
+    several = len(paths) > 1
+    items = [
+        Item(
+            index,
+            f"{paths[archive].name}/{image.name}" if several else image.name,
+            label[text],
+            _place(archive, image),
+        )
+        for index, (archive, image, text) in enumerate(found)
+    ]
+    return Source(path, classes, items, ArchiveReader(tuple(paths)))
+
+
+def _numbered(texts: Sequence[str]) -> tuple[list[str], dict[str | None, int]]:
+    """Class names and the label of each text: numbers stand for themselves, words for their place among all."""
+    if all(text.isdecimal() for text in texts):
+        return [str(number) for number in range(max(map(int, texts)) + 1)], {text: int(text) for text in texts}
+    return sorted(texts), {text: number for number, text in enumerate(sorted(texts))}
+
+
+def _samples(files: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Files side by side that share a key: the path up to the first dot of the name. By their extension."""
+    for key, group in groupby(files, lambda file: _split(file.name)[0]):
+        yield key, {_split(file.name)[1]: file for file in group}
+
+
+def _split(name: str) -> tuple[str, str]:
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _is_webdataset(sample: dict[str, Member]) -> bool:
+    return bool({"cls", "json"} & sample.keys()) and bool(list(_image_of(sample)))
+
+
+def _image_of(sample: dict[str, Member]) -> list[Member]:
+    return [sample[extension] for extension in _WEBDATASET_IMAGES if extension in sample][:1]
+
+
+def _label(path: Path, sample: dict[str, Member]) -> str | None:
+    """What a sample says about its class. Raises RecordsError where it is not text."""
+    member = sample.get("cls") or sample.get("json")
+    if member is None:
+        return None
+    try:
+        text = read(path, member.offset, member.length, member.deflated).decode()
+        found = text.strip() if "cls" in sample else json.loads(text).get("label")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RecordsError(f"{path}: {member.name} is no label ({error}); write the shard again") from error
+    return None if found is None else str(found)
+
+
+def _relative(names: Sequence[str]) -> list[str]:
+    """The names without the folders that all of them share."""
+    shared = 0
+    parts = [PurePosixPath(name).parts for name in names]
+    while min(map(len, parts)) > shared + 1 and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]
+
+
+def _parent_and_name(name: str) -> tuple[str, str]:
+    parent, _, base = name.rpartition("/")
+    return parent or ".", base
+
+
+def _place(archive: int, member: Member) -> tuple[int, ...]:
+    return archive, member.offset, member.length, int(member.deflated)
+
+
+def _globbed(path: Path) -> list[Path]:
+    """The files that wildcards in the name of a file stand for; without any, the path itself."""
+    return sorted(path.parent.glob(path.name)) or [path]
+
+
+def _expanded(pattern: str) -> list[str]:
+    """`a-{00..02}.tar` as a-00.tar, a-01.tar, a-02.tar; `{a,b}` as a and b."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return [pattern]
+    first, between, last = braces[1].partition("..")
+    if between and first.isdecimal() and last.isdecimal():
+        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = braces[1].split(",")
+    return [
+        text for choice in choices for text in _expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
+    ]

@@ -1,0 +1,91 @@
+"""Files in archives that can be read anywhere: uncompressed tar, and zip."""
+
+from __future__ import annotations
+
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import BinaryIO
+
+from equimod.pipelines.records.protocol import RecordsError
+
+_LOCAL_HEADER = struct.Struct(
+    "<26x2H"
+)  # of a file in a zip; what is read: the lengths of its name and of an extra field
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in an archive."""
+
+    name: str  # with its folders, parted by "/"
+    offset: int  # of its content, bytes
+    length: int  # in the archive
+    deflated: bool = False
+
+
+def members(path: Path) -> list[Member]:
+    """The files in an archive, in its order. Raises RecordsError where it is none, damaged, or a compressed tar."""
+    try:
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                return list(_of_zip(file))
+            return list(of_tar(file, 0, os.fstat(file.fileno()).st_size))
+    except OSError as error:
+        raise RecordsError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
+    except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+        raise RecordsError(
+            f"{path} is no tar or zip archive, a compressed tar, or a damaged one ({error}); unpack it, or download it "
+            "again"
+        ) from error
+
+
+def of_tar(file: BinaryIO, start: int, length: int) -> Iterator[Member]:
+    """The files in the tar archive that lies in `file` at byte `start`. Raises TarError where it is cut or damaged."""
+    file.seek(start)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            if member.offset_data + member.size > start + length:
+                raise tarfile.ReadError(f"{member.name} goes on after the end of the archive")
+            if member.isfile():
+                yield Member(member.name.removeprefix("./"), member.offset_data, member.size)
+        # tarfile takes a damaged or missing header for the end; the true one is a block of zeros.
+        file.seek(archive.offset)
+        if archive.offset >= start + length or file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no file and no end of the archive at byte {archive.offset:,}")
+
+
+def _of_zip(file: BinaryIO) -> Iterator[Member]:
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.is_dir():
+                continue
+            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile(f"{entry.filename} is encrypted, or compressed in an unusual way")
+            file.seek(entry.header_offset)
+            header = file.read(_LOCAL_HEADER.size)
+            offset = entry.header_offset + len(header) + sum(_LOCAL_HEADER.unpack(header))
+            yield Member(entry.filename, offset, entry.compress_size, entry.compress_type == zipfile.ZIP_DEFLATED)
+
+
+def read(path: Path, offset: int, length: int, deflated: bool = False) -> bytes:
+    """The content of a file in an archive. Raises OSError where it is not there or damaged."""
+    content = os.pread(_descriptor(path), length, offset)
+    if len(content) < length:
+        raise OSError("the archive ends before the file does")
+    try:
+        return zlib.decompress(content, -zlib.MAX_WBITS) if deflated else content
+    except zlib.error as error:
+        raise OSError(f"damaged in the archive ({error})") from error
+
+
+@cache
+def _descriptor(path: Path) -> int:
+    """A file descriptor of this process, open until it ends."""
+    return os.open(path, os.O_RDONLY)
