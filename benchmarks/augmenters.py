@@ -57,6 +57,9 @@ def crops(settings: AugmentSettings) -> Views:
 
 def _load(build: Callable[[AugmentSettings], Augment], settings: AugmentSettings) -> Workload:
     torch.set_num_threads(settings.threads)
+    device = torch.device(settings.device)
+    if device.type == "cuda":  # kernels are launched, and the clock asks, where the process is
+        torch.cuda.set_device(device.index or 0)
     views, augment = crops(settings), build(settings)
 
     def load(epoch: int) -> Iterator[int]:

@@ -14,7 +14,10 @@ import torch
 
 from equimod.pipelines import build
 from equimod.pipelines import cores as cores_of_node
+from equimod.pipelines.backends import native_backend
 from equimod.pipelines.cores import loader_cores, stay_on
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.records import open_records
 
 Shares = Callable[..., list[list[int]]]
 
@@ -85,7 +88,7 @@ def test_hyperthreads_of_a_core_stay_together(sys: Path, shares: Shares) -> None
     assert shares({0, 1, 2, 3, 4}, 2) == [[0, 1, 4], [2, 3]]  # of a container with fewer
     _hyperthreads(sys, (0, 1), (2, 3), (4, 5), (6, 7))
     assert shares(range(8), 4) == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert sorted(chain(*shares(range(8), 5))) == list(range(8))  # more ranks than whole cores
+    assert sorted(map(len, shares(range(8), 5))) == [1, 1, 2, 2, 2]  # more ranks than whole cores
 
 
 def test_ranks_take_cores_near_their_gpu(sys: Path, shares: Shares) -> None:
@@ -107,6 +110,13 @@ def test_two_sockets_with_hyperthreads_and_eight_gpus(sys: Path, shares: Shares)
     assert [len(share) for share in found] == [2 * (8 - 2)] * 8
     assert found[0] == [*range(6), *range(64, 70)]
     assert found[7] == [*range(56, 62), *range(120, 126)]
+
+
+def test_ranks_whose_gpus_share_a_node_split_its_cores_alone(sys: Path, shares: Shares) -> None:
+    """Whole where the container has the node, and what it has of it where not; the other node's stay out."""
+    _nodes(sys, "0-7", "8-15")
+    assert shares(range(16), 2, _gpus(sys, 0, 0)) == [[0, 1, 2], [4, 5, 6]]
+    assert shares({2, 3, *range(8, 16)}, 2, _gpus(sys, 0, 0)) == [[2], [3]]
 
 
 @pytest.mark.parametrize(("cores", "free"), [(2, 0), (3, 0), (4, 1), (8, 2), (12, 3), (64, 3)])
@@ -147,6 +157,32 @@ def test_gpus_are_told_by_their_pci_addresses(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     assert build._gpus(torch.device("cuda", 1)) == ["0001:02:1f.0"]
     assert build._gpus(torch.device("cpu")) == []
+
+
+def test_a_pipeline_on_a_gpu_leaves_cores_free(
+    image_tree: Path, sys: Path, shares: Shares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight cores, of which two stay free, whatever the number of threads."""
+    shares(range(8), 1)
+    gpu = SimpleNamespace(pci_domain_id=0, pci_bus_id=1, pci_device_id=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    records, policy = open_records(image_tree), POLICIES["simclr_cifar10"]
+    for asked, device, threads, cores in ((None, "cuda:0", 6, 6), (11, "cuda:0", 11, 6), (None, "cpu", 8, 8)):
+        pipeline = build.build_pipeline(records, policy, batch_size=4, seed=0, device=device, workers=asked)
+        assert (pipeline.workers, pipeline._config.cores) == (threads, list(range(cores)))
+
+
+def test_threads_that_decode_keep_to_the_cores_of_the_loader(
+    image_tree: Path, shares: Shares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[list[int]] = []
+    shares({3, 5}, 1)
+    monkeypatch.setattr(native_backend, "stay_on", kept.append)
+    pipeline = build.build_pipeline(
+        open_records(image_tree), POLICIES["simclr_cifar10"], batch_size=4, seed=0, workers=1
+    )
+    assert len(list(pipeline.decoded(0))) == len(pipeline)
+    assert kept == [[3, 5]]
 
 
 def test_a_thread_keeps_to_its_cores_and_leaves_the_others_alone() -> None:
