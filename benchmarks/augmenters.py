@@ -89,7 +89,7 @@ def equimod(settings: AugmentSettings) -> Augment:
 
 
 def one_by_one(settings: AugmentSettings) -> Augment:
-    """The same by the public operators, each over all samples of the batch that drew it."""
+    """The same by the public operators, each over all samples that drew it; these take numbers to a GPU as they go."""
     return _ours(settings, lambda params, policy: partial(chained, params=params, policy=policy))
 
 

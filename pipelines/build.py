@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from equimod.pipelines.backends import BACKENDS, Backend, BackendConfig, BackendFactory, Request
+from equimod.pipelines.backends import BACKENDS, Backend, BackendConfig, Request
 from equimod.pipelines.batch import Batch, Decoded, View
 from equimod.pipelines.cores import loader_cores
 from equimod.pipelines.geometry import stored_box
@@ -33,7 +33,7 @@ class Pipeline:
     def __init__(
         self,
         config: BackendConfig,
-        make_backend: BackendFactory,
+        make_backend: Callable[[int], Backend],  # from the size of the images
         sampler: Sampler,
         operators: Operators,
         dtype: torch.dtype,
@@ -46,7 +46,7 @@ class Pipeline:
         self._with_x, self._dtype = config.with_x, dtype
         self._sampler, self._resolution = sampler, resolution
         self._layouts = tuple(ParamLayout.of(view) for view in self._policy.views)
-        self._config, self._make_backend = config, make_backend
+        self._make_backend = make_backend
         self._backends: dict[int, Backend] = {}  # by the size of the images, one at a time
         self._backend(resolution.at(0))
         self._idle: list[Memory] = []
@@ -82,7 +82,7 @@ class Pipeline:
         """What makes images of a size. Another size's goes, with the memory that it may hold on a GPU."""
         if size not in self._backends:
             self._backends.clear()
-            self._backends[size] = self._make_backend(replace(self._config, policy=self._policy.at(size)))
+            self._backends[size] = self._make_backend(size)
         return self._backends[size]
 
     def _decoded_by(self, backend: Backend, start: Cursor, epochs: Iterable[int]) -> Generator[Decoded, None, None]:
@@ -188,7 +188,12 @@ def build_pipeline(
     resolution = resolution or Resolution((policy.size,))
     if resolution.sizes[-1] != policy.size:
         raise ValueError(f"resolution ends at {resolution.sizes[-1]} pixels, the policy's images have {policy.size}")
-    return Pipeline(config, BACKENDS[backend](), sampler, operators_for(device), dtype, resolution)
+    factory = BACKENDS[backend]()
+
+    def make_backend(size: int) -> Backend:
+        return factory(replace(config, policy=policy.at(size)))
+
+    return Pipeline(config, make_backend, sampler, operators_for(device), dtype, resolution)
 
 
 def _gpus(device: torch.device) -> list[str]:

@@ -16,10 +16,10 @@ def available_cores() -> int:
 
 
 def loader_cores(gpus: Sequence[str] = ()) -> list[int]:
-    """The cores that threads of this rank's loader keep to; empty where ranks outnumber cores.
+    """The cores, hyperthreads counted, that threads of this rank's loader keep to; empty where ranks outnumber cores.
 
     `gpus`: PCI addresses of the GPUs of the node's ranks, in their order, where they train on GPUs. Then a quarter of
-    the rank's cores, at most three, stay free for the rest of it. torchrun tells which rank of the node this one is.
+    the rank's whole cores, at most three, stay free for training. torchrun tells which rank of the node this one is.
     """
     share = _share(gpus)
     free = min(_MOST_FREE, len(share) // 4) if gpus else 0
@@ -46,7 +46,8 @@ def _share(gpus: Sequence[str]) -> list[tuple[int, ...]]:
     nodes = [_node_of(gpu) for gpu in gpus]
     if len(nodes) != ranks:
         return _part(whole, rank, ranks)
-    near = {node: [cores for cores in whole if set(cores) <= _cores_of(node)] for node in nodes}
+    cores_of = {node: _cores_of(node) for node in set(nodes)}
+    near = {node: [threads for threads in whole if cores_of[node].issuperset(threads)] for node in cores_of}
     if any(len(near[node]) < nodes.count(node) for node in nodes):
         return _part(whole, rank, ranks)
     node = nodes[rank]

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from equimod.train.command import run_command, wrong_usage_once
 from equimod.train.config import SEEDS, Config, ConfigError, read_recipe
+from equimod.train.config.settings import Labels
 from equimod.train.evaluation import EVALUATORS
 
 
@@ -32,7 +33,7 @@ class _Options:
     """Records of labelled training images; none: those of the run."""
     val: Path | None = None
     """Records of validation images; none: those of the run, or without labels the training images."""
-    labels: Literal["auto", "folder", "none"] | None = None
+    labels: Labels | None = None
     """What labels the images of folders have, as in training; none: as the run was told."""
     checkpoint: Path | None = None
     """Folder of a checkpoint; none: the newest of the run."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from equimod.pipelines.conversion.archive_source import archive_source, is_pattern, pattern_source
+from equimod.pipelines.conversion.archive_source import archive_source, pattern_source
 from equimod.pipelines.conversion.records_source import records_source
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.conversion.tree import tree_source
+from equimod.pipelines.records.archive import is_pattern
 from equimod.pipelines.records.beton import SUFFIX
 from equimod.pipelines.records.folder import LISTS, Labels
 from equimod.pipelines.records.tar import MANIFEST

@@ -17,10 +17,9 @@ from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, 
 from equimod.pipelines.conversion.imagenet import imagenet_items, is_imagenet
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.records.archive import Member, members, read
-from equimod.pipelines.records.folder import Labels, is_image
+from equimod.pipelines.records.folder import Labels, folders_are_classes, is_image
 from equimod.pipelines.records.protocol import RecordsError
 
-_PATTERN = re.compile(r"[{*?\[]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp")
 
@@ -43,11 +42,6 @@ class ArchiveReader:
         return item.place[2]
 
 
-def is_pattern(path: Path) -> bool:
-    """Whether a path stands for several, as train-{0000..0146}.tar and train-*.tar do."""
-    return bool(_PATTERN.search(str(path))) and not path.exists()
-
-
 def pattern_source(pattern: Path, labels: Labels = "auto") -> Source:
     """The webdataset shards that a pattern with braces or wildcards stands for. Raises RecordsError."""
     paths = [path for text in _expanded(str(pattern)) for path in _globbed(Path(text))]
@@ -68,21 +62,13 @@ def archive_source(path: Path, devkit: Path | None = None, labels: Labels = "aut
     if not images:
         raise RecordsError(f"{path} holds neither images nor archives of classes; give another archive or a folder")
     names = _relative([file.name for file in images])
-    folders = [name.partition("/")[0] if "/" in name else None for name in names]
-    levels = {name.count("/") for name in names}
-    if labels == "auto" and not levels <= {0} and levels != {1}:
-        raise RecordsError(
-            f"{path} holds images in folders of several levels: give --labels folder where the first folder is the "
-            "class of an image, --labels none where folders mean nothing"
-        )
-    if labels == "none" or levels == {0}:
-        folders = [""] * len(names)
+    labelled = folders_are_classes(path, names, labels)
     found = sorted(
-        (folder, *_parent_and_name(name), image)
-        for folder, name, image in zip(folders, names, images, strict=True)
-        if folder is not None
+        (name.partition("/")[0] if labelled else "", *_parent_and_name(name), image)
+        for name, image in zip(names, images, strict=True)
+        if "/" in name or not labelled
     )
-    classes = sorted({folder for folder, *_ in found} - {""})
+    classes = sorted({folder for folder, *_ in found}) if labelled else []
     label = {name: number for number, name in enumerate(classes)}
     items = [
         Item(index, f"{parent}/{name}".removeprefix("./"), label.get(folder, -1), _place(0, image))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from equimod.pipelines.records.archive import is_pattern
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels
 from equimod.pipelines.records.protocol import Records, RecordsError
@@ -15,7 +16,7 @@ __all__ = ["Records", "RecordsError", "open_records"]
 def open_records(path: Path, labels: Labels = "auto") -> Records:
     """Open a .beton file, a folder of records, or images in a folder, with labels as `Labels` says, or in a list.
 
-    Raises RecordsError where it is neither, unreadable, of another format version or not completely converted.
+    Raises RecordsError where it is none of these, unreadable, of another format version or not completely converted.
     """
     if path.suffix == SUFFIX:
         return BetonRecords(path)
@@ -28,7 +29,7 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
             )
     except PermissionError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    if not path.is_dir() and path.suffix not in LISTS and (path.exists() or "*" in path.name or "{" in path.name):
+    if is_pattern(path) or (path.is_file() and path.suffix not in LISTS):
         raise RecordsError(
             f"{path} is no records, folder or list of images; where it is an archive or stands for shards, run "
             f"equimod convert {path} RECORDS first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -15,9 +16,13 @@ from typing import BinaryIO
 
 from equimod.pipelines.records.protocol import RecordsError
 
-_LOCAL_HEADER = struct.Struct(
-    "<26x2H"
-)  # of a file in a zip; what is read: the lengths of its name and of an extra field
+_LOCAL_HEADER = struct.Struct("<26x2H")  # in front of a file in a zip; ends with the lengths of its name and of more
+_PATTERN = re.compile(r"[{*?\[]")
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path stands for several, as train-{0000..0146}.tar and train-*.tar do."""
+    return bool(_PATTERN.search(str(path))) and not path.exists()
 
 
 @dataclass(frozen=True, slots=True)

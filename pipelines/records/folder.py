@@ -89,20 +89,38 @@ def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
     if splits := [name for name in nested if name.lower() in SPLITS]:
         one = "train" if "train" in splits else splits[0]
         raise RecordsError(f"{root} holds splits, not classes ({', '.join(splits)}); give one, such as {root / one}")
-    if labels == "auto" and directly and not any(below):
+    if not folders_are_classes(root, [*directly, *(path for paths in below for path in paths)], labels):
         return _without_labels(root, directly)
-    if labels == "auto" and (directly or any(path.count("/") > 1 for paths in below for path in paths)):
-        where = "beside folders of images" if directly else "in folders of folders"
-        raise RecordsError(
-            f"{root} holds images {where}: give --labels folder where the first folder is the class of an image, "
-            "--labels none where folders mean nothing"
-        )
-    if not any(below):
-        raise RecordsError(f"{root} holds no images ({', '.join(IMAGE_EXTENSIONS)}); give a folder that does")
     if empty := [name for name, paths in zip(folders, below, strict=True) if not paths]:
         raise RecordsError(f"{root} has classes without images: {_shorten(empty)}; fill or remove these folders")
     numbers = [label for label, paths in enumerate(below) for _ in paths]
     return ImageTree(root, folders, [path for paths in below for path in paths], numbers)
+
+
+def folders_are_classes(path: Path, names: Sequence[str], labels: Labels) -> bool:
+    """Whether the first folder of each of the images `names` is its label, as `labels` says of the images in `path`.
+
+    RecordsError where that is not plain, and where there are no images or no folders that could be classes.
+    """
+    if not names:
+        raise no_images(path)
+    levels = {name.count("/") for name in names}
+    if labels == "none" or (labels == "auto" and levels == {0}):
+        return False
+    if labels == "auto" and levels != {1}:
+        where = "beside folders of images" if 0 in levels else "in folders of folders"
+        raise RecordsError(
+            f"{path} holds images {where}: give --labels folder where the first folder is the class of an image, "
+            "--labels none where folders mean nothing"
+        )
+    if levels == {0}:
+        raise RecordsError(f"{path} holds no folders that could be classes; leave --labels out")
+    return True
+
+
+def no_images(path: Path) -> RecordsError:
+    """The error about a folder or an archive without images."""
+    return RecordsError(f"{path} holds no images ({', '.join(IMAGE_EXTENSIONS)}); give a folder that does")
 
 
 def scan_list(file: Path, labels: Labels = "auto") -> ImageTree:
@@ -134,7 +152,7 @@ def scan_list(file: Path, labels: Labels = "auto") -> ImageTree:
 
 def _without_labels(root: Path, names: list[str]) -> ImageTree:
     if not names:
-        raise RecordsError(f"{root} holds no images ({', '.join(IMAGE_EXTENSIONS)}); give a folder that does")
+        raise no_images(root)
     return ImageTree(root, [], names, [-1] * len(names))
 
 

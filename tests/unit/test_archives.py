@@ -89,9 +89,12 @@ def test_an_archive_without_folders_has_no_labels(images: dict[str, bytes], tmp_
 def test_folders_of_several_levels_are_asked_about(images: dict[str, bytes], tmp_path: Path) -> None:
     files = {f"{'a' if k % 2 else 'b/c'}/{k:02d}.jpg": content for k, content in enumerate(images.values())}
     path = _tar(tmp_path / "deep.tar", files)
-    with pytest.raises(RecordsError, match=r"folders of several levels: give --labels folder .* --labels none"):
+    with pytest.raises(RecordsError, match=r"images in folders of folders: give --labels folder .* --labels none"):
         open_source(path)
     assert open_source(path, labels="folder").classes == ["a", "b"]
+    flat = _tar(tmp_path / "flat.tar", {Path(name).name: content for name, content in files.items()})
+    with pytest.raises(RecordsError, match="holds no folders that could be classes; leave --labels out"):
+        open_source(flat, labels="folder")
     assert open_source(path, labels="none").classes == []
 
 

@@ -169,7 +169,8 @@ def test_a_pipeline_on_a_gpu_leaves_cores_free(
     records, policy = open_records(image_tree), POLICIES["simclr_cifar10"]
     for asked, device, threads, cores in ((None, "cuda:0", 6, 6), (11, "cuda:0", 11, 6), (None, "cpu", 8, 8)):
         pipeline = build.build_pipeline(records, policy, batch_size=4, seed=0, device=device, workers=asked)
-        assert (pipeline.workers, pipeline._config.cores) == (threads, list(range(cores)))
+        config = pipeline._backend(policy.size)._config
+        assert (pipeline.workers, config.cores) == (threads, list(range(cores)))
 
 
 def test_threads_that_decode_keep_to_the_cores_of_the_loader(

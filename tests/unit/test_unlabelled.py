@@ -46,6 +46,8 @@ def test_images_in_one_folder_have_no_labels(photos: Path) -> None:
     tree = scan_tree(photos)
     assert (tree.classes, set(tree.labels)) == ([], {-1})
     assert tree.names == sorted(path.name for path in photos.iterdir())
+    with pytest.raises(RecordsError, match="holds no folders that could be classes; leave --labels out"):
+        scan_tree(photos, "folder")
 
 
 def test_nested_images_are_asked_about(nested: Path, photos: Path) -> None:

@@ -28,6 +28,7 @@ from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
 from equimod.pipelines.resolution import Resolution
 
 SEEDS = 2**64
+Labels = Literal["auto", "folder", "none"]  # as of `records.folder`, which takes a while to import
 
 _NOT_OF_THE_RESULT = {"data", "val", "labels", "output", "config", "backend", "resume", "overwrite", "system", "log"}
 
@@ -111,7 +112,7 @@ class _RunSettings:
     """shapes is drawn and needs nothing; cifar10 is downloaded where --data is not given."""
     data: Path | None = None
     """Records of the training images, or a folder of images."""
-    labels: Literal["auto", "folder", "none"] = "auto"
+    labels: Labels = "auto"
     """What labels the images of a folder have: folder, the name of the first folder on their way; none; auto: whichever
     is plain. Training itself reads none."""
     val: Path | None = None
