@@ -94,6 +94,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "scaling": (scaling.rows, scaling.caption),
     "table1-cpu": (sweep_tables.rows, sweep_tables.caption),
     "controls-cpu": (sweep_tables.rows, sweep_tables.caption),
+    "resolution-cpu": (sweep_tables.rows, sweep_tables.caption),
     "figures-cpu": (sweep_tables.figure_rows, sweep_tables.figure_caption),
     "parity": (parity.rows, parity.caption),
 }
