@@ -37,12 +37,12 @@ class Section:
 
 SECTIONS = (
     Section("machine", "compilers, the compiled parts, the limits of this card", ".machine:run", 10, 60),
-    Section("operators", "operators against the CPU", ".operators:agreement", 25, 90),
-    Section("waits", "hidden waits for the device", ".waits:run", 30, 90),
-    Section("speed", "what the operators cost", ".operators:speed", 12, 60),
-    Section("step", "the step alone", ".steps:run", 60, 120),
+    Section("operators", "operators against the CPU", ".operators:agreement", 35, 90),
+    Section("waits", "hidden waits for the device", ".waits:run", 50, 120),
+    Section("speed", "what the operators cost", ".operators:speed", 25, 90),
+    Section("step", "the step alone", ".steps:run", 75, 150),
     Section("training", "training through the pipeline", ".training:run", 60, 120),
-    Section("memory", "memory against its prediction", ".training:memory", 20, 60),
+    Section("memory", "memory against its prediction", ".training:memory", 40, 90),
     Section("races", "batches beside a heavy consumer", ".races:run", 30, 90),
     Section("numerics", "precision, gradients in parts, resume", ".numerics:run", 30, 90),
     Section("backends", "the loader backends that are installed", ".backends:run", 15, 90),

@@ -67,11 +67,10 @@ def run(job: Job) -> Iterator[Finding]:
     since = {name: total - before.get(name, 0.0) for name, total in after.items()}
     spent = time_spent(since, wall, rounds * images, loader_threads=pipeline.workers, on_gpu=pipeline.stages.on_gpu)
     yield measured("data wait", [spent.data_wait], "of the time", spent.limit.partition(": ")[2])
-    yield _contenders(job)
 
 
 def memory(job: Job) -> Iterator[Finding]:
-    """The peak of a training through the pipeline, beside the prediction of gpu_memory.py."""
+    """The peak of a training through the pipeline, beside the prediction of gpu_memory.py; then that of benchmarks."""
     config, (pipeline, _) = _config(job), _pipeline(job)
     predicted = peak_bytes(config, 1)
     state = state_of(job, config)
@@ -96,6 +95,7 @@ def memory(job: Job) -> Iterator[Finding]:
     yield demand("peak allocated in training", met, peak / 2**30, "GiB", f"{low} to {high} of the prediction is near")
     if job.full:
         yield measured("peak reserved in training", [torch.cuda.max_memory_reserved(job.device) / 2**30], "GiB")
+    yield _contenders(job)
 
 
 def _config(job: Job) -> Config:
@@ -124,7 +124,7 @@ def _contenders(job: Job) -> Finding:
     one, two = (
         max(
             turn.images
-            for turns in interleave(dict.fromkeys(names, _contender), job.device, 1)
+            for turns in interleave(dict.fromkeys(names, _contender), job.device, 1, alone=True)
             for turn in turns.values()
         )
         for names in (("first",), ("first", "second"))
