@@ -31,6 +31,7 @@ from equimod.train.evaluation.table import Table
 
 WIDTH = 118  # columns, where the output is no terminal
 FAILED = "FAILED"
+RATES = ("step", "compiled_step", "speed")
 _STATES = {True: "ok", False: FAILED, None: ""}  # whether what was found is as it must be
 
 
@@ -76,6 +77,22 @@ class Arguments:
 def rows(result: dict[str, Any]) -> list[Table]:
     """The tables of a result, one a section."""
     return [_table(section) for section in result["sections"]]
+
+
+def rates(result: dict[str, Any]) -> list[Table]:
+    """The rates of steps, and what the operators take, one a row."""
+    findings = [f for section in result["sections"] if section["name"] in RATES for f in section["findings"]]
+    cells = [[f["name"], _value(f["value"], f["unit"])] for f in findings if f["unit"] in ("ms", "encoder images/s")]
+    return [Table(["what", "median (lowest to highest round)"], cells)]
+
+
+def caption(result: dict[str, Any]) -> str:
+    """The card, and what the rates are of."""
+    card = result["gpu"]
+    return (
+        f"{card['name']}, driver {card['driver']}, CUDA {card['cuda']}, triton {card['triton']}. The paper's setting "
+        "for ImageNet as one of 32 ranks has it: ResNet-50, 128 images of 224 pixels. Operators: time of their kernels."
+    )
 
 
 def _table(section: dict[str, Any]) -> Table:

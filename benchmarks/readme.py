@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from equimod.benchmarks import gpu_memory, parity, rehearse, scaling
+from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, scaling
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
 from equimod.benchmarks.compare_training import Train
@@ -90,6 +90,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "grad_cache": (Chunks.rows, Chunks.caption),
     "loss": (Loss.rows, Loss.caption),
     "rehearse": (rehearse.rows, rehearse.caption),
+    "gpu": (gpu.rates, gpu.caption),
     "gpu_memory": (gpu_memory.rows, gpu_memory.caption),
     "scaling": (scaling.rows, scaling.caption),
     "table1-cpu": (sweep_tables.rows, sweep_tables.caption),

@@ -18,7 +18,8 @@ class SyncBatchNorm(_BatchNorm):
 
     Takes over parameters and buffers of `norm`. Every rank must hold the same number of values, two a channel or
     more: training splits the global batch evenly. torch's own asks all ranks for their numbers, and the host waits for
-    the answer in every layer. Statistics are float32 or better; the output has the input's dtype. Not run on a GPU yet.
+    the answer in every layer. Statistics are float32 or better; the output has the input's dtype. Not run on several
+    GPUs yet.
     """
 
     momentum: float

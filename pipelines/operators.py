@@ -60,7 +60,7 @@ class EagerOperators:
 
 
 class TritonOperators:
-    """`triton_ops.apply`. Not run on a GPU yet."""
+    """`triton_ops.apply`."""
 
     description = "Triton kernels"
 

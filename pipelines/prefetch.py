@@ -83,7 +83,7 @@ class GPUMemory(Memory):
     """Three buffers that go round, filled on a stream of their own, at most two batches ahead of the device.
 
     A batch is made in the memory of the third one before it, after the device is past all that the caller had asked of
-    it with that one. So memory stays the same, and the allocator need not know of two streams. Not run on a GPU yet.
+    it with that one. So memory stays the same, and the allocator need not know of two streams.
     """
 
     ahead = 2

@@ -44,7 +44,7 @@ class StageTimes:
     """Sums of seconds a stage. Every method may be called from several threads at once.
 
     On a GPU it is the device that is timed, by two CUDA events around a stage on the current stream. They are read and
-    dropped once the device has passed them, and never waited for. Not run on a GPU yet.
+    dropped once the device has passed them, and never waited for.
     """
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ A program works on a block of one sample and finds what to do in that sample's r
 no sorting, and nothing is compiled again for another batch. One kernel before that computes the mean that contrast
 needs: a sum for each block, added up in the order of the blocks, so the bits do not depend on the batch. Samples with
 a blur are written before normalisation, and read again by two more kernels: along rows, then along columns with
-solarize and normalisation behind it. Everything is computed in float32. Not run on a GPU yet.
+solarize and normalisation behind it. Everything is computed in float32.
 """
 
 from __future__ import annotations

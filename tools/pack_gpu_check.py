@@ -86,6 +86,7 @@ def pack(arguments: Arguments, images: tuple[ImageSet, ...] = IMAGES) -> None:
     """Make the folder, which appears when it is complete. Raises PackError, RecordsError, OSError."""
     if not (CHECKOUT / "setup.py").is_file():
         raise PackError("the source is not here; clone the repository and run tools/pack_gpu_check.py of the clone")
+    script = _script(arguments)  # asks whether the checkout has changes, before a folder of this is in it
     with durable_dir(arguments.output) as folder:
         _say("source")
         _copy_source(folder / "source")
@@ -97,7 +98,7 @@ def pack(arguments: Arguments, images: tuple[ImageSet, ...] = IMAGES) -> None:
             _say("no real images: EQUIMOD_DATA is not set, so the check draws its own")
         else:
             _pack_images(arguments.data, images, folder / DATA)
-        (folder / "run.sh").write_text(_script(arguments), encoding="utf-8")
+        (folder / "run.sh").write_text(script, encoding="utf-8")
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if size > LIMIT:
             raise PackError(f"the pack has {size / MIB:.1f} MiB, more than the {LIMIT // MIB} that may be carried")
@@ -209,7 +210,7 @@ fi
 export PYTHONPATH="$here/site${{PYTHONPATH:+:$PYTHONPATH}}"
 if [ ! -e "$here/site/installed" ]; then
   rm -rf "$here/site"
-  offline="--quiet --no-index --no-deps --no-compile"
+  offline="--quiet --no-index --no-deps --no-compile --upgrade"
   "$python" -m pip install $offline --target "$here/site" "$here"/wheels/*.whl
   jpeg="$here/libjpeg"
   for library in "$jpeg"/lib/libjpeg.so.*; do ln -sf "$(basename "$library")" "$jpeg/lib/libjpeg.so"; done

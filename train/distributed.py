@@ -2,7 +2,7 @@
 
 A run alone has no process group, and everything here is then the identity. With torchrun, tensors go over nccl
 or gloo by their device; agreements between the ranks always go over gloo, on the host, so that asking for one
-never waits for the GPU. The CUDA and nccl branches are not run on a GPU yet.
+never waits for the GPU. The nccl branches have not run on GPUs yet.
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ def test_what_does_not_fit_into_the_minutes_is_said_and_is_no_failure(
     assert gpu.main(["--minutes", "0.1", "--only", "step", "run"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("left out") == 2
-    assert "takes about 60 s, and 6 s are left" in shown
+    assert "takes about 75 s, and 6 s are left" in shown
 
 
 def test_a_result_is_kept_after_every_section_with_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

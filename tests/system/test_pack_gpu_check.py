@@ -69,6 +69,19 @@ def test_a_pack_installs_without_an_index_and_runs_the_check(
     assert Path(jpeg[1]).resolve().parent == folder / "libjpeg" / "lib"
     assert len(open_records(folder / "data" / "imagenet.beton")) == 9
 
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    committing = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--allow-empty", "-m", "a"]
+    subprocess.run(committing, check=True, cwd=tmp_path)
+    asking = "from equimod.train.evaluation.provenance import provenance; print(provenance('', [])['commit'])"
+    told = subprocess.run(
+        [bare_python, "-c", asking],
+        env={**environment, "PYTHONPATH": str(folder / "site"), "EQUIMOD_COMMIT": "abc+"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert told.strip() == "{'sha': 'abc', 'dirty': True}", "the pack's commit, not that of a checkout around it"
+
 
 def _zip(tree: Path, archive: Path) -> None:
     archive.parent.mkdir()

@@ -79,9 +79,10 @@ class SystemSettings:
     workers: int | None = None
     """Loader threads of each rank; none: its share of the machine's cores, less up to three on a GPU."""
     compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
-    """Mode of torch.compile for the encoder, the last two with CUDA graphs. Not run on a GPU yet."""
+    """Mode of torch.compile for the encoder, the last two with CUDA graphs. The first takes a minute; then a step of
+    ResNet-50 is 1.4 times as fast on an H200."""
     batchnorm: Literal["torch", "apex"] = "torch"
-    """The encoder's batch norm over several GPUs; apex: its cudnn_gbn, within one node. Not run on a GPU yet."""
+    """The encoder's batch norm over several GPUs; apex: its cudnn_gbn, within one node. Not run on GPUs yet."""
 
     def __post_init__(self) -> None:
         require_at_least(self, "system.", workers=1)

@@ -43,6 +43,7 @@ def _commit() -> dict[str, Any] | None:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a checkout that this is only installed in
         return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         sha = os.environ.get("EQUIMOD_COMMIT")
