@@ -2,7 +2,7 @@
 
 The reference is Pillow's decode and torchvision's operators on the same parameters. A row is a policy in which that
 operator alone is at work, on every image, behind the crop. Distances are in levels of 255; `benchmarks/readme.py` puts
-them into the README.
+them into docs/formats.md.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Write the README's tables from the newest results: python benchmarks/readme.py [--check].
+"""Write the tables of README.md and docs/*.md from the newest results: python benchmarks/readme.py [--check].
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES`. Its numbers come from
-the file of that benchmark in `benchmarks/results/` whose date is the latest.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES`, or `numbers`. Its numbers
+come from the file of that benchmark in `benchmarks/results/` whose date is the latest.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,19 +38,24 @@ Caption = Callable[[dict[str, Any]], str]
 
 
 class ReadmeError(EquimodError):
-    """A README that cannot be filled: the message gives the reason and the remedy in one line."""
+    """A document that cannot be filled: the message gives the reason and the remedy in one line."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write the tables of the README from the newest results."""
+    """Write the tables of the documents from the newest results."""
 
     check: bool = False
-    """Change nothing; exit with 1 where the README is stale."""
-    readme: Path = _CHECKOUT / "README.md"
-    """The file that holds the tables."""
+    """Change nothing; exit with 1 where a document is stale."""
+    documents: tuple[Path, ...] = ()
+    """The files that hold the tables; none given: README.md and docs/*.md."""
     results: Path = _CHECKOUT / "benchmarks" / "results"
     """The folder that holds the results."""
+
+
+def documents_of(checkout: Path) -> tuple[Path, ...]:
+    """The files that may hold tables."""
+    return checkout / "README.md", *sorted((checkout / "docs").glob("*.md"))
 
 
 def render_tables(text: str, results: Path) -> str:
@@ -60,10 +66,12 @@ def render_tables(text: str, results: Path) -> str:
 
     def table(block: re.Match[str]) -> str:
         name = block[2]
+        if name == "numbers":
+            return f"{block[1]}{_numbers(results).markdown()}{block[3]}"
         if name not in TABLES:
-            raise ReadmeError(f"table {name!r} is not known; name one of {', '.join(TABLES)}")
+            raise ReadmeError(f"table {name!r} is not known; name one of numbers, {', '.join(TABLES)}")
         rows, caption = TABLES[name]
-        result = _newest(name, results)
+        result = next(iter(_newest_first(name, results).values()))
         tables = "\n".join(table.markdown() for table in rows(result))
         return f"{block[1]}{tables}\n{caption(result)} {origin(result)}\n{block[3]}"
 
@@ -73,14 +81,59 @@ def render_tables(text: str, results: Path) -> str:
     return rendered
 
 
-def _newest(benchmark: str, results: Path) -> dict[str, Any]:
-    found = [json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))]
-    of_this = [result for result in found if result["benchmark"] in (benchmark, _FORMER.get(benchmark))]
+def _newest_first(benchmark: str, results: Path) -> dict[Path, dict[str, Any]]:
+    found = {path: json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))}
+    of_this = {p: result for p, result in found.items() if result["benchmark"] in (benchmark, _FORMER.get(benchmark))}
     if not of_this:
         raise ReadmeError(f"{results} holds no result of {benchmark!r}; run that benchmark with --output")
-    newest: dict[str, Any] = max(of_this, key=lambda result: result["date"])
-    return newest
+    return dict(sorted(of_this.items(), key=lambda entry: str(entry[1]["date"]), reverse=True))
 
+
+def _numbers(results: Path) -> Table:
+    """A row for each of NUMBERS, with the newest file that holds it."""
+    rows = []
+    for what, (benchmark, say) in NUMBERS.items():
+        said = {path: text for path, result in _newest_first(benchmark, results).items() if (text := say(result))}
+        if not said:
+            raise ReadmeError(f"no result of {benchmark!r} in {results} holds {what!r}; run that benchmark again")
+        path, text = next(iter(said.items()))
+        rows.append([what, text, f"[`{path.stem}`](benchmarks/results/{path.name})"])
+    return Table(["what", "number", "result"], rows)
+
+
+def _loading(result: dict[str, Any]) -> str:
+    rate = result["contenders"]["native"]["images_per_second"]["median"]
+    times = result["ratios"]["native/torchvision"]["median"]
+    return f"{rate:,.0f} images/s on {result['machine']['cores']} cores, {times:.1f} times as many"
+
+
+def _cpu_time(result: dict[str, Any]) -> str:
+    return f"{result['ratios']['CPU-ms: native/torchvision']['median']:.2f} of it"
+
+
+def _training(result: dict[str, Any]) -> str:
+    """Empty where that section did not run."""
+    of_training = [s for s in result["sections"] if s["name"] == "training"]
+    shares = [f["value"] for s in of_training for f in s["findings"] if f["name"] == "share of the step alone"]
+    return f"{shares[0]['median']:.2f} on one {result['gpu']['name'].removeprefix('NVIDIA ')}" if shares else ""
+
+
+def _scores(result: dict[str, Any]) -> str:
+    def mean(title: str) -> float:
+        runs = next(row["runs"] for row in result["rows"] if row["title"] == title)
+        return float(statistics.mean(run["linear_cached_top1"] for run in runs))
+
+    pairs = (f"{name} {mean(name):.1f} % to {mean(f'{name} + EquiMod'):.1f} %" for name in ("SimCLR", "BYOL"))
+    return ", ".join(pairs)
+
+
+NUMBERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "Loading ImageNet files for an image and two crops, beside torchvision and Pillow": ("loader", _loading),
+    "CPU time of whole views, beside that of torchvision and Pillow": ("views", _cpu_time),
+    "Training ResNet-50 through the pipeline, as a share of the step alone": ("gpu", _training),
+    "Linear top-1 on CIFAR-10 after 8 epochs on two cores, without and with EquiMod": ("table1-cpu", _scores),
+}
+"""The rows of `numbers`: from what is said to the benchmark that holds it, and how it is said."""
 
 TABLES: dict[str, tuple[Rows, Caption]] = {
     "loader": (Loader.rows, Loader.caption),
@@ -106,14 +159,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         arguments = tyro.cli(Arguments, args=argv, prog="readme.py", description=__doc__)
-        text = arguments.readme.read_text(encoding="utf-8")
-        rendered = render_tables(text, arguments.results)
-        if rendered == text:
-            return
-        if arguments.check:
-            raise ReadmeError(f"{arguments.readme.name} is stale; run python benchmarks/readme.py")
-        with durable_file(arguments.readme) as file:
-            file.write(rendered.encode())
+        documents = arguments.documents or documents_of(_CHECKOUT)
+        texts = {path: path.read_text(encoding="utf-8") for path in documents}
+        rendered = {path: render_tables(text, arguments.results) for path, text in texts.items()}
+        stale = [path for path in documents if rendered[path] != texts[path]]
+        if stale and arguments.check:
+            names = ", ".join(path.name for path in stale)
+            raise ReadmeError(f"tables are stale in {names}; run python benchmarks/readme.py")
+        for path in stale:
+            with durable_file(path) as file:
+                file.write(rendered[path].encode())
 
     return run_command(run, again="run the same command again")
 

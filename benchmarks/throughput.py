@@ -2,7 +2,7 @@
 
 Every number is a median over interleaved rounds, every ratio a median of the ratios within a round. `--output` keeps
 all rounds with the machine, the versions and the commit, and draws them as a picture beside the file;
-`benchmarks/readme.py` puts results into the README.
+`benchmarks/readme.py` puts results into the documents.
 """
 
 from __future__ import annotations

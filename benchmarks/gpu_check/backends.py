@@ -21,7 +21,7 @@ from equimod.pipelines.cores import available_cores
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 
-LEVELS = {"native": 0.5, "dali": 0.5, "ffcv": 2.0}  # of 255: mean distance to torchvision that the README promises
+LEVELS = {"native": 0.5, "dali": 0.5, "ffcv": 2.0}  # of 255: mean distance to torchvision that docs/formats.md promises
 COMPARED = 8  # samples of a batch
 
 

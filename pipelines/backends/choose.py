@@ -36,7 +36,7 @@ def installed(backend: BackendName) -> bool:
 def choose(records: Records, device: torch.device) -> Choice:
     """The fastest backend that is installed and gives torchvision's pixels, for these records and this device.
 
-    That is native: the fastest on the CPU (see the README's table), and enough for a GPU with a core for about each 800
+    That is native: the fastest on the CPU (docs/performance.md), and enough for a GPU with a core for about each 800
     images a second that it trains on. DALI decodes on the GPU, in time that training lacks, and was not measured to be
     faster. ffcv resizes by area, so its pixels are further from torchvision's, and it is no faster.
     """

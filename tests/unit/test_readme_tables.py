@@ -1,15 +1,16 @@
-"""The README's tables say what the results say."""
+"""The tables of README.md and docs/*.md say what the results say."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from equimod.benchmarks.compare_loaders import Views
-from equimod.benchmarks.readme import ReadmeError, main, render_tables
+from equimod.benchmarks.readme import NUMBERS, TABLES, ReadmeError, documents_of, main, render_tables
 from equimod.train.evaluation import sweep_tables
 
 CHECKOUT = Path(__file__).parents[2]
@@ -93,9 +94,36 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-def test_tables_of_the_readme_are_those_of_the_results() -> None:
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", documents_of(CHECKOUT), ids=lambda path: path.name)
+def test_tables_of_a_document_are_those_of_the_results(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
     assert render_tables(text, CHECKOUT / "benchmarks" / "results") == text
+
+
+def test_every_table_stands_in_one_document() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in documents_of(CHECKOUT))
+    assert sorted(re.findall("<!-- table: (.*) -->", text)) == sorted(["numbers", *TABLES])
+
+
+def test_numbers_are_those_of_the_newest_results_that_hold_them(results: Path) -> None:
+    (results / "views.json").write_text(json.dumps(VIEWS))
+    gpu = {**ORIGIN, "benchmark": "gpu", "gpu": {"name": "NVIDIA B7"}}
+    share = {"name": "share of the step alone", "value": {"median": 0.987}}
+    (results / "gpu-a.json").write_text(json.dumps({**gpu, "sections": [{"name": "training", "findings": [share]}]}))
+    newer = {**gpu, "date": "2026-12-01T00:00:00+00:00", "sections": [{"name": "training", "findings": []}]}
+    (results / "gpu-b.json").write_text(json.dumps(newer))
+    scores = {"SimCLR": 50, "SimCLR + EquiMod": 60, "BYOL": 40, "BYOL + EquiMod": 45}
+    rows = [{"title": t, "runs": [{"linear_cached_top1": s + seed} for seed in (0, 1)]} for t, s in scores.items()]
+    (results / "table1-cpu.json").write_text(json.dumps({**SWEEP, "rows": rows}))
+    lines = render_tables("<!-- table: numbers -->\n<!-- end -->", results).splitlines()[3:-1]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == list(NUMBERS)
+    assert [line.split(" | ")[1] for line in lines] == [
+        "1,000 images/s on 2 cores, 3.1 times as many",
+        "0.31 of it",
+        "0.99 on one B7",
+        "SimCLR 50.5 % to 60.5 %, BYOL 40.5 % to 45.5 %",
+    ]
+    assert lines[2].endswith("[`gpu-a`](benchmarks/results/gpu-a.json) |")
 
 
 def test_render_replaces_the_tables_and_nothing_else(results: Path) -> None:
@@ -177,14 +205,17 @@ def test_a_table_without_a_result_is_refused(tmp_path: Path) -> None:
         render_tables(README, tmp_path)
 
 
-def test_check_changes_nothing_and_fails_on_a_stale_readme(
+def test_check_changes_nothing_and_fails_on_stale_documents(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(README)
-    arguments = ["--readme", str(readme), "--results", str(results)]
+    documents = [tmp_path / "README.md", tmp_path / "without.md", tmp_path / "more.md"]
+    for path, text in zip(documents, (README, "no table\n", README), strict=True):
+        path.write_text(text)
+    arguments = ["--documents", *map(str, documents), "--results", str(results)]
     assert main(["--check", *arguments]) == 1
-    assert capsys.readouterr().err == "error: README.md is stale; run python benchmarks/readme.py\n"
-    assert readme.read_text() == README
+    error = "error: tables are stale in README.md, more.md; run python benchmarks/readme.py\n"
+    assert capsys.readouterr().err == error
+    assert documents[0].read_text() == README
     assert main(arguments) == 0
     assert main(["--check", *arguments]) == 0
+    assert documents[1].read_text() == "no table\n"
