@@ -1,4 +1,5 @@
 # make demo       draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
+# make docs       build the pages of docs/ into docs/_build
 # make gpu-check  pack what a GPU machine without a network needs into gpu-check/, and say what to run there
 # make test       ruff, the type checker, the tests; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
 # make test-fast  the same with tests/unit/ alone, whose tests start no process
@@ -10,7 +11,7 @@ PACK ?= gpu-check
 EXTRAS ?= dev
 FOLDERS := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 
-.PHONY: demo test test-fast test-all lint typecheck gpu-check
+.PHONY: demo docs test test-fast test-all lint typecheck gpu-check
 .DELETE_ON_ERROR:
 
 # `python -m venv` leaves the folder behind when it fails, hence the stamp as target.
@@ -37,6 +38,10 @@ $(DEMO)/records/%/manifest.json: | $(DEMO)/images/%
 	$(BIN)/python tools/convert_imagenet.py $(DEMO)/images/$* $(DEMO)/records/$* --format dali
 
 .SECONDARY:
+
+docs: .venv/installed
+	$(BIN)/python -c 'import furo, myst_parser, sphinx' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
 
 gpu-check: | .venv/installed
 	$(BIN)/python tools/pack_gpu_check.py $(PACK)
