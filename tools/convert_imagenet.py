@@ -1,7 +1,8 @@
 """Convert images into records: `equimod convert INPUT OUTPUT --format dali|ffcv`.
 
 INPUT is a folder of images, with one sub-folder a class or without labels; a list of images; a tar or zip archive of
-such a folder; webdataset shards, such as 'train-{0000..0146}.tar'; an archive of ImageNet as it is downloaded
+such a folder; webdataset shards, such as 'train-{0000..0146}.tar'; parquet files of images as Hugging Face publishes
+them, or a folder of those; an archive of ImageNet as it is downloaded
 (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar); or records of either format, whose images are handed through byte
 for byte. Archives are not unpacked.
 
@@ -27,7 +28,7 @@ from equimod.tools import conversion
 @dataclass(frozen=True, kw_only=True)
 class _Input:
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
-    """Folder or list of images, archive, pattern of shards, or records."""
+    """Folder or list of images, archive, parquet, pattern of shards, or records."""
     devkit: Path | None = None
     """Archive with the labels of ImageNet's validation images; none: ILSVRC2012_devkit_t12.tar.gz beside INPUT."""
     labels: Labels = "auto"

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
 from equimod.pipelines.conversion.imagenet import imagenet_items, is_imagenet
+from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.records.archive import Member, members, read
 from equimod.pipelines.records.folder import Labels, folders_are_classes, is_image
@@ -42,11 +43,16 @@ class ArchiveReader:
         return item.place[2]
 
 
-def pattern_source(pattern: Path, labels: Labels = "auto") -> Source:
-    """The webdataset shards that a pattern with braces or wildcards stands for. Raises RecordsError."""
+def matches(pattern: Path) -> list[Path]:
+    """The files that a pattern with braces or wildcards stands for. Raises RecordsError where one is missing."""
     paths = [path for text in _expanded(str(pattern)) for path in _globbed(Path(text))]
     if missing := [path for path in paths if not path.is_file()]:
         raise RecordsError(f"{missing[0]} does not exist; {pattern} stands for it")
+    return paths
+
+
+def pattern_source(pattern: Path, paths: Sequence[Path], labels: Labels = "auto") -> Source:
+    """The webdataset shards `paths`, which `pattern` stands for. Raises RecordsError."""
     return _webdataset(pattern, paths, [members(path) for path in paths], labels)
 
 
@@ -86,33 +92,19 @@ def _webdataset(path: Path, paths: Sequence[Path], files: Sequence[list[Member]]
     ]
     if not found:
         raise RecordsError(f"{path} holds no images (.{', .'.join(_WEBDATASET_IMAGES)}); give shards that do")
-    texts = {text for _, _, text in found}
-    if labels == "none" or texts == {None}:
-        classes: list[str] = []
-        label: dict[str | None, int] = dict.fromkeys(texts, -1)
-    elif None in texts:
-        name = next(image.name for _, image, text in found if text is None)
-        raise RecordsError(f"{path}: {name} has no label, and others do; give --labels none to leave labels out")
-    else:
-        classes, label = _numbered([text for text in texts if text is not None])
+    texts = [None if labels == "none" else text for _, _, text in found]
+    classes, numbers = number_labels(path, texts, [image.name for _, image, _ in found])
     several = len(paths) > 1
     items = [
         Item(
             index,
             f"{paths[archive].name}/{image.name}" if several else image.name,
-            label[text],
+            label,
             _place(archive, image),
         )
-        for index, (archive, image, text) in enumerate(found)
+        for index, ((archive, image, _), label) in enumerate(zip(found, numbers, strict=True))
     ]
     return Source(path, classes, items, ArchiveReader(tuple(paths)))
-
-
-def _numbered(texts: Sequence[str]) -> tuple[list[str], dict[str | None, int]]:
-    """Class names and the label of each text: numbers stand for themselves, words for their place among all."""
-    if all(text.isdecimal() for text in texts):
-        return [str(number) for number in range(max(map(int, texts)) + 1)], {text: int(text) for text in texts}
-    return sorted(texts), {text: number for number, text in enumerate(sorted(texts))}
 
 
 def _samples(files: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:

@@ -29,9 +29,9 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
             )
     except PermissionError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    if is_pattern(path) or (path.is_file() and path.suffix not in LISTS):
+    if is_pattern(path) or (path.is_file() and path.suffix not in LISTS) or any(path.glob("*.parquet")):
         raise RecordsError(
-            f"{path} is no records, folder or list of images; where it is an archive or stands for shards, run "
-            f"equimod convert {path} RECORDS first"
+            f"{path} is no records, folder or list of images; where it is an archive, parquet or stands for shards, "
+            f"run equimod convert {path} RECORDS first"
         )
     return FolderRecords(path, labels)
