@@ -4,7 +4,7 @@ INPUT is a folder of images, with one sub-folder a class or without labels; a li
 such a folder; webdataset shards, such as 'train-{0000..0146}.tar'; parquet files of images as Hugging Face publishes
 them, or a folder of those; an archive of ImageNet as it is downloaded
 (ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar); or records of either format, whose images are handed through byte
-for byte. Archives are not unpacked.
+for byte. Archives are read in place; a compressed tar is unpacked into $TMPDIR while the conversion runs.
 
 Every image is decoded once as a check. Damaged ones stop the conversion (nothing that is complete is lost) or, with
 `--on-error skip`, are left out and listed in the records. Run the same command again to continue one that was

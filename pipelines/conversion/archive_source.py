@@ -14,10 +14,10 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
-from equimod.pipelines.conversion.imagenet import imagenet_items, is_imagenet
+from equimod.pipelines.conversion.imagenet import DEVKIT, imagenet_items, is_imagenet
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
-from equimod.pipelines.records.archive import Member, members, read
+from equimod.pipelines.records.archive import Member, members, read, uncompressed
 from equimod.pipelines.records.folder import Labels, folders_are_classes, is_image
 from equimod.pipelines.records.protocol import RecordsError
 
@@ -58,12 +58,13 @@ def pattern_source(pattern: Path, paths: Sequence[Path], labels: Labels = "auto"
 
 def archive_source(path: Path, devkit: Path | None = None, labels: Labels = "auto") -> Source:
     """The images of an archive: one of ImageNet's, a webdataset shard, or folders of images. Raises RecordsError."""
-    files = members(path)
+    unpacked = uncompressed(path)
+    files = members(unpacked)
     if is_imagenet(files, devkit):
-        classes, items = imagenet_items(path, files, devkit)
-        return Source(path, classes, items, ArchiveReader((path,)))
+        classes, items = imagenet_items(unpacked, files, devkit or path.parent / DEVKIT)
+        return Source(path, classes, items, ArchiveReader((unpacked,)))
     if any(_is_webdataset(sample) for _, sample in _samples(files)):
-        return _webdataset(path, [path], [files], labels)
+        return _webdataset(path, [unpacked], [files], labels)
     images = [file for file in files if is_image(file.name)]
     if not images:
         raise RecordsError(f"{path} holds neither images nor archives of classes; give another archive or a folder")
@@ -80,7 +81,7 @@ def archive_source(path: Path, devkit: Path | None = None, labels: Labels = "aut
         Item(index, f"{parent}/{name}".removeprefix("./"), label.get(folder, -1), _place(0, image))
         for index, (folder, parent, name, image) in enumerate(found)
     ]
-    return Source(path, classes, items, ArchiveReader((path,)))
+    return Source(path, classes, items, ArchiveReader((unpacked,)))
 
 
 def _webdataset(path: Path, paths: Sequence[Path], files: Sequence[list[Member]], labels: Labels) -> Source:

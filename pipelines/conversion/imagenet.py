@@ -31,11 +31,11 @@ def is_imagenet(files: Sequence[Member], devkit: Path | None) -> bool:
     return flat and (devkit is not None or images[0].name.startswith(VALIDATION))
 
 
-def imagenet_items(path: Path, files: Sequence[Member], devkit: Path | None = None) -> tuple[list[str], list[Item]]:
+def imagenet_items(path: Path, files: Sequence[Member], devkit: Path) -> tuple[list[str], list[Item]]:
     """Classes and items of the training images of ILSVRC2012_img_train.tar, or of the validation images of
     ILSVRC2012_img_val.tar, from the members of the archive.
 
-    The labels of the latter come from `devkit`, by default the archive of that name in the same folder.
+    The labels of the latter come from the archive `devkit`.
     Raises RecordsError where an archive is damaged, cut short, missing or another one.
     """
     archives = [file for file in files if file.name.endswith(".tar")]
@@ -64,11 +64,11 @@ def imagenet_items(path: Path, files: Sequence[Member], devkit: Path | None = No
     return sorted(found), items
 
 
-def _by_class(images: list[Member], path: Path, devkit: Path | None) -> dict[str, list[Member]]:
+def _by_class(images: list[Member], path: Path, devkit: Path) -> dict[str, list[Member]]:
     """Validation images by WordNet ID: the number in a name is the line of the ground truth."""
     if not images:
         return {}
-    wnids, truth = _read_devkit(devkit or path.parent / DEVKIT)
+    wnids, truth = _read_devkit(devkit)
     found: dict[str, list[Member]] = {wnid: [] for wnid in wnids.values()}
     for image in images:
         number = PurePosixPath(image.name).stem.rpartition("_")[2]

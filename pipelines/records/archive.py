@@ -1,22 +1,29 @@
-"""Files in archives that can be read anywhere: uncompressed tar, and zip."""
+"""Files in archives that can be read anywhere: tar, once it is unpacked where it is compressed, and zip."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import re
+import shutil
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from equimod.pipelines.records.protocol import RecordsError
 
 _LOCAL_HEADER = struct.Struct("<26x2H")  # in front of a file in a zip; ends with the lengths of its name and of more
+COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
+"""Modules that open a compressed file, by its first bytes."""
 _PATTERN = re.compile(r"[{*?\[]")
 
 
@@ -36,7 +43,7 @@ class Member:
 
 
 def members(path: Path) -> list[Member]:
-    """The files in an archive, in its order. Raises RecordsError where it is none, damaged, or a compressed tar."""
+    """The files in an archive, in its order. Raises RecordsError where it is none, compressed, or damaged."""
     try:
         with path.open("rb") as file:
             if zipfile.is_zipfile(file):
@@ -46,8 +53,31 @@ def members(path: Path) -> list[Member]:
         raise RecordsError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
     except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, struct.error) as error:
         raise RecordsError(
-            f"{path} is no tar or zip archive, a compressed tar, or a damaged one ({error}); unpack it, or download it "
+            f"{path} is no tar or zip archive, a compressed shard, or damaged ({error}); unpack it, or download it "
             "again"
+        ) from error
+
+
+def uncompressed(path: Path) -> Path:
+    """The archive itself, or where a compressed tar is unpacked to: a file without a name in the system's folder for
+    temporary ones, open to this process and its children and gone with this process. Raises RecordsError.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(max(map(len, COMPRESSIONS)))
+        module = next((module for magic, module in COMPRESSIONS.items() if start.startswith(magic)), None)
+        if module is None:
+            return path
+        print(f"unpacking {path} into {tempfile.gettempdir()}", flush=True)
+        with module.open(path) as packed, tempfile.TemporaryFile() as unpacked:
+            shutil.copyfileobj(packed, unpacked, 2**20)
+            return Path(f"/proc/{os.getpid()}/fd/{os.dup(unpacked.fileno())}")
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise RecordsError(f"{path} is damaged ({error}); download it again") from error
+    except OSError as error:
+        raise RecordsError(
+            f"{path} cannot be unpacked into {tempfile.gettempdir()}: {error.strerror or error}; check the path, or "
+            "set TMPDIR to a folder with room for it"
         ) from error
 
 

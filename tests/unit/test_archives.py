@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +45,15 @@ def _deflated(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-FORMS = {"tar": _tar, "stored.zip": _stored, "deflated.zip": _deflated}
+def _compressed(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, f"w:{path.suffix[1:]}") as archive:
+        for name, content in files.items():
+            add(archive, name, content)
+    return path
+
+
+COMPRESSED = ("tar.gz", "tar.bz2", "tar.xz")
+FORMS = {"tar": _tar, "stored.zip": _stored, "deflated.zip": _deflated, **dict.fromkeys(COMPRESSED, _compressed)}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +79,20 @@ def test_an_archive_of_a_tree_is_the_tree(
     assert source.classes == expected.classes
     assert [(item.name, item.label) for item in source.items] == [(i.name, i.label) for i in expected.items]
     assert _converted(source, tmp_path).fingerprint() == open_records(image_tree).fingerprint()
+
+
+@pytest.mark.parametrize("form", COMPRESSED)
+def test_worker_processes_read_what_was_unpacked_and_no_file_stays(
+    form: str, images: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    source = open_source(_compressed(tmp_path / f"tree.{form}", images))
+    assert list(scratch.iterdir()) == []
+    convert(source, tmp_path / "records", ConversionSettings(workers=2, shard_size=9))
+    records = open_records(tmp_path / "records")
+    assert [bytes(records.read(row)) for row in range(24)] == [images[records.source(row)] for row in range(24)]
 
 
 def test_folders_are_the_classes_whatever_lies_beside_the_archive(images: dict[str, bytes], tmp_path: Path) -> None:
@@ -173,9 +197,14 @@ def _missing(folder: Path, images: dict[str, bytes]) -> Path:
     return folder / "train-{0000..0002}.tar"
 
 
-def _compressed(folder: Path, images: dict[str, bytes]) -> Path:
-    with tarfile.open(folder / "x.tar.gz", "w:gz") as archive:
-        add(archive, "1.jpg", next(iter(images.values())))
+def _cut_in_gzip(folder: Path, images: dict[str, bytes]) -> Path:
+    path = _compressed(folder / "x.tar.gz", {"1.jpg": next(iter(images.values()))})
+    path.write_bytes(path.read_bytes()[:-20])
+    return path
+
+
+def _gzip_of_no_tar(folder: Path, images: dict[str, bytes]) -> Path:
+    (folder / "x.tar.gz").write_bytes(gzip.compress(bytes(range(256)) * 9))
     return folder / "x.tar.gz"
 
 
@@ -197,7 +226,8 @@ def _texts(folder: Path, images: dict[str, bytes]) -> Path:
         (_some_without, r"has no label, and others do; give --labels none"),
         (_no_json, r"x\.tar: 1\.json is no label \(.*\); write the shard again"),
         (_missing, r"train-0002\.tar does not exist; .*train-\{0000\.\.0002\}\.tar stands for it"),
-        (_compressed, r"x\.tar\.gz is no tar or zip archive, a compressed tar, or a damaged one \(.*\); unpack it"),
+        (_cut_in_gzip, r"x\.tar\.gz is damaged \(.*\); download it again"),
+        (_gzip_of_no_tar, r"is no tar or zip archive, a compressed shard, or damaged \(.*\); unpack it"),
         (_cut, r"x\.zip is no tar or zip archive"),
         (_texts, r"x\.zip holds neither images nor archives of classes"),
     ],
