@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from equimod.benchmarks.benchmark import CPU, MEMORY, SPEED, Benchmark, Pair, one_policy, some_of
 from equimod.benchmarks.measure import Spread, Workload
-from equimod.benchmarks.picture import LOADER_TITLES
+from equimod.benchmarks.titles import LOADER_TITLES
 from equimod.pipelines.errors import UsageError
 from equimod.train.evaluation.table import Table, spread
 

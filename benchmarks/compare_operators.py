@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from equimod.benchmarks.benchmark import CPU, SPEED, Benchmark, Pair, one_policy, some_of
 from equimod.benchmarks.measure import Workload
-from equimod.benchmarks.picture import AUGMENTER_TITLES
+from equimod.benchmarks.titles import AUGMENTER_TITLES
 from equimod.pipelines.errors import UsageError
 from equimod.train.evaluation.table import Table, spread
 

@@ -7,24 +7,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from equimod.benchmarks.titles import AUGMENTER_TITLES, LOADER_TITLES
 from equimod.pipelines.durable import durable_file
 
-LOADER_TITLES = {
-    "decode": "decode alone",
-    "native": "equimod, native backend",
-    "dali": "equimod, DALI backend on the CPU",
-    "ffcv": "equimod, FFCV backend",
-    "torchvision": "torchvision and Pillow in a DataLoader",
-}
-"""What the contenders of the loader benchmark are called in tables and pictures."""
-AUGMENTER_TITLES = {
-    "equimod": "equimod, on the batch",
-    "one_by_one": "equimod's operators one by one, on the batch",
-    "kornia": "kornia, on the batch",
-    "torchvision": "torchvision v2, tensor by tensor",
-    "pillow": "torchvision v2, Pillow image by Pillow image",
-}
-"""What those of the augment benchmark are called."""
 _OURS = ("native", "dali", "ffcv", "equimod", "one_by_one", "train")
 
 

@@ -5,9 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from equimod.tools.cli import COMMANDS
+
 
 def test_drawing_parameters_opens_no_compiled_kernel() -> None:
     kernels = ["equimod.pipelines.kernel", "equimod.pipelines.decode", "equimod.pipelines.resize", "simplejpeg"]
     code = f"import sys, equimod.pipelines.params; print([name for name in {kernels} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_loads_neither_torch_nor_matplotlib(command: str) -> None:
+    code = (
+        "import contextlib, io, sys\n"
+        "from equimod.tools.cli import main\n"
+        f"sys.argv = ['equimod', {command!r}, '--help']\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    main()\n"
+        "print(sorted({'torch', 'matplotlib.figure', 'tensorboard'} & sys.modules.keys()))\n"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip().endswith("[]"), loaded.stdout

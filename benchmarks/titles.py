@@ -1,0 +1,16 @@
+"""What contenders are called in tables and pictures."""
+
+LOADER_TITLES = {
+    "decode": "decode alone",
+    "native": "equimod, native backend",
+    "dali": "equimod, DALI backend on the CPU",
+    "ffcv": "equimod, FFCV backend",
+    "torchvision": "torchvision and Pillow in a DataLoader",
+}
+AUGMENTER_TITLES = {
+    "equimod": "equimod, on the batch",
+    "one_by_one": "equimod's operators one by one, on the batch",
+    "kornia": "kornia, on the batch",
+    "torchvision": "torchvision v2, tensor by tensor",
+    "pillow": "torchvision v2, Pillow image by Pillow image",
+}
