@@ -71,7 +71,7 @@ def render_tables(text: str, results: Path) -> str:
         if name not in TABLES:
             raise ReadmeError(f"table {name!r} is not known; name one of numbers, {', '.join(TABLES)}")
         rows, caption = TABLES[name]
-        result = next(iter(_newest_first(name, results).values()))
+        result = _newest_with_rows(name, rows, results)
         tables = "\n".join(table.markdown() for table in rows(result))
         return f"{block[1]}{tables}\n{caption(result)} {origin(result)}\n{block[3]}"
 
@@ -87,6 +87,14 @@ def _newest_first(benchmark: str, results: Path) -> dict[Path, dict[str, Any]]:
     if not of_this:
         raise ReadmeError(f"{results} holds no result of {benchmark!r}; run that benchmark with --output")
     return dict(sorted(of_this.items(), key=lambda entry: str(entry[1]["date"]), reverse=True))
+
+
+def _newest_with_rows(benchmark: str, rows: Rows, results: Path) -> dict[str, Any]:
+    """A run may hold a part of its benchmark alone, and nothing that a table shows."""
+    for result in _newest_first(benchmark, results).values():
+        if any(table.rows for table in rows(result)):
+            return result
+    raise ReadmeError(f"no result of {benchmark!r} in {results} has what its table shows; run that benchmark again")
 
 
 def _numbers(results: Path) -> Table:

@@ -18,7 +18,7 @@ from equimod.train.evaluate import main as evaluate
 from equimod.train.main import main as train
 from equimod.train.run import build_train_state, training_pipeline
 
-EVALUATION_SECONDS = 30.0  # of both runs together
+EVALUATION_SECONDS = 100.0  # of both runs together
 MOST_EPOCHS = 100
 EQUIMOD_COSTS = 1.5  # times the run without: a third image a sample
 

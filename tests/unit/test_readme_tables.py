@@ -135,6 +135,18 @@ def test_render_replaces_the_tables_and_nothing_else(results: Path) -> None:
     assert render_tables(rendered, results) == rendered
 
 
+def test_a_newer_result_without_what_a_table_shows_is_passed_over(results: Path) -> None:
+    gpu = {**ORIGIN, "benchmark": "gpu", "gpu": {"name": "NVIDIA B7", "driver": "1", "cuda": "2", "triton": "3"}}
+    rate = {"name": "a step", "value": {"median": 12.5, "low": 12.5, "high": 12.5}, "unit": "ms"}
+    (results / "gpu-a.json").write_text(json.dumps({**gpu, "sections": [{"name": "step", "findings": [rate]}]}))
+    newer = {**gpu, "date": "2026-12-01T00:00:00+00:00", "sections": [{"name": "run", "findings": [rate]}]}
+    (results / "gpu-b.json").write_text(json.dumps(newer))
+    assert "| a step | 12.5 ms |" in render_tables("<!-- table: gpu -->\n<!-- end -->", results)
+    (results / "gpu-a.json").unlink()
+    with pytest.raises(ReadmeError, match=r"no result of 'gpu' in .* has what its table shows"):
+        render_tables("<!-- table: gpu -->\n<!-- end -->", results)
+
+
 def test_views_table_gives_speed_cost_and_share() -> None:
     text = Views.rows(VIEWS)[0].markdown() + Views.caption(VIEWS)
     assert "| equimod, native backend | 400 (399 to 401) | 5.00 |" in text
