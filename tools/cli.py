@@ -52,7 +52,8 @@ def _help() -> str:
         "usage: equimod COMMAND OPTIONS\n\n"
         f"{commands}\n\n"
         "Options of a command: equimod COMMAND --help.\n\n"
-        "To begin with, on images that are drawn on the spot:\n"
+        "To begin with, on a folder of images of yours, or on images that are drawn on the spot:\n"
+        "  equimod train --data photos\n"
         "  equimod train --method simclr --equimod\n"
         "  equimod evaluate runs/simclr-equimod-shapes"
     )

@@ -43,7 +43,7 @@ def run(job: Job) -> Iterator[Finding]:
 
 def _epochs(job: Job, options: Sequence[str]) -> int:
     """As many as both runs have time for, by the time of a few steps with EquiMod."""
-    config = parse([*options, "--equimod", "--output", str(job.scratch / "timed")])
+    config = parse([*options, "--equimod", "--output", str(job.scratch / "timed")]).on_device(job.device.type)
     assert config.data is not None
     records, here = open_records(config.data), alone(job)
     pipeline = training_pipeline(config, records, here)

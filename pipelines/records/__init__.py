@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from equimod.pipelines.records.archive import is_pattern
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels
+from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels, survey_files
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
 
-__all__ = ["Records", "RecordsError", "open_records"]
+__all__ = ["Records", "RecordsError", "open_records", "survey"]
 
 
 def open_records(path: Path, labels: Labels = "auto") -> Records:
@@ -18,6 +21,20 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
 
     Raises RecordsError where it is none of these, unreadable, of another format version or not completely converted.
     """
+    return _open_converted(path) or FolderRecords(path, labels)
+
+
+def survey(path: Path, labels: Labels = "auto") -> tuple[int, NDArray[np.int32]]:
+    """The number of images of what `open_records` opens, and width and height (M,2) of at least some of them.
+
+    Of files, few are opened. Raises RecordsError as `open_records`.
+    """
+    records = _open_converted(path)
+    return (len(records), records.size) if records else survey_files(path, labels)
+
+
+def _open_converted(path: Path) -> Records | None:
+    """None where `path` does not hold records; RecordsError where it cannot be images either."""
     if path.suffix == SUFFIX:
         return BetonRecords(path)
     try:
@@ -34,4 +51,4 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
             f"{path} is no records, folder or list of images; where it is an archive, parquet or stands for shards, "
             f"run equimod convert {path} RECORDS first"
         )
-    return FolderRecords(path, labels)
+    return None

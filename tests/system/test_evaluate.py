@@ -14,7 +14,7 @@ import torch
 from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.policy import EVALUATION_POLICIES
+from equimod.pipelines.policy import POLICIES, evaluation_policy
 from equimod.pipelines.records import open_records
 from equimod.train import evaluation
 from equimod.train.config import SystemSettings, read_recipe
@@ -24,7 +24,7 @@ from equimod.train.evaluation.features import FrozenEncoder, extract
 from equimod.train.evaluation.trained_run import open_trained_run
 from equimod.train.main import main as train
 
-POLICY = EVALUATION_POLICIES["cifar10"]
+POLICY = evaluation_policy(POLICIES["simclr_cifar10"], "cifar10")
 QUICK = ("linear_cached_top1", "linear_cached_top5", "knn_top1", "knn_top5", "equivariance_absolute")
 
 TRAINING = """\

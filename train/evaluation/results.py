@@ -40,7 +40,7 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
 def draw_figures(trained: TrainedRun) -> None:
     """Draw loss.png, views.png and, once it is measured, equivariance.png into the run's figures/."""
     config, folder = trained.config, trained.folder / "figures"
-    figures.draw_losses(trained.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.dataset}")
+    figures.draw_losses(trained.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.data_name}")
     figures.draw_views(
         trained.train, trained.policy, folder / "views.png", seed=config.seed, window=config.shuffle_window
     )
@@ -48,7 +48,7 @@ def draw_figures(trained: TrainedRun) -> None:
     found = _read_results(trained.folder / "eval.json")
     if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
         drawn.append(folder / "equivariance.png")
-        figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.dataset}")
+        figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.data_name}")
     print(f"figures: {', '.join(map(str, drawn))}", flush=True)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from equimod.models.equimod import EquiMod
 from equimod.models.ssl import SSL
-from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy
+from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
 from equimod.train import checkpoint
@@ -49,7 +49,7 @@ class TrainedRun:
     @property
     def policy(self) -> AugmentationPolicy:
         """The augmentation policy of the training."""
-        return POLICIES[self.config.policy]
+        return self.config.augment
 
     @cached_property
     def encoder(self) -> FrozenEncoder:
@@ -68,7 +68,7 @@ class TrainedRun:
         return self._features(self.val)
 
     def _features(self, records: Records) -> Features:
-        x = EVALUATION_POLICIES[self.config.dataset].x
+        x = self.config.evaluation_policy.x
         return extract(self.encoder, records, x, self.train.classes, workers=self.workers)
 
 
