@@ -126,7 +126,7 @@ def paper_config(method: MethodName, equimod: bool, batch_size: int, grad_cache:
         read_recipe(path),
         method=method,
         equimod=equimod,
-        data=Path("imagenet"),
+        data=(Path("imagenet"),),
         batch_size=batch_size,
         grad_cache=grad_cache,
         precision="fp32",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,8 +18,8 @@ from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.cores import available_cores
+from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, Normalize
-from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.train.config import Config, ConfigError
@@ -38,7 +38,7 @@ def prepare(config: Config, dist_info: DistInfo) -> tuple[Config, Records]:
     shapes is drawn and cifar10 downloaded, once, into $EQUIMOD_CACHE (by default ~/.cache/equimod), where --data is
     not given. Raises ConfigError where that fails or validation classes are unknown, RecordsError for bad records.
     """
-    if config.data is None:
+    if not config.data:
         assert config.dataset is not None
         make = {"shapes": _draw_shapes, "cifar10": _download_cifar10}[config.dataset]
         cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
@@ -46,13 +46,15 @@ def prepare(config: Config, dist_info: DistInfo) -> tuple[Config, Records]:
             for split in SPLITS:
                 _make_once(cache, split, make)
         barrier(dist_info)
-        config = replace(config, data=cache / "train", val=config.val or cache / "test")
+        config = replace(config, data=(cache / "train",), val=config.val or (cache / "test",))
     assert config.data is not None
-    records = open_records(config.data, config.labels)
+    records = open_images(config.data, config.labels)
     if config.online_probe and not records.classes:
-        raise ConfigError(f"online_probe learns from labels, and data={config.data} has none; leave --online-probe out")
-    if config.val is not None:
-        check_classes(records, open_records(config.val, config.labels), config.val)
+        raise ConfigError(
+            f"online_probe learns from labels, and data={spaced(config.data)} has none; leave --online-probe out"
+        )
+    if config.val:
+        check_classes(records, open_images(config.val, config.labels), config.val)
     return config, records
 
 
@@ -77,13 +79,18 @@ def measured_normalization(records: Records, policy: CenterPolicy, *, workers: i
     return Normalize(tuple(mean), tuple(max(value, SMALLEST_STD) for value in std))
 
 
-def check_classes(train: Records, val: Records, path: Path) -> None:
+def spaced(paths: Sequence[Path]) -> str:
+    """The paths as on a command line."""
+    return " ".join(map(str, paths))
+
+
+def check_classes(train: Records, val: Records, paths: Sequence[Path]) -> None:
     """Raise ConfigError where the validation set has other classes than a training set with labels."""
     unknown = sorted(set(val.classes) - set(train.classes)) if train.classes else []
     if unknown:
         raise ConfigError(
-            f"val={path} has {len(unknown)} classes that the training data does not know, such as {unknown[0]!r}; "
-            "give the validation split of the same data set"
+            f"val={spaced(paths)} has {len(unknown)} classes that the training data does not know, such as "
+            f"{unknown[0]!r}; give the validation split of the same data set"
         )
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from equimod.pipelines.records.archive import is_pattern
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
-from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels, survey_files
+from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
 
-__all__ = ["Records", "RecordsError", "open_records", "survey"]
+__all__ = ["Records", "RecordsError", "open_converted", "open_records"]
 
 
 def open_records(path: Path, labels: Labels = "auto") -> Records:
@@ -21,20 +18,11 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
 
     Raises RecordsError where it is none of these, unreadable, of another format version or not completely converted.
     """
-    return _open_converted(path) or FolderRecords(path, labels)
+    return open_converted(path) or FolderRecords(path, labels)
 
 
-def survey(path: Path, labels: Labels = "auto") -> tuple[int, NDArray[np.int32]]:
-    """The number of images of what `open_records` opens, and width and height (M,2) of at least some of them.
-
-    Of files, few are opened. Raises RecordsError as `open_records`.
-    """
-    records = _open_converted(path)
-    return (len(records), records.size) if records else survey_files(path, labels)
-
-
-def _open_converted(path: Path) -> Records | None:
-    """None where `path` does not hold records; RecordsError where it cannot be images either."""
+def open_converted(path: Path) -> Records | None:
+    """The records at `path`; None where it may be a folder or a list of images. Raises RecordsError for all else."""
     if path.suffix == SUFFIX:
         return BetonRecords(path)
     try:

@@ -32,7 +32,7 @@ from equimod.train.run import build_model, build_train_state, training_pipeline
 @pytest.fixture(scope="module")
 def config() -> Config:
     return replace(
-        read_recipe(RECIPES / "simclr_equimod_cifar10.yaml"), batch_size=64, data=Path("records"), precision="bf16"
+        read_recipe(RECIPES / "simclr_equimod_cifar10.yaml"), batch_size=64, data=(Path("records"),), precision="bf16"
     )
 
 

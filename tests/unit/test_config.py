@@ -270,4 +270,4 @@ def test_only_the_first_rank_tells_what_is_wrong_with_the_command_line(
 
 def test_the_default_output_names_method_and_data_set() -> None:
     assert Config(equimod=True, dataset="shapes").run_folder() == Path("runs/simclr-equimod-shapes")
-    assert Config(equimod=True, data=Path("my/photos/")).run_folder() == Path("runs/simclr-equimod-photos")
+    assert Config(equimod=True, data=(Path("my/photos/"),)).run_folder() == Path("runs/simclr-equimod-photos")

@@ -63,11 +63,13 @@ def _chosen(argv: Sequence[str]) -> argparse.Namespace:
         first.add_argument(name, nargs="?")
     first.add_argument("--system.device", dest="device", nargs="?")
     first.add_argument("--dataset", nargs="?", type=_unless_none)
-    first.add_argument("--data", nargs="?", type=lambda value: Path(value) if _unless_none(value) else None)
+    first.add_argument("--data", nargs="*", type=Path)
     first.add_argument("--config", "--recipe", nargs="?", type=Path)
     first.add_argument("--equimod", action="store_true")
     first.add_argument("--help", "-h", action="store_true")
-    return first.parse_known_args([_with_hyphens(word) for word in argv])[0]
+    chosen, _ = first.parse_known_args([_with_hyphens(word) for word in argv])
+    chosen.data = None if chosen.data in ([], [Path("None")]) else chosen.data
+    return chosen
 
 
 def _unless_none(value: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,11 @@ class Images:
     """Shorter side in pixels, the median of some images."""
 
 
-def look_at(path: Path, labels: Literal["auto", "folder", "none"]) -> Images:
+def look_at(paths: Sequence[Path], labels: Literal["auto", "folder", "none"]) -> Images:
     """Count the images that --data names, and look at the headers of some. Raises RecordsError."""
-    from equimod.pipelines.records import survey  # only now: --help has no use for it
+    from equimod.pipelines.images import survey  # only now: --help has no use for it
 
-    count, sizes = survey(path, labels)
+    count, sizes = survey(paths, labels)
     return Images(count, sorted(int(side) for side in sizes.min(axis=1))[len(sizes) // 2])
 
 

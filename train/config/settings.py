@@ -113,13 +113,13 @@ class _RunSettings:
     dataset: Literal["shapes", "cifar10", "imagenet"] | None = None
     """A data set whose settings are known; none: images of one's own in --data, or else shapes. shapes is drawn and
     needs nothing; cifar10 is downloaded where --data is not given."""
-    data: Path | None = None
-    """Records of the training images, or a folder of images."""
+    data: tuple[Path, ...] | None = None
+    """Training images: records, a folder or a list of images, an archive or shards; several are taken together."""
     labels: Labels = "auto"
     """What labels the images of a folder have: folder, the name of the first folder on their way; none; auto: whichever
     is plain. Training itself reads none."""
-    val: Path | None = None
-    """Records of the validation images, kept for evaluate.py."""
+    val: tuple[Path, ...] | None = None
+    """Validation images, kept for evaluate.py."""
     output: Path | None = None
     """Folder of the run; none: runs/METHOD[-equimod][-essl]-DATASET, or with the name of --data in its place."""
     config: Annotated[Path | None, arg(aliases=["--recipe"])] = None
@@ -239,9 +239,9 @@ class Config(MethodSettings, _RunSettings):
         """Raise ConfigError where something is missing that a recipe may leave to the command line."""
         if self.method == "none" and not (self.equimod or self.essl):
             raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
-        if self.dataset == "imagenet" and self.data is None:
+        if self.dataset == "imagenet" and not self.data:
             raise ConfigError("data is missing; convert ImageNet with equimod convert and give --data RECORDS")
-        if self.dataset is None and self.data is None:
+        if self.dataset is None and not self.data:
             raise ConfigError("data is missing; give --data IMAGES, or --dataset shapes")
 
     def run_folder(self) -> Path:
@@ -258,7 +258,7 @@ class Config(MethodSettings, _RunSettings):
     @property
     def data_name(self) -> str:
         """The name of the data set, for people: that of --data for a set of one's own."""
-        return self.dataset or (self.data.resolve().stem if self.data else "images")
+        return self.dataset or "-".join(path.resolve().stem for path in self.data or ())
 
     @property
     def evaluation_policy(self) -> AugmentationPolicy:

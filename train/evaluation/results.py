@@ -10,6 +10,7 @@ from typing import Any
 
 from equimod.pipelines.durable import durable_file
 from equimod.train.config import ConfigError
+from equimod.train.data import spaced
 from equimod.train.evaluation import figures, load
 from equimod.train.evaluation.trained_run import TrainedRun
 
@@ -26,9 +27,9 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
         used = {
             **evaluator.SETTINGS,
             "seed": trained.seed,
-            "train": str(trained.config.data),
+            "train": spaced(trained.config.data or ()),
             "train_images": len(trained.train),
-            "val": str(trained.config.val),
+            "val": spaced(trained.config.val or ()),
             "val_images": len(trained.val),
             "seconds": round(time.perf_counter() - began, 2),
         }
