@@ -8,12 +8,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.cores import available_cores
+from equimod.pipelines.durable import durable_file
+from equimod.pipelines.progress import reading
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
@@ -81,8 +84,20 @@ def _draw_shapes(tree: Path, split: Split, cache: Path) -> Source:
 def _download_cifar10(tree: Path, split: Split, cache: Path) -> Source:
     from torchvision.datasets import CIFAR10
 
+    folder, archive = cache / "download", cache / "download" / CIFAR10.filename
     try:
-        CIFAR10(str(cache / "download"), train=split == "train", download=True)
+        if not archive.exists() and not (folder / CIFAR10.base_folder).exists():
+            _fetch(CIFAR10.url, archive)
+        CIFAR10(str(folder), train=split == "train", download=True)  # checks and unpacks it
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"cannot download CIFAR-10 ({error}); give --data RECORDS") from error
-    return cifar10_source(cache / "download", split)
+    return cifar10_source(folder, split)
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download a file. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with urlopen(Request(url, headers={"User-Agent": "equimod"})) as answer:
+        size = int(answer.headers["Content-Length"] or 0)
+        with durable_file(path) as file, reading(answer, size, f"downloading {path.name}") as shown:
+            shutil.copyfileobj(shown, file, 2**20)

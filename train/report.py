@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimod.pipelines.durable import durable_file
-from equimod.train.progress import Progress
+from equimod.pipelines.progress import Progress
 
 if TYPE_CHECKING:  # torch takes seconds to import, which reading events does not need
     from equimod.train.time_spent import Clock
