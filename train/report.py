@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.progress import Progress
-from equimod.train.trackers import open_trackers
+from equimod.train.trackers import close_trackers, open_trackers
 
 if TYPE_CHECKING:  # torch takes seconds to import, which reading events does not need
     from equimod.train.config import Config
@@ -37,7 +37,7 @@ class Reporter:
             progress = Progress("training", "steps", total=self._total, done=self._start_step, log=True)
             self._progress = self._open.enter_context(progress)
             self._trackers = open_trackers(self._folder, self._config, self.say)
-            self._open.callback(self._close_trackers)
+            self._open.callback(lambda: close_trackers(self._trackers, self._logged_step == self._total))
         self._began = self._logged = time.perf_counter()
         return self
 
@@ -88,10 +88,6 @@ class Reporter:
         """Print a line, above the progress bar where there is one."""
         if self._folder is not None:
             self._progress.say(text)
-
-    def _close_trackers(self) -> None:
-        for tracker in self._trackers:
-            tracker.close(complete=self._logged_step == self._total)
 
     def _show(self, event: dict[str, Any]) -> None:
         numbers = (

@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
@@ -71,13 +71,16 @@ class Background:
         if not self._given_up:
             self._entries.put((scalars, step))
 
-    def close(self, complete: bool) -> None:
-        """Wait until the tracker has everything, for CLOSE_SECONDS at most."""
+    def end(self, complete: bool) -> None:
+        """Tell the tracker to close once it has everything. Returns at once."""
         self._complete = complete
         self._entries.put(None)
-        self._thread.join(CLOSE_SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the tracker is closed, for so long at most."""
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            self._give_up(f"it does not answer for {CLOSE_SECONDS:.0f} s")
+            self._give_up(f"it does not answer within {CLOSE_SECONDS:.0f} s")
 
     def _work(self) -> None:
         try:
@@ -101,7 +104,10 @@ class Wandb:
     def __init__(self, folder: Path, config: Config) -> None:
         import wandb
 
-        online = wandb.setup().settings.mode == "online"
+        settings = wandb.Settings(
+            silent=True, console="off", finish_timeout=CLOSE_SECONDS - 5, finish_timeout_raises=True
+        )
+        online = wandb.setup(settings).settings.mode == "online"
         if online and not wandb.login(prompt=False, verify=False):
             raise TrackerError("it has no API key; run wandb login, or set WANDB_MODE=offline")
         known = _known_run(folder / "wandb.id")
@@ -114,7 +120,7 @@ class Wandb:
             resume="allow",
             config=yaml.safe_load(config.to_yaml()),
             allow_val_change=True,
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=settings,
         )
         _keep(folder / "wandb.id", name)
         self.place = str((online and self._run.url) or self._run.dir)
@@ -171,6 +177,15 @@ def open_trackers(folder: Path, config: Config, say: Callable[[str], None]) -> l
         return Background(name, lambda: TRACKERS[name](folder, config), say)
 
     return [opened(name) for name in dict.fromkeys(config.log.to)]
+
+
+def close_trackers(trackers: Sequence[Background], complete: bool) -> None:
+    """Have the trackers take what is left, for CLOSE_SECONDS at most; `complete`: the training took all its steps."""
+    for tracker in trackers:
+        tracker.end(complete)
+    until = time.monotonic() + CLOSE_SECONDS
+    for tracker in trackers:
+        tracker.wait(max(0.0, until - time.monotonic()))
 
 
 def _known_run(file: Path) -> str | None:
