@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from equimod.pipelines.durable import durable_dir
+from equimod.pipelines.progress import Progress
 from equimod.pipelines.workers import worker_pool
 
 SIZE = 64  # pixels
@@ -233,12 +234,11 @@ def draw_dataset(
     seed: int,
     split: str = "train",
     workers: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Draw an ImageFolder tree of `samples` images with factors.csv into `folder`, which appears when complete.
 
-    Classes are balanced; the splits "train" and "test" of a seed share no sample. `progress` is told the images done
-    and those in all. Raises FileExistsError where `folder` is there already, OSError where the disk is full.
+    Classes are balanced; the splits "train" and "test" of a seed share no sample. Raises FileExistsError where
+    `folder` is there already, OSError where the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with durable_dir(folder) as temporary:
@@ -248,7 +248,8 @@ def draw_dataset(
             table = csv.writer(file)
             table.writerow(["file", *(field.name for field in fields(Factors))])
             done = 0
-            for rows in _chunks(temporary, seed, FIRST_INDEX[split], samples, workers):
-                table.writerows(rows)
-                done += len(rows)
-                progress(done, samples)
+            with Progress("drawing", "images", total=samples) as progress:
+                for rows in _chunks(temporary, seed, FIRST_INDEX[split], samples, workers):
+                    table.writerows(rows)
+                    done += len(rows)
+                    progress.show(done)

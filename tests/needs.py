@@ -39,7 +39,15 @@ def arm_emulator() -> str | None:
 
 def needs(extra: str, *, module: bool = False) -> None:
     """Skip the test, or the whole `module`, where the package of an extra is not installed."""
-    packages = {"dali": "nvidia.dali", "ffcv": "ffcv", "imagenet": "scipy", "kornia": "kornia", "triton": "triton"}
+    packages = {
+        "dali": "nvidia.dali",
+        "ffcv": "ffcv",
+        "imagenet": "scipy",
+        "kornia": "kornia",
+        "mlflow": "mlflow",
+        "triton": "triton",
+        "wandb": "wandb",
+    }
     try:
         found = find_spec(packages[extra]) is not None
     except ModuleNotFoundError:  # the parent package is missing

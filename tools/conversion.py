@@ -18,7 +18,6 @@ from equimod.pipelines.cores import available_cores
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.records.beton import SUFFIX
 from equimod.train.command import run_command
-from equimod.train.progress import Progress
 
 DAMAGED_SHOWN = 20
 DEFAULT_QUALITY, DEFAULT_SHARD_SIZE = 90, ConversionSettings.shard_size
@@ -84,16 +83,15 @@ def _convert(options: ConversionOptions, open_source: Callable[[], Source], outp
     options.check(output)
     start = time.monotonic()
     source = open_source()
-    with Progress("converting", "images") as progress:
-        try:
-            write = convert_to_beton if options.format == "ffcv" else convert
-            conversion = write(source, output, options.settings(), progress.show)
-        except DamagedImagesError as error:
-            for note in error.damaged[:DAMAGED_SHOWN]:
-                print(f"damaged: {note.name}: {note.reason}", file=sys.stderr)
-            if len(error.damaged) > DAMAGED_SHOWN:
-                print(f"... and {len(error.damaged) - DAMAGED_SHOWN} more", file=sys.stderr)
-            raise
+    try:
+        write = convert_to_beton if options.format == "ffcv" else convert
+        conversion = write(source, output, options.settings())
+    except DamagedImagesError as error:
+        for note in error.damaged[:DAMAGED_SHOWN]:
+            print(f"damaged: {note.name}: {note.reason}", file=sys.stderr)
+        if len(error.damaged) > DAMAGED_SHOWN:
+            print(f"... and {len(error.damaged) - DAMAGED_SHOWN} more", file=sys.stderr)
+        raise
     print(_summary(conversion, output, time.monotonic() - start))
 
 

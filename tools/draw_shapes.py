@@ -18,7 +18,6 @@ from equimod.pipelines.cores import available_cores
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.shapes import draw_dataset
 from equimod.train.command import run_command
-from equimod.train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,13 @@ class Arguments:
 
 def _draw(arguments: Arguments) -> None:
     start = time.monotonic()
-    with Progress("drawing", "images") as progress:
-        draw_dataset(
-            arguments.output,
-            samples=arguments.samples,
-            seed=arguments.seed,
-            split=arguments.split,
-            workers=arguments.workers,
-            progress=progress.show,
-        )
+    draw_dataset(
+        arguments.output,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        split=arguments.split,
+        workers=arguments.workers,
+    )
     print(f"{arguments.output}: {arguments.samples:,} images, {time.monotonic() - start:.1f} s")
 
 

@@ -16,12 +16,12 @@ from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.images import open_images
+from equimod.pipelines.progress import track
 from equimod.pipelines.records import Records
 from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.manifest import Manifest, Note
 from equimod.pipelines.records.tar import TarRecords
 from equimod.train.command import run_command
-from equimod.train.progress import Progress
 
 SHOWN = 5  # names and notes in a line
 CELL, TEXT_LINES, LINE = 160, 3, 14  # pixels, lines, pixels
@@ -88,15 +88,13 @@ def _notes(notes: tuple[Note, ...]) -> str:
 def verify(records: Records) -> str:
     """Read every sample; a line about what was found. Raises RecordsError naming the first damaged one."""
     kinds = {"JPEG": 0, "PNG": 0, "pixels": 0, "other": 0}
-    with Progress("verifying", "images", total=len(records)) as progress:
-        for position in range(len(records)):
-            content = records.read(position)
-            if isinstance(content, np.ndarray):
-                kinds["pixels"] += 1
-            else:
-                start = bytes(content[:8])
-                kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
-            progress.show(position + 1)
+    for position in track(range(len(records)), len(records), "verifying", "images"):
+        content = records.read(position)
+        if isinstance(content, np.ndarray):
+            kinds["pixels"] += 1
+        else:
+            start = bytes(content[:8])
+            kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
     found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
     if records.manifest is None:
         return f"verified      {found}; this format holds no checksums"

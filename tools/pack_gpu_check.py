@@ -32,6 +32,7 @@ from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.cores import available_cores
 from equimod.pipelines.durable import durable_dir
 from equimod.pipelines.errors import EquimodError, UsageError
+from equimod.pipelines.progress import reading, track
 from equimod.train.command import run_command
 from equimod.train.evaluation.provenance import provenance
 
@@ -168,14 +169,18 @@ def _pack_images(data: Path, images: tuple[ImageSet, ...], path: Path) -> None:
             _say(f"images: {wanted.name}")
             records = Path(scratch) / f"{wanted.name}.beton"
             _convert(data / wanted.archive, wanted, records)
-            packed.add(records, f"data/{records.name}")
+            with records.open("rb") as file:
+                member = packed.gettarinfo(arcname=f"data/{records.name}", fileobj=file)
+                with reading(file, member.size, "packing") as shown:
+                    packed.addfile(member, shown)
 
 
 def _convert(archive: Path, wanted: ImageSet, path: Path) -> None:
     """Write so many images of `archive`, as many of each class, as records."""
     try:
         with zipfile.ZipFile(archive) as opened, tempfile.TemporaryDirectory(prefix="equimod-pack-") as tree:
-            for name in _chosen(opened.namelist(), wanted):
+            names = _chosen(opened.namelist(), wanted)
+            for name in track(names, len(names), "unpacking", "images"):
                 opened.extract(name, tree)
             root = Path(tree) / wanted.folder
             convert_to_beton(open_source(root), path, ConversionSettings(workers=available_cores()))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 
@@ -18,13 +19,14 @@ from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.cores import available_cores
+from equimod.pipelines.durable import durable_file
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, Normalize
+from equimod.pipelines.progress import reading, track
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.train.config import Config, ConfigError
 from equimod.train.distributed import DistInfo, barrier
-from equimod.train.progress import track
 
 SHAPES_SAMPLES: dict[Split, int] = {"train": 10_000, "test": 2_000}
 MEASURED = 2048  # images
@@ -118,8 +120,20 @@ def _draw_shapes(tree: Path, split: Split, cache: Path) -> Source:
 def _download_cifar10(tree: Path, split: Split, cache: Path) -> Source:
     from torchvision.datasets import CIFAR10
 
+    folder, archive = cache / "download", cache / "download" / CIFAR10.filename
     try:
-        CIFAR10(str(cache / "download"), train=split == "train", download=True)
+        if not archive.exists() and not (folder / CIFAR10.base_folder).exists():
+            _fetch(CIFAR10.url, archive)
+        CIFAR10(str(folder), train=split == "train", download=True)  # checks and unpacks it
     except (OSError, RuntimeError) as error:
         raise ConfigError(f"cannot download CIFAR-10 ({error}); give --data RECORDS") from error
-    return cifar10_source(cache / "download", split)
+    return cifar10_source(folder, split)
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download a file. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with urlopen(Request(url, headers={"User-Agent": "equimod"})) as answer:
+        size = int(answer.headers["Content-Length"] or 0)
+        with durable_file(path) as file, reading(answer, size, f"downloading {path.name}") as shown:
+            shutil.copyfileobj(shown, file, 2**20)

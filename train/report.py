@@ -1,4 +1,4 @@
-"""What a run reports: metrics.jsonl, TensorBoard, and a progress bar or plain lines; on rank 0 only."""
+"""What a run reports: metrics.jsonl, TensorBoard, trackers, and a progress bar or plain lines; on rank 0 only."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equimod.pipelines.durable import durable_file
-from equimod.train.progress import Progress
+from equimod.pipelines.progress import Progress
+from equimod.train.trackers import close_trackers, open_trackers
 
 if TYPE_CHECKING:  # torch takes seconds to import, which reading events does not need
+    from equimod.train.config import Config
     from equimod.train.time_spent import Clock
 
 
 class Reporter:
     """Writes events and what `clock` counts. `folder` None: a rank that stays silent but counts all the same."""
 
-    def __init__(
-        self, folder: Path | None, clock: Clock, *, total_steps: int, start_step: int, batch_size: int
-    ) -> None:
-        self._folder, self._clock, self._total, self._batch_size = folder, clock, total_steps, batch_size
+    def __init__(self, folder: Path | None, clock: Clock, config: Config, *, total_steps: int, start_step: int) -> None:
+        self._folder, self._clock, self._config, self._total = folder, clock, config, total_steps
         self._start_step = self._logged_step = start_step
 
     def __enter__(self) -> Reporter:
@@ -36,6 +36,8 @@ class Reporter:
             self._open.callback(self._board.close)
             progress = Progress("training", "steps", total=self._total, done=self._start_step, log=True)
             self._progress = self._open.enter_context(progress)
+            self._trackers = open_trackers(self._folder, self._config, self.say)
+            self._open.callback(lambda: close_trackers(self._trackers, self._logged_step == self._total))
         self._began = self._logged = time.perf_counter()
         return self
 
@@ -53,15 +55,18 @@ class Reporter:
             "epoch": epoch,
             "lr": lr,
             **losses,
-            "images_per_s": round(self._batch_size * (step - self._logged_step) / elapsed, 1),
+            "images_per_s": round(self._config.batch_size * (step - self._logged_step) / elapsed, 1),
             **lap,
         }
         self._logged, self._logged_step = now, step
         if self._folder is None:
             return
         self.event(event)
-        for name in (*losses, "lr", "images_per_s", "data_wait"):
-            self._board.add_scalar(name, event[name], step)
+        scalars = {name: event[name] for name in (*losses, "lr", "images_per_s", "data_wait")}
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.log(scalars, step)
         self._show(event)
 
     def time_spent(self, step: int) -> None:

@@ -42,6 +42,7 @@ from equimod.train.report import Reporter
 from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, claim
 from equimod.train.schedule import warmup_cosine
 from equimod.train.time_spent import Clock
+from equimod.train.trackers import require_trackers
 
 SIGTERM_EXIT = 128 + signal.SIGTERM
 
@@ -56,6 +57,8 @@ def run_training(config: Config) -> int:
         with refused_settings():
             dist_info = stack.enter_context(process_group(config.system.device))
             config = config.on_device(dist_info.device.type)
+            if dist_info.rank == 0:
+                require_trackers(config.log.to)
             assert_same_on_all_ranks(code_digest(), "the code of equimod", dist_info)
             resume_from = checkpoint_to_resume(config)
             assert_same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", dist_info)
@@ -245,9 +248,9 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
     with Reporter(
         folder if is_first else None,
         Clock(run.pipeline.stages, run.pipeline.workers, config.batch_size // run.dist_info.world_size),
+        config,
         total_steps=config.epochs * steps,
         start_step=start_step,
-        batch_size=config.batch_size,
     ) as reporter:
         reporter.say(run.opening(start_step))
         reporter.say(f"backend {config.backend}: {run.why_backend}")

@@ -15,6 +15,7 @@ from equimod.pipelines.durable import FolderBusyError, durable_file, locked, pru
 from equimod.train import checkpoint
 from equimod.train.checkpoint import CONFIG
 from equimod.train.config import Config, ConfigError, differences, read_recipe
+from equimod.train.trackers import ID_FILES
 
 CHECKPOINTS = "checkpoints"
 
@@ -75,7 +76,7 @@ def claim(config: Config, resume_from: Path | None) -> Iterator[Path]:
 
 def _delete_run(folder: Path) -> None:
     """Delete what a run and its evaluation write, and nothing else that the folder may hold."""
-    for name in (CHECKPOINTS, "tensorboard", "figures"):
+    for name in (CHECKPOINTS, "tensorboard", "figures", "wandb"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "encoder.safetensors", "eval.json", CONFIG):
+    for name in ("metrics.jsonl", "encoder.safetensors", "eval.json", *ID_FILES, CONFIG):
         (folder / name).unlink(missing_ok=True)

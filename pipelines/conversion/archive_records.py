@@ -11,6 +11,7 @@ from PIL import Image
 
 from equimod.pipelines.conversion.archive_source import ArchiveReader
 from equimod.pipelines.conversion.source import Source
+from equimod.pipelines.progress import track
 from equimod.pipelines.records.folder import HEADER_THREADS
 from equimod.pipelines.records.protocol import RecordsError, content_digest
 
@@ -79,7 +80,8 @@ def image_sizes(source: Source, positions: range) -> NDArray[np.int32]:
             raise _unreadable(f"{source.path}: {item.name}", "it is no image, or a damaged one") from error
 
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        return np.array(list(pool.map(size, positions)), dtype=np.int32)
+        sizes = track(pool.map(size, positions), len(positions), "reading headers", "images")
+        return np.array(list(sizes), dtype=np.int32)
 
 
 def _size(content: bytes) -> tuple[int, int]:

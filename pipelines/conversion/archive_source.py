@@ -17,6 +17,7 @@ from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, 
 from equimod.pipelines.conversion.imagenet import DEVKIT, imagenet_items, is_imagenet
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
+from equimod.pipelines.progress import Progress
 from equimod.pipelines.records.archive import Member, members, read, uncompressed
 from equimod.pipelines.records.folder import Labels, folders_are_classes, is_image
 from equimod.pipelines.records.protocol import RecordsError
@@ -57,13 +58,13 @@ def matches(pattern: Path) -> list[Path]:
 
 def pattern_source(pattern: Path, paths: Sequence[Path], labels: Labels = "auto") -> Source:
     """The webdataset shards `paths`, which `pattern` stands for. Raises RecordsError."""
-    return _webdataset(pattern, paths, [members(path) for path in paths], labels)
+    return _webdataset(pattern, paths, members(paths), labels)
 
 
 def archive_source(path: Path, devkit: Path | None = None, labels: Labels = "auto") -> Source:
     """The images of an archive: one of ImageNet's, a webdataset shard, or folders of images. Raises RecordsError."""
     unpacked = uncompressed(path)
-    files = members(unpacked)
+    [files] = members([unpacked])
     if is_imagenet(files, devkit):
         classes, items = imagenet_items(unpacked, files, devkit or path.parent / DEVKIT)
         return Source(path, classes, items, ArchiveReader((unpacked,)))
@@ -89,12 +90,13 @@ def archive_source(path: Path, devkit: Path | None = None, labels: Labels = "aut
 
 
 def _webdataset(path: Path, paths: Sequence[Path], files: Sequence[list[Member]], labels: Labels) -> Source:
-    found = [
-        (archive, image, _label(paths[archive], sample))
-        for archive, members_ in enumerate(files)
-        for _, sample in _samples(members_)
-        for image in _image_of(sample)
-    ]
+    with Progress("reading labels", "samples") as progress:
+        found = [
+            (archive, image, _label(paths[archive], sample))
+            for archive, members_ in enumerate(files)
+            for _, sample in progress.count(_samples(members_))
+            for image in _image_of(sample)
+        ]
     if not found:
         raise RecordsError(f"{path} holds no images (.{', .'.join(_WEBDATASET_IMAGES)}); give shards that do")
     texts = [None if labels == "none" else text for _, _, text in found]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.codec import JPEG_START
-from equimod.pipelines.conversion.settings import Progress, no_progress
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.progress import track
 from equimod.pipelines.records.beton import (
     ENTRY,
     FIELD,
@@ -50,7 +50,6 @@ def write_beton(
     *,
     raw: bool = False,
     workers: int = 1,
-    progress: Progress = no_progress,
 ) -> None:
     """Write `records` into the file `path`, there when it is complete; the same records give the same bytes.
 
@@ -63,7 +62,8 @@ def write_beton(
     checksums = np.zeros(len(records), np.uint32)
     at = _page_start(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + metadata.nbytes, page)
     with durable_file(path) as file:
-        for position, (mode, content) in enumerate(_contents(records, raw, workers)):
+        contents = track(_contents(records, raw, workers), len(records), f"writing {path.name}", "images")
+        for position, (mode, content) in enumerate(contents):
             if len(content) > page:
                 name = records.name(position)
                 raise RecordsError(f"{name} does not fit a page of {page:,} bytes; convert with --raw")
@@ -75,8 +75,8 @@ def write_beton(
             entries[position] = (position, at, len(content))
             checksums[position] = zlib.crc32(content)
             at += len(content)
-            progress(position + 1, len(records))
-        sources = "\n".join(json.dumps(records.source(position)) for position in range(len(records)))
+        positions = track(range(len(records)), len(records), "reading names", "samples")
+        sources = "\n".join(json.dumps(records.source(position)) for position in positions)
         manifest = replace(manifest, bytes=int(entries["size"].sum()))
         metadata["label"], metadata["index"] = records.label, records.index
         metadata["width"], metadata["height"] = records.size.T

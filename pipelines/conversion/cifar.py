@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from equimod.pipelines.codec import encode_png
 from equimod.pipelines.conversion.check import CheckedImage
 from equimod.pipelines.conversion.source import Item, Source
+from equimod.pipelines.progress import track
 from equimod.pipelines.records.protocol import RecordsError
 
 FOLDER, ARCHIVE, NAMES = "cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"
@@ -69,7 +70,7 @@ def cifar10_source(path: Path, split: Split) -> Source:
     if not isinstance(classes, list) or len(classes) != 10:
         raise _damaged(path, NAMES, "it does not name ten classes")
     items: list[Item] = []
-    for number, name in enumerate(BATCHES[split]):
+    for number, name in enumerate(track(BATCHES[split], len(BATCHES[split]), "reading", "files")):
         _, labels, files = _batch(path, name)
         items += [
             Item(len(items) + row, f"{classes[label]}/{file}", label, (number, row))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ import numpy as np
 
 from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.check import Shrink
-from equimod.pipelines.conversion.settings import ConversionSettings, Progress, no_progress
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.shard_task import (
     ShardDone,
     ShardTask,
@@ -34,6 +34,7 @@ from equimod.pipelines.conversion.shard_task import (
 )
 from equimod.pipelines.conversion.tar_writer import save_manifest, write_table
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
+from equimod.pipelines.progress import Progress, track
 from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import (
@@ -70,8 +71,9 @@ class Conversion:
     written: int  # shards written by this call; the others were in place
 
 
-def _convert_shards(tasks: list[ShardTask], workers: int, progress: Callable[[int], None]) -> dict[int, ShardDone]:
-    """Convert shards in `workers` processes; results by shard number. `progress` is told the images checked so far."""
+def _convert_shards(tasks: list[ShardTask], workers: int, total: int) -> dict[int, ShardDone]:
+    """Convert shards in `workers` processes; results by shard number. `total`: images, with those of other shards."""
+    before = total - sum(len(task.items) for task in tasks)
     stop, checked = SPAWN.Event(), SPAWN.Value("q", 0)
     pool = worker_pool(min(workers, len(tasks)), start_worker, stop, checked)
     results: dict[int, ShardDone] = {}
@@ -79,16 +81,17 @@ def _convert_shards(tasks: list[ShardTask], workers: int, progress: Callable[[in
     try:
         numbers: dict[Future[ShardDone | list[Note]], int] = {pool.submit(convert_shard, t): t.number for t in tasks}
         pending = set(numbers)
-        while pending:
-            finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
-            progress(checked.value)
-            for future in finished:
-                result = future.result()
-                if isinstance(result, ShardDone):
-                    results[numbers[future]] = result
-                else:
-                    damaged += result
-                    pending = {other for other in pending if not other.cancel()}
+        with Progress("converting", "images", total=total, done=before) as progress:
+            while pending:
+                finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+                progress.show(before + checked.value)
+                for future in finished:
+                    result = future.result()
+                    if isinstance(result, ShardDone):
+                        results[numbers[future]] = result
+                    else:
+                        damaged += result
+                        pending = {other for other in pending if not other.cancel()}
     except BrokenProcessPool as error:
         raise RecordsError(
             "a worker process was killed, perhaps for want of memory; run the same command again to continue, "
@@ -184,8 +187,13 @@ def fits(manifest: Manifest, source: Source, tasks: list[ShardTask], settings: C
         (manifest.max_side, manifest.quality) == _reduction(source, settings.shrink)
         and manifest.raw == raw
         and not (new_gaps and settings.on_error == "fail")
-        and manifest.listing == _listing(source, [task.listing() for task in tasks])
+        and manifest.listing == _listing(source, [task.listing() for task in _compared(tasks)])
     )
+
+
+def _compared(tasks: list[ShardTask]) -> Iterator[ShardTask]:
+    """The tasks, showing how many were compared with what is there: all files of the source are looked at for that."""
+    return track(tasks, len(tasks), "comparing", "shards")
 
 
 def other_records(output: Path) -> RecordsError:
@@ -204,9 +212,7 @@ def shard_tasks(source: Source, output: Path, settings: ConversionSettings) -> l
     ]
 
 
-def convert(
-    source: Source | Path, output: Path, settings: ConversionSettings, progress: Progress = no_progress
-) -> Conversion:
+def convert(source: Source | Path, output: Path, settings: ConversionSettings) -> Conversion:
     """Convert `source`, or what `open_source` finds at a path, into tar records in the folder `output`.
 
     It goes on where an interrupted run stopped.
@@ -218,7 +224,7 @@ def convert(
     for path in (source.path, *source.also):
         refuse_inside(path, output)
     with lock_output(output, output):
-        return convert_locked(source, output, settings, progress)
+        return convert_locked(source, output, settings)
 
 
 @contextmanager
@@ -239,7 +245,7 @@ def lock_output(folder: Path, output: Path) -> Iterator[None]:
         ) from error
 
 
-def convert_locked(source: Source, output: Path, settings: ConversionSettings, progress: Progress) -> Conversion:
+def convert_locked(source: Source, output: Path, settings: ConversionSettings) -> Conversion:
     """`convert` into a folder that is locked."""
     if foreign := sorted(path.name for path in output.iterdir() if not OWN_NAMES.fullmatch(path.name)):
         raise RecordsError(f"{output} holds {foreign[0]}, which is no part of records; choose an empty folder")
@@ -255,12 +261,10 @@ def convert_locked(source: Source, output: Path, settings: ConversionSettings, p
     _check_plan(source, output, {"shard size": settings.shard_size, "size": size})
     remove_leftovers(output)
     remove_leftovers(output / PROGRESS)
-    done = {task.number: part for task in tasks if (part := taken_over(task))}
+    done = {task.number: part for task in _compared(tasks) if (part := taken_over(task))}
     todo = [task for task in tasks if task.number not in done]
-    total = len(source.items)
-    before = total - sum(len(task.items) for task in todo)
     if todo:
-        done |= _convert_shards(todo, settings.workers, lambda checked: progress(before + checked, total))
+        done |= _convert_shards(todo, settings.workers, len(source.items))
     manifest = _finish(source, output, settings, [done[task.number] for task in tasks])
     return Conversion(manifest, written=len(todo))
 

@@ -21,7 +21,7 @@ from equimod.pipelines.conversion.convert import (
     shard_tasks,
 )
 from equimod.pipelines.conversion.records_source import RecordsReader
-from equimod.pipelines.conversion.settings import ConversionSettings, Progress, no_progress
+from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.protocol import RecordsError
@@ -35,9 +35,7 @@ def parts_folder(output: Path) -> Path:
     return output.parent / f".{output.name}.parts"
 
 
-def convert_to_beton(
-    source: Source, output: Path, settings: ConversionSettings, progress: Progress = no_progress
-) -> Conversion:
+def convert_to_beton(source: Source, output: Path, settings: ConversionSettings) -> Conversion:
     """Convert `source` into the file `output`.
 
     Raises RecordsError where source or output is unsuitable or the disk is full, DamagedImagesError under "fail".
@@ -55,10 +53,10 @@ def convert_to_beton(
         if not settings.shrink and isinstance(source.reader, RecordsReader) and (source.path / MANIFEST).is_file():
             shards, written = source.path, 0
         else:
-            shards, written = parts, convert_locked(source, parts, settings, progress).written
+            shards, written = parts, convert_locked(source, parts, settings).written
         records = TarRecords(shards)
         manifest = replace(records.manifest, raw=raw, shards=(), shard_size=None)
-        write_beton(records, output, manifest, raw=raw, workers=settings.workers, progress=progress)
+        write_beton(records, output, manifest, raw=raw, workers=settings.workers)
         shutil.rmtree(parts, ignore_errors=True)
     finished = BetonRecords(output).trailer
     assert finished is not None

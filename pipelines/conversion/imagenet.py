@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from equimod.pipelines.conversion.source import Item
+from equimod.pipelines.progress import track
 from equimod.pipelines.records.archive import Member, of_tar
 from equimod.pipelines.records.folder import is_image
 from equimod.pipelines.records.protocol import RecordsError
@@ -41,7 +42,8 @@ def imagenet_items(path: Path, files: Sequence[Member], devkit: Path) -> tuple[l
     archives = [file for file in files if file.name.endswith(".tar")]
     try:
         with path.open("rb") as file:
-            found = {PurePosixPath(a.name).stem: list(of_tar(file, a.offset, a.length)) for a in archives}
+            shown = track(archives, len(archives), "listing", "classes")
+            found = {PurePosixPath(a.name).stem: list(of_tar(file, a.offset, a.length)) for a in shown}
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
     except tarfile.TarError as error:

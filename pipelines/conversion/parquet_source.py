@@ -16,6 +16,7 @@ from typing import Any
 from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
+from equimod.pipelines.progress import track
 from equimod.pipelines.records.folder import SPLITS, Labels
 from equimod.pipelines.records.protocol import RecordsError
 
@@ -71,7 +72,7 @@ def parquet_source(path: Path, paths: Sequence[Path], labels: Labels = "auto") -
     names: list[str] = []
     texts: list[str | None] = []
     places: list[tuple[int, ...]] = []
-    for number, file in enumerate(paths):
+    for number, file in enumerate(track(paths, len(paths), "reading labels", "files")):
         metadata = _opened(file).metadata
         for group in range(metadata.num_row_groups):
             rows = _read(file, group, columns)

@@ -11,6 +11,7 @@ from equimod.pipelines.codec import encode_png
 from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.decode import decode
+from equimod.pipelines.progress import track
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
 
@@ -53,5 +54,6 @@ def records_source(path: Path) -> Source:
     """Records in any format. Raises RecordsError where they cannot be opened."""
     records = open_records(path)
     columns = zip(records.index.tolist(), records.label.tolist(), strict=True)
-    items = [Item(i, records.source(at), label, (at, 0)) for at, (i, label) in enumerate(columns)]
+    shown = track(columns, len(records), "reading names", "samples")
+    items = [Item(i, records.source(at), label, (at, 0)) for at, (i, label) in enumerate(shown)]
     return Source(path, records.classes, items, RecordsReader(path), records.manifest)

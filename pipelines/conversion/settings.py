@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from equimod.pipelines.conversion.check import Shrink
 
 OnError = Literal["fail", "skip"]
-Progress = Callable[[int, int], None]
-"""Is told the images that are done and those in all."""
-
-
-def no_progress(done: int, total: int) -> None:
-    """Tells nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,13 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from equimod.pipelines.progress import Progress, reading
 from equimod.pipelines.records.protocol import RecordsError
 
 _LOCAL_HEADER = struct.Struct("<26x2H")  # in front of a file in a zip; ends with the lengths of its name and of more
@@ -42,13 +43,19 @@ class Member:
     deflated: bool = False
 
 
-def members(path: Path) -> list[Member]:
-    """The files in an archive, in its order. Raises RecordsError where it is none, compressed, or damaged."""
+def members(paths: Sequence[Path]) -> list[list[Member]]:
+    """The files in each archive, in its order. Raises RecordsError where one is none, compressed, or damaged."""
+    with Progress("listing", "files") as progress:
+        return [list(progress.count(_members(path))) for path in paths]
+
+
+def _members(path: Path) -> Iterator[Member]:
     try:
         with path.open("rb") as file:
             if zipfile.is_zipfile(file):
-                return list(_of_zip(file))
-            return list(of_tar(file, 0, os.fstat(file.fileno()).st_size))
+                yield from _of_zip(file)
+            else:
+                yield from of_tar(file, 0, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
     except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, struct.error) as error:
@@ -82,8 +89,9 @@ def uncompressed(path: Path) -> Path:
         if module is None:
             return path
         print(f"unpacking {path} into {tempfile.gettempdir()}", flush=True)
-        with module.open(path) as packed, tempfile.TemporaryFile() as unpacked:
-            shutil.copyfileobj(packed, unpacked, 2**20)
+        with path.open("rb") as file, tempfile.TemporaryFile() as unpacked:
+            with reading(file, path.stat().st_size, "unpacking") as shown, module.open(shown) as packed:
+                shutil.copyfileobj(packed, unpacked, 2**20)
             return Path(f"/proc/{os.getpid()}/fd/{os.dup(unpacked.fileno())}")
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise RecordsError(f"{path} is damaged ({error}); download it again") from error

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from equimod.pipelines.progress import Progress, track
 from equimod.pipelines.records.protocol import RecordsError, content_digest
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
@@ -54,10 +55,11 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _images_below(root: Path, name: str = ".") -> list[str]:
+def _images_below(root: Path, progress: Progress, name: str = ".") -> list[str]:
     """Images at any depth below a folder of `root`, relative to `root`, in the order of torchvision's make_dataset."""
     images = []
-    for parent, _, files in sorted(os.walk(root / name, followlinks=True, onerror=_unreadable)):
+    walk = os.walk(root / name, followlinks=True, onerror=_unreadable)
+    for parent, _, files in sorted(progress.count(walk)):
         if is_image(parent):
             raise RecordsError(f"{parent} is a folder named like an image; rename or remove it")
         relative = Path(parent).relative_to(root)
@@ -83,9 +85,10 @@ def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
         directly = sorted(entry.name for entry in os.scandir(root) if is_image(entry.name) and entry.is_file())
     except OSError as error:
         _unreadable(error)
-    if labels == "none":
-        return _without_labels(root, _images_below(root))
-    below = [_images_below(root, name) for name in folders]
+    with Progress("listing", "folders") as progress:
+        if labels == "none":
+            return _without_labels(root, _images_below(root, progress))
+        below = [_images_below(root, progress, name) for name in folders]
     nested = [name for name, paths in zip(folders, below, strict=True) if all(path.count("/") > 1 for path in paths)]
     if splits := [name for name in nested if name.lower() in SPLITS]:
         one = "train" if "train" in splits else splits[0]
@@ -189,7 +192,8 @@ class FolderRecords:
         self._tree = scan(path, labels)
         count = len(self._tree.names)
         with ThreadPoolExecutor(HEADER_THREADS) as pool:
-            headers = np.array(list(pool.map(_header, map(self._tree.path, range(count)))), dtype=np.int64)
+            found = pool.map(_header, map(self._tree.path, range(count)))
+            headers = np.array(list(track(found, count, "reading headers", "images")), dtype=np.int64)
         self.classes = self._tree.classes
         self.label = np.array(self._tree.labels, dtype=np.int64)
         self.index = np.arange(count, dtype=np.int64)

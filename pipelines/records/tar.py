@@ -17,13 +17,13 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from equimod.pipelines.progress import track
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import RecordsError, content_digest, damaged
 from equimod.pipelines.records.read_ahead import read_ahead
@@ -181,18 +181,12 @@ class TarRecords:
         """Hexadecimal digest, equal for equal samples in the same order."""
         return content_digest(self.classes, self.index, self.label, self.size, self.length)
 
-    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Read every shard and compare its checksum; `progress` is told the bytes read and those in all.
-
-        Raises RecordsError naming the first shard that differs.
-        """
-        done = 0
-        for shard in self.manifest.shards:
+    def verify(self) -> None:
+        """Read every shard and compare its checksum. Raises RecordsError naming the first one that differs."""
+        for shard in track(self.manifest.shards, len(self.manifest.shards), "verifying", "shards"):
             path = self.folder / shard.name
             if file_checksum(path) != shard.sha256:
                 raise RecordsError(f"{path} does not have the checksum of {MANIFEST}; copy it or convert again")
-            done += shard.bytes
-            progress(done, self.manifest.bytes)
 
 
 def _allow_open_files(wanted: int) -> None:

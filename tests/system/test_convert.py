@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from fake_clock import FakeClock
 from small_conversion import SHARD_SIZE, contents
 
 from equimod.pipelines.conversion import open_source
@@ -40,13 +41,13 @@ def run(source: Path, output: Path, *options: str, limit: Callable[[], None] | N
     return done.returncode, done.stdout + done.stderr
 
 
-def test_number_of_workers_changes_no_byte(source: Path, expected: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    convert(
-        source, tmp_path / "out", ConversionSettings(workers=3, shard_size=SHARD_SIZE), lambda *now: told.append(now)
-    )
+def test_number_of_workers_changes_no_byte(
+    source: Path, expected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeClock(monkeypatch, a_look=11.0)
+    convert(source, tmp_path / "out", ConversionSettings(workers=3, shard_size=SHARD_SIZE))
     assert contents(tmp_path / "out") == contents(expected)
-    assert told[-1] == (24, 24)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("converting: 24 of 24 images")
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

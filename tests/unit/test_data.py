@@ -10,6 +10,7 @@ import torch
 import torchvision
 from fake_archives import CIFAR_CLASSES, write_cifar10
 
+from equimod.pipelines.conversion.cifar import ARCHIVE, FOLDER
 from equimod.pipelines.decode import decode
 from equimod.pipelines.images import open_images
 from equimod.train import data
@@ -55,12 +56,18 @@ def test_a_data_set_whose_making_was_interrupted_is_made_anew(cache: Path, monke
 
 
 def test_cifar10_is_taken_from_torchvision_pixel_for_pixel(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(root: str, train: bool, download: bool) -> None:
-        if train:
-            pixels.update(write_cifar10(Path(root)))
+    class Cifar10:
+        filename, base_folder = ARCHIVE, FOLDER
+        url = (cache / ARCHIVE).as_uri()
 
+        def __init__(self, root: str, train: bool, download: bool) -> None:
+            assert (Path(root) / ARCHIVE).read_bytes() == b"packed"
+            if train:
+                pixels.update(write_cifar10(Path(root)))
+
+    (cache / ARCHIVE).write_bytes(b"packed")
     pixels: dict[str, np.ndarray] = {}
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", download)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Cifar10)
     _, records = data.prepare(parse(["--method", "simclr", "--dataset", "cifar10"]), ALONE)
     assert (records.classes, len(records)) == (CIFAR_CLASSES, len(pixels["train"]))
     for position, expected in enumerate(pixels["train"]):
@@ -68,9 +75,6 @@ def test_cifar10_is_taken_from_torchvision_pixel_for_pixel(cache: Path, monkeypa
 
 
 def test_cifar10_without_a_network_names_the_option(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*arguments: object, **named: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", (cache / "nowhere").as_uri())
     with pytest.raises(ConfigError, match="--data RECORDS"):
         data.prepare(parse(["--method", "simclr", "--dataset", "cifar10"]), ALONE)

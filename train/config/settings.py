@@ -95,6 +95,8 @@ class LogSettings:
     """Steps between two entries of metrics.jsonl and TensorBoard."""
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is one at the end and one at SIGTERM too."""
+    to: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Trackers that get what TensorBoard gets, one or both; each needs the extra of its name."""
 
     def __post_init__(self) -> None:
         require_at_least(self, "log.", every=1, checkpoint_every=1)

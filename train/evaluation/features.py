@@ -13,8 +13,8 @@ from equimod.models.encoder import Encoder
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy
+from equimod.pipelines.progress import track
 from equimod.pipelines.records.protocol import Records
-from equimod.train.progress import track
 
 BATCH_SIZE = 256  # of evaluations; batch norms are frozen, so it changes speed, and results by rounding only
 

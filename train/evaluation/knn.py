@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equimod.pipelines.progress import track
 from equimod.train.evaluation import Values
 from equimod.train.evaluation.features import Features, top_k
 from equimod.train.evaluation.trained_run import TrainedRun
@@ -43,7 +44,8 @@ def votes(train: Features, queries: Tensor, settings: KnnSettings) -> Tensor:
     """
     bank = F.normalize(train.h, dim=1)
     scores = torch.zeros(len(queries), len(train.classes), dtype=torch.float64, device=bank.device)
-    for rows, score in zip(queries.split(_CHUNK), scores.split(_CHUNK), strict=True):
+    chunks = list(zip(queries.split(_CHUNK), scores.split(_CHUNK), strict=True))
+    for rows, score in track(chunks, len(chunks), "nearest neighbours", "batches"):
         similarity, neighbour = (F.normalize(rows, dim=1) @ bank.T).topk(min(settings.k, len(train)))
         score.scatter_add_(1, train.label[neighbour], (similarity.double() / settings.temperature).exp())
     return scores

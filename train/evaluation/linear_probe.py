@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.progress import track
 from equimod.pipelines.sampler import Sampler
 from equimod.train.evaluation import Values
 from equimod.train.evaluation.features import Features, ViewSet, top_k
-from equimod.train.progress import track
 from equimod.train.schedule import warmup_cosine
 
 
