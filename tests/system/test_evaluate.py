@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
@@ -146,7 +147,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_run_without_validation_images_asks_for_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run / "config.yaml"
-    config.write_text("".join(line for line in config.open() if not line.startswith("val:")))
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "val": None}))
     assert main([str(run), "--knn"]) == 2
     assert "names no val images; give --val RECORDS" in _one_line(capsys.readouterr().err)
 
