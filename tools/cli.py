@@ -18,6 +18,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("tools.train", "train an encoder on images without labels"),
     "evaluate": Command("train.evaluate", "score a run: linear probe, kNN, equivariance, figures"),
+    "compare": Command("tools.compare_runs", "set the scores of several runs side by side, as a table and a figure"),
     "convert": Command("tools.convert_imagenet", "turn images into records that load fast"),
     "inspect": Command("tools.inspect_records", "say what images or records hold, verify them, draw a sheet"),
     "draw": Command("tools.draw_shapes", "draw the embedded data set as a folder of images"),
