@@ -23,7 +23,7 @@ FOLDERS := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 # Images and records are made once; both runs are made anew each time. On the CPU and in fp32, so that they are the same
 # anywhere: bf16 takes ten times as long where the processor has no instructions for it.
 SPLITS := train test
-DEMO_TRAIN = $(BIN)/equimod train --method simclr --data $(DEMO)/records/train --val $(DEMO)/records/test \
+DEMO_TRAIN = $(BIN)/equimod train --method simclr --dataset shapes --data $(DEMO)/records/train --val $(DEMO)/records/test \
     --system.device cpu --precision fp32 --overwrite
 demo: $(SPLITS:%=$(DEMO)/records/%/manifest.json) $(SPLITS:%=$(DEMO)/records/%-factors.csv)
 	$(DEMO_TRAIN) --output $(DEMO)/simclr

@@ -7,7 +7,8 @@ it is left.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -32,15 +33,21 @@ SETTINGS = {"ridges": RIDGES, "held_out": 1 / HELD_OUT}
 def run(trained: TrainedRun) -> Values:
     """See `measure`: fitted to x of the training images, on x of the validation images. ConfigError as `read_factors`,
     and where both have no factor in common."""
-    assert trained.config.data is not None
-    train = read_factors(trained.config.data, trained.train)
-    val = read_factors(trained.config.val or trained.config.data, trained.val)
+    of_train = _only(trained.config.data or ())
+    of_val = _only(trained.config.val or trained.config.data or ())
+    train, val = read_factors(of_train, trained.train), read_factors(of_val, trained.val)
     if not train.keys() & val.keys():
         raise ConfigError(
-            f"the factors of {trained.config.data} ({', '.join(train)}) and {trained.config.val} ({', '.join(val)}) "
-            "have no name in common; give both the same columns"
+            f"the factors of {of_train} ({', '.join(train)}) and {of_val} ({', '.join(val)}) have no name in common; "
+            "give both the same columns"
         )
     return measure(trained.train_features.h, train, trained.val_features.h, val)
+
+
+def _only(paths: Sequence[Path]) -> Path:
+    if len(paths) != 1:
+        raise ConfigError(f"--factors knows those of one source, and these are {len(paths)}; convert them into one")
+    return paths[0]
 
 
 def measure(h_train: Tensor, train: Mapping[str, Tensor], h_val: Tensor, val: Mapping[str, Tensor]) -> Values:
