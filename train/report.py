@@ -36,7 +36,7 @@ class Reporter:
             self._open.callback(self._board.close)
             progress = Progress("training", "steps", total=self._total, done=self._start_step, log=True)
             self._progress = self._open.enter_context(progress)
-            self._trackers = open_trackers(self._folder, self._config, self.say)
+            self._trackers = open_trackers(self._config.log.to, self._folder, self.say)
             self._open.callback(lambda: close_trackers(self._trackers, self._logged_step == self._total))
         self._began = self._logged = time.perf_counter()
         return self

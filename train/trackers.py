@@ -11,6 +11,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,7 +22,7 @@ import yaml
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError
-from equimod.train.config import Config, ConfigError
+from equimod.train.config import ConfigError
 
 PROJECT = "equimod"  # of W&B, experiment of MLflow, where the environment names no other
 CLOSE_SECONDS = 30.0  # that the end of a run waits for a tracker
@@ -101,7 +102,7 @@ class Background:
 class Wandb:
     """A run of Weights & Biases, whose files lie in the run's folder; WANDB_MODE=offline needs no server."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path) -> None:
         import wandb
 
         settings = wandb.Settings(
@@ -118,7 +119,7 @@ class Wandb:
             dir=folder,
             id=name,
             resume="allow",
-            config=yaml.safe_load(config.to_yaml()),
+            config=_settings(folder),
             allow_val_change=True,
             settings=settings,
         )
@@ -135,7 +136,7 @@ class Wandb:
 class MLflow:
     """A run of MLflow, where MLFLOW_TRACKING_URI says."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
+    def __init__(self, folder: Path) -> None:
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
@@ -147,7 +148,7 @@ class MLflow:
             self._client.update_run(known, status="RUNNING")
         else:
             self._id = self._client.create_run(self._experiment(), run_name=folder.name).info.run_id
-            settings = [Param(key, str(value)) for key, value in _leaves(yaml.safe_load(config.to_yaml()))]
+            settings = [Param(key, str(value)) for key, value in _leaves(_settings(folder))]
             self._client.log_batch(self._id, params=settings)
             _keep(folder / "mlflow.id", self._id)
         self.place = f"run {self._id} in {self._client.tracking_uri}"
@@ -167,16 +168,12 @@ class MLflow:
         self._client.set_terminated(self._id, "FINISHED" if complete else "KILLED")
 
 
-TRACKERS: dict[str, Callable[[Path, Config], Tracker]] = {"wandb": Wandb, "mlflow": MLflow}
+TRACKERS: dict[str, Callable[[Path], Tracker]] = {"wandb": Wandb, "mlflow": MLflow}
 
 
-def open_trackers(folder: Path, config: Config, say: Callable[[str], None]) -> list[Background]:
-    """The trackers that a run in `folder` names; they tell `say` where they are, and what goes wrong."""
-
-    def opened(name: str) -> Background:
-        return Background(name, lambda: TRACKERS[name](folder, config), say)
-
-    return [opened(name) for name in dict.fromkeys(config.log.to)]
+def open_trackers(names: Iterable[str], folder: Path, say: Callable[[str], None]) -> list[Background]:
+    """The trackers of the run in `folder`; they tell `say` where they are, and what goes wrong."""
+    return [Background(name, partial(TRACKERS[name], folder), say) for name in dict.fromkeys(names)]
 
 
 def close_trackers(trackers: Sequence[Background], complete: bool) -> None:
@@ -186,6 +183,12 @@ def close_trackers(trackers: Sequence[Background], complete: bool) -> None:
     until = time.monotonic() + CLOSE_SECONDS
     for tracker in trackers:
         tracker.wait(max(0.0, until - time.monotonic()))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The settings in the run's config.yaml."""
+    settings: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return settings
 
 
 def _known_run(file: Path) -> str | None:

@@ -61,7 +61,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def install(**given: Callable[[], Recorder]) -> None:
         monkeypatch.setattr(trackers, "find_spec", lambda name: SimpleNamespace(origin=name))
         for name, make in given.items():
-            monkeypatch.setitem(trackers.TRACKERS, name, lambda folder, config, make=make: make())
+            monkeypatch.setitem(trackers.TRACKERS, name, lambda folder, make=make: make())
 
     return install
 
