@@ -39,7 +39,7 @@ def parse(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) -
     if chosen.config is None and chosen.method is None and not own:
         with suppress(ConfigError):  # of settings that go together with a method's only
             read_options(argv, Config())  # a misspelt option has its hint first
-        raise ConfigError("--method is missing; give --method simclr, or --config RECIPE")
+        raise ConfigError("--method is missing; give --method simclr, --config RECIPE, or --data IMAGES alone")
     if chosen.config is not None:
         path: Path | None = named_recipe(chosen.config)
     else:
