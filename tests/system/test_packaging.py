@@ -76,8 +76,8 @@ def test_the_installed_wheel_trains_and_evaluates_in_an_empty_folder(wheel: Path
     equimod("draw", "photos", "--samples", "24")
     small = ["encoder.arch=resnet10", "encoder.width=8", "epochs=2", "optim.warmup_epochs=1", "batch_size=8"]
     training = ["train", "--method", "simclr", "--data", "photos", "--val", "photos", *small, "system.workers=1"]
-    assert "evaluate it with: equimod evaluate runs/simclr-shapes" in equimod(*training)
-    assert "knn_top1" in equimod("evaluate", "runs/simclr-shapes", "--knn", "--workers", "1")
+    assert "evaluate it with: equimod evaluate runs/simclr-photos" in equimod(*training)
+    assert "knn_top1" in equimod("evaluate", "runs/simclr-photos", "--knn", "--workers", "1")
     assert "2 rank(s)" in equimod(*training, "--gpus", "2", "--system.device", "cpu", "--output", "both")
     assert sorted(path.name for path in folder.iterdir()) == ["both", "photos", "runs"]
 
