@@ -1,4 +1,4 @@
-# make demo       draw the embedded data set, convert, train SimCLR + EquiMod, evaluate, draw the figures
+# make demo       draw the embedded data set, convert, train SimCLR without and with EquiMod, evaluate, compare both
 # make docs       build the pages of docs/ into docs/_build
 # make gpu-check  pack what a GPU machine without a network needs into gpu-check/, and say what to run there
 # make test       ruff, the type checker, the tests; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia` with every loader
@@ -20,13 +20,18 @@ FOLDERS := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
 	touch $@
 
-# Images and records are made once; the run is made anew each time. On the CPU and in fp32, so that it is the same
+# Images and records are made once; both runs are made anew each time. On the CPU and in fp32, so that they are the same
 # anywhere: bf16 takes ten times as long where the processor has no instructions for it.
-demo: $(DEMO)/records/train/manifest.json $(DEMO)/records/test/manifest.json
-	$(BIN)/torchrun train/main.py --method simclr --equimod --dataset shapes --data $(DEMO)/records/train \
-	    --val $(DEMO)/records/test --output $(DEMO)/run --system.device cpu --precision fp32 --overwrite
-	$(BIN)/python train/evaluate.py $(DEMO)/run
-	@echo "Look at $(DEMO)/run/figures/views.png and loss.png; the scores are in $(DEMO)/run/eval.json."
+SPLITS := train test
+DEMO_TRAIN = $(BIN)/equimod train --method simclr --dataset shapes --data $(DEMO)/records/train --val $(DEMO)/records/test \
+    --system.device cpu --precision fp32 --overwrite
+demo: $(SPLITS:%=$(DEMO)/records/%/manifest.json) $(SPLITS:%=$(DEMO)/records/%-factors.csv)
+	$(DEMO_TRAIN) --output $(DEMO)/simclr
+	$(DEMO_TRAIN) --equimod --output $(DEMO)/simclr-equimod
+	$(BIN)/equimod evaluate $(DEMO)/simclr --linear-cached --knn --factors
+	$(BIN)/equimod evaluate $(DEMO)/simclr-equimod --linear-cached --knn --equivariance --factors --figures
+	$(BIN)/equimod compare $(DEMO)/simclr $(DEMO)/simclr-equimod --output $(DEMO)/comparison.png
+	@echo "Look at $(DEMO)/comparison.png, and at $(DEMO)/simclr-equimod/figures/views.png; docs/quickstart.md says more."
 
 $(DEMO)/images/train: | .venv/installed
 	$(BIN)/python tools/draw_shapes.py $@ --split train --samples 10000
@@ -36,6 +41,10 @@ $(DEMO)/images/test: | .venv/installed
 
 $(DEMO)/records/%/manifest.json: | $(DEMO)/images/%
 	$(BIN)/python tools/convert_imagenet.py $(DEMO)/images/$* $(DEMO)/records/$* --format dali
+
+$(DEMO)/records/%-factors.csv: | $(DEMO)/images/%
+	mkdir -p $(@D)
+	cp $(DEMO)/images/$*/factors.csv $@
 
 .SECONDARY:
 

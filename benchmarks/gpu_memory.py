@@ -27,7 +27,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.benchmarks.result import present
 from equimod.models import losses
-from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.command import run_command
 from equimod.train.config import RECIPES, Config, read_recipe
@@ -85,7 +84,7 @@ def pipeline_bytes(config: Config, samples: int) -> int:
     Its buffers, the pixels of that batch before the operators, and one of its views between the passes of a blur.
     Tables and sums are left out: kilobytes.
     """
-    policy = POLICIES[config.policy]
+    policy = config.augment
     sets, values = len(policy.views) + config.equimod, 3 * policy.size**2
     itemsize = image_dtype(config.precision).itemsize
     buffers, blurred = GPUMemory.ahead + 1, any(view.blur for view in policy.views)
@@ -129,7 +128,7 @@ def plans(name: str, config: Config) -> list[tuple[Config, int]]:
 
 def _recipes() -> list[tuple[str, Config]]:
     names = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem.endswith(("imagenet", "cifar10")))
-    recipes = [(name, read_recipe(RECIPES / f"{name}.yaml")) for name in names]
+    recipes = [(name, read_recipe(RECIPES / f"{name}.yaml").on_device("cuda")) for name in names]
     # EquiMod alone, for which --equimod has to be given beside the recipe.
     return [(name, replace(recipe, equimod=recipe.equimod or recipe.method == "none")) for name, recipe in recipes]
 

@@ -32,7 +32,6 @@ from equimod.models.settings import METHOD_NAMES, MethodName
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.params import ParamLayout
-from equimod.pipelines.policy import POLICIES
 from equimod.train.command import refused_settings, run_command
 from equimod.train.config import Config, default_recipe, read_recipe
 from equimod.train.distributed import DistInfo
@@ -127,7 +126,7 @@ def paper_config(method: MethodName, equimod: bool, batch_size: int, grad_cache:
         read_recipe(path),
         method=method,
         equimod=equimod,
-        data=Path("imagenet"),
+        data=(Path("imagenet"),),
         batch_size=batch_size,
         grad_cache=grad_cache,
         precision="fp32",
@@ -180,7 +179,7 @@ def step(state: TrainState, batch: Batch) -> None:
 
 def batch_without_values(config: Config, n: int, device: torch.device) -> Batch:
     """A batch of `n` samples with all that a step reads, for a device or a mode that keeps no values."""
-    policy = POLICIES[config.policy]
+    policy = config.augment
     encoded = len(ParamLayout.shared(policy))
 
     sets, dtype = len(policy.views) + config.equimod, image_dtype(config.precision)

@@ -19,7 +19,7 @@ from equimod.train.config import parse
 from equimod.train.data import prepare
 from equimod.train.distributed import process_group
 from equimod.train.loop import TrainState, train_step
-from equimod.train.run import build_train_state, training_pipeline, with_backend
+from equimod.train.run import build_train_state, training_pipeline, with_backend, with_normalization
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class _Training:
         atexit.register(stack.close)
         config = parse(settings.arguments)
         dist_info = stack.enter_context(process_group(config.system.device))
-        config, records = prepare(config, dist_info)
+        config, records = prepare(config.on_device(dist_info.device.type), dist_info)
         config, _ = with_backend(config, records, None, dist_info)
+        config = with_normalization(config, records, None)
         self.pipeline = training_pipeline(config, records, dist_info)
         self.state = build_train_state(config, records, len(self.pipeline), dist_info)
         self._batches = settings.batches

@@ -112,8 +112,14 @@ class Solarize:
 
 @dataclass(frozen=True)
 class Normalize:
+    """What is taken off each colour channel of values in [0, 1], and what it is divided by then."""
+
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not min(self.std) > 0:
+            raise ValueError(f"Normalize: std={self.std}; give numbers above 0")
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,11 @@ class AugmentationPolicy:
         """The same images in `size` pixels."""
         return AugmentationPolicy(self.x.at(size), tuple(view.at(size) for view in self.views))
 
+    def normalized(self, normalize: Normalize) -> AugmentationPolicy:
+        """The same images with another mean and standard deviation taken off."""
+        views = tuple(replace(view, normalize=normalize) for view in self.views)
+        return AugmentationPolicy(replace(self.x, normalize=normalize), views)
+
 
 def _policy(
     size: int,
@@ -250,13 +261,20 @@ POLICIES: dict[str, AugmentationPolicy] = {
 }
 
 
-def _evaluation(size: int, resize: int, normalize: Normalize) -> AugmentationPolicy:
-    return AugmentationPolicy(CenterPolicy(size, resize, normalize), (ViewPolicy(RandomResizedCrop(size), normalize),))
-
-
-EVALUATION_POLICIES: dict[str, AugmentationPolicy] = {
-    "imagenet": _evaluation(224, 256, _IMAGENET),
-    "cifar10": _evaluation(32, 36, _CIFAR10),
-    "shapes": _evaluation(64, 64, _SHAPES),
+OPERATOR_DEFAULTS: dict[str, HorizontalFlip | ColorJitter | Grayscale | GaussianBlur | Solarize] = {
+    "flip": HorizontalFlip(),
+    "jitter": _SIMCLR_JITTER,
+    "gray": Grayscale(),
+    "blur": GaussianBlur(23, 0.5),
+    "solarize": Solarize(0.2),
 }
-"""By data set, for classifiers on the frozen encoder: the view to train on (crop and flip), and x to test on."""
+"""Each operator as SimCLR, or for solarize BYOL, has it for images of 224 pixels: the start of one that is added."""
+
+
+def evaluation_policy(policy: AugmentationPolicy, dataset: str | None) -> AugmentationPolicy:
+    """For classifiers on an encoder trained with `policy`: the view to train on (crop and flip), and x to test on.
+
+    x is that of the training, but for CIFAR-10, of which 32 of 36 pixels are tested on.
+    """
+    x = replace(policy.x, resize=round(policy.size * 36 / 32)) if dataset == "cifar10" else policy.x
+    return AugmentationPolicy(x, (ViewPolicy(RandomResizedCrop(policy.size), x.normalize),))

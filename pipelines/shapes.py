@@ -54,6 +54,10 @@ class Factors:
     background: str
 
 
+COLUMNS = ("file", *(field.name for field in fields(Factors)))
+"""The first line of factors.csv; `file` is the path of the image in the tree."""
+
+
 def _circle(radius: float = 1.0, x: float = 0.0) -> Points:
     angle = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
     return np.stack([x + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
@@ -99,6 +103,9 @@ OUTLINES: dict[str, tuple[Points, Points | None]] = {
     "star": (_regular(5, 0.42), None),
     "triangle": (_regular(3), None),
 }
+
+ONE_DIRECTION = ("arrow", "crescent", "heart")
+"""Classes whose angle an image shows: every other outline looks the same after a part of a turn."""
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:
@@ -246,7 +253,7 @@ def draw_dataset(
             (temporary / name).mkdir()
         with (temporary / FACTORS).open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["file", *(field.name for field in fields(Factors))])
+            table.writerow(COLUMNS)
             done = 0
             with Progress("drawing", "images", total=samples) as progress:
                 for rows in _chunks(temporary, seed, FIRST_INDEX[split], samples, workers):

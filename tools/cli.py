@@ -18,6 +18,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("tools.train", "train an encoder on images without labels"),
     "evaluate": Command("train.evaluate", "score a run: linear probe, kNN, equivariance, figures"),
+    "compare": Command("tools.compare_runs", "set the scores of several runs side by side, as a table and a figure"),
     "convert": Command("tools.convert_imagenet", "turn images into records that load fast"),
     "inspect": Command("tools.inspect_records", "say what images or records hold, verify them, draw a sheet"),
     "draw": Command("tools.draw_shapes", "draw the embedded data set as a folder of images"),
@@ -52,7 +53,8 @@ def _help() -> str:
         "usage: equimod COMMAND OPTIONS\n\n"
         f"{commands}\n\n"
         "Options of a command: equimod COMMAND --help.\n\n"
-        "To begin with, on images that are drawn on the spot:\n"
+        "To begin with, on a folder of images of yours, or on images that are drawn on the spot:\n"
+        "  equimod train --data photos\n"
         "  equimod train --method simclr --equimod\n"
         "  equimod evaluate runs/simclr-equimod-shapes"
     )

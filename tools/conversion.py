@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import tyro
+from typing import Literal
 
 from equimod.pipelines.conversion.check import Shrink
 from equimod.pipelines.conversion.convert import Conversion, DamagedImagesError, convert
@@ -27,8 +25,6 @@ DEFAULT_QUALITY, DEFAULT_SHARD_SIZE = 90, ConversionSettings.shard_size
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
-    """Folder for the records (dali) or file ending in .beton (ffcv); new, or an interrupted conversion to continue."""
     format: Literal["dali", "ffcv"] = "dali"
     """dali: webdataset tar shards with DALI's index. ffcv: one .beton file; until it is complete, the disk holds the
     images twice. Every loader of this project but ffcv reads both."""
@@ -47,8 +43,8 @@ class ConversionOptions:
     overwrite: bool = False
     """Replace an earlier conversion in OUTPUT."""
 
-    def check(self) -> None:
-        """Raises UsageError for options that cannot be, or do not go together."""
+    def check(self, output: Path) -> None:
+        """Raises UsageError for options that cannot be, or do not go together, or with the path of the records."""
         beton = self.format == "ffcv"
         for name, value in (("workers", self.workers), ("shard-size", self.shard_size), ("max-side", self.max_side)):
             if value is not None and value < 1:
@@ -61,9 +57,9 @@ class ConversionOptions:
             raise UsageError("--raw is of .beton files; give --format ffcv too")
         if self.shard_size is not None and beton:
             raise UsageError("--shard-size is of tar shards; leave it out, or give --format dali")
-        if beton != (self.output.suffix == SUFFIX):
+        if beton != (output.suffix == SUFFIX):
             ending = f"a file name ending in {SUFFIX}" if beton else f"a folder, whose name does not end in {SUFFIX}"
-            raise UsageError(f"OUTPUT {self.output} does not fit --format {self.format}; give {ending}")
+            raise UsageError(f"OUTPUT {output} does not fit --format {self.format}; give {ending}")
 
     def settings(self) -> ConversionSettings:
         """The options as the conversion takes them."""
@@ -77,26 +73,26 @@ class ConversionOptions:
         )
 
 
-def main(options: ConversionOptions, source: Callable[[], Source]) -> int:
-    """Run the conversion of what `source` opens. Returns the exit code."""
+def main(options: ConversionOptions, source: Callable[[], Source], output: Path) -> int:
+    """Convert what `source` opens into `output`. Returns the exit code."""
     again = "continue, now without --overwrite" if options.overwrite else "continue"
-    return run_command(lambda: _convert(options, source), again=f"run the same command to {again}")
+    return run_command(lambda: _convert(options, source, output), again=f"run the same command to {again}")
 
 
-def _convert(options: ConversionOptions, open_source: Callable[[], Source]) -> None:
-    options.check()
+def _convert(options: ConversionOptions, open_source: Callable[[], Source], output: Path) -> None:
+    options.check(output)
     start = time.monotonic()
     source = open_source()
     try:
         write = convert_to_beton if options.format == "ffcv" else convert
-        conversion = write(source, options.output, options.settings())
+        conversion = write(source, output, options.settings())
     except DamagedImagesError as error:
         for note in error.damaged[:DAMAGED_SHOWN]:
             print(f"damaged: {note.name}: {note.reason}", file=sys.stderr)
         if len(error.damaged) > DAMAGED_SHOWN:
             print(f"... and {len(error.damaged) - DAMAGED_SHOWN} more", file=sys.stderr)
         raise
-    print(_summary(conversion, options.output, time.monotonic() - start))
+    print(_summary(conversion, output, time.monotonic() - start))
 
 
 def _summary(conversion: Conversion, output: Path, seconds: float) -> str:

@@ -21,6 +21,8 @@ from equimod.tools import conversion
 class _Input:
     input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
     """Folder or archive with the files of CIFAR-10."""
+    output: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUTPUT")]
+    """Folder for the records (dali) or file ending in .beton (ffcv); new, or an interrupted conversion to continue."""
     split: Split
     """Which images."""
 
@@ -32,7 +34,7 @@ class Arguments(conversion.ConversionOptions, _Input):
 
 def main() -> int:
     arguments = tyro.cli(Arguments, description=__doc__)
-    return conversion.main(arguments, lambda: cifar10_source(arguments.input, arguments.split))
+    return conversion.main(arguments, lambda: cifar10_source(arguments.input, arguments.split), arguments.output)
 
 
 if __name__ == "__main__":

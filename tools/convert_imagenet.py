@@ -1,4 +1,4 @@
-"""Convert images into records: `equimod convert INPUT OUTPUT --format dali|ffcv`.
+"""Convert images into records: `equimod convert INPUT... OUTPUT --format dali|ffcv`.
 
 INPUT is a folder of images, with one sub-folder a class or without labels; a list of images; a tar or zip archive of
 such a folder; webdataset shards, such as 'train-{0000..0146}.tar'; parquet files of images as Hugging Face publishes
@@ -14,21 +14,25 @@ interrupted.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion import Source, open_sources
+from equimod.pipelines.errors import UsageError
 from equimod.pipelines.records.folder import Labels
 from equimod.tools import conversion
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Input:
-    input: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
-    """Folder or list of images, archive, parquet, pattern of shards, or records."""
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT... OUTPUT")]
+    """What to convert: folders or lists of images, archives, parquet, patterns of shards, or records; several become
+    one. Then the folder for the records (dali) or the file ending in .beton (ffcv); new, or an interrupted conversion
+    to continue."""
     devkit: Path | None = None
     """Archive with the labels of ImageNet's validation images; none: ILSVRC2012_devkit_t12.tar.gz beside INPUT."""
     labels: Labels = "auto"
@@ -43,7 +47,14 @@ class Arguments(conversion.ConversionOptions, _Input):
 
 def main() -> int:
     arguments = tyro.cli(Arguments, description=__doc__)
-    return conversion.main(arguments, lambda: open_source(arguments.input, arguments.devkit, arguments.labels))
+    *inputs, output = arguments.paths or [Path()]
+    return conversion.main(arguments, lambda: _open(inputs, arguments), output)
+
+
+def _open(inputs: Sequence[Path], arguments: Arguments) -> Source:
+    if not inputs:
+        raise UsageError("INPUT or OUTPUT is missing; give what to convert, then where to")
+    return open_sources(inputs, arguments.devkit, arguments.labels)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import UsageError
+from equimod.pipelines.images import open_images
 from equimod.pipelines.progress import track
-from equimod.pipelines.records import Records, open_records
+from equimod.pipelines.records import Records
 from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.manifest import Manifest, Note
 from equimod.pipelines.records.tar import TarRecords
@@ -30,7 +31,7 @@ COLUMNS = 8
 @dataclass(frozen=True)
 class Arguments:
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A .beton file, a folder of records or a folder of images."""
+    """Records, a folder or a list of images, an archive or shards."""
     sheet: Path | None = None
     """Picture to draw, such as sheet.png: samples spread evenly over the records."""
     samples: int = 40
@@ -125,7 +126,7 @@ def contact_sheet(records: Records, samples: int) -> Image.Image:
 
 
 def _inspect(arguments: Arguments) -> None:
-    records = open_records(arguments.path, arguments.labels)
+    records = open_images(arguments.path, arguments.labels)
     print("\n".join(describe(records)))
     if arguments.sheet:
         with durable_file(arguments.sheet) as file:

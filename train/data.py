@@ -5,25 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import torch
+
+from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.cifar import Split, cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.cores import available_cores
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.progress import reading
-from equimod.pipelines.records import open_records
+from equimod.pipelines.images import open_images
+from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, Normalize
+from equimod.pipelines.progress import reading, track
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.train.config import Config, ConfigError
 from equimod.train.distributed import DistInfo, barrier
 
 SHAPES_SAMPLES: dict[Split, int] = {"train": 10_000, "test": 2_000}
+MEASURED = 2048  # images
+SMALLEST_STD = 0.004  # of images that are all alike
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
@@ -33,30 +40,59 @@ def prepare(config: Config, dist_info: DistInfo) -> tuple[Config, Records]:
     shapes is drawn and cifar10 downloaded, once, into $EQUIMOD_CACHE (by default ~/.cache/equimod), where --data is
     not given. Raises ConfigError where that fails or validation classes are unknown, RecordsError for bad records.
     """
-    if config.data is None:
+    if not config.data:
+        assert config.dataset is not None
         make = {"shapes": _draw_shapes, "cifar10": _download_cifar10}[config.dataset]
         cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
         if dist_info.rank == 0:
             for split in SPLITS:
                 _make_once(cache, split, make)
         barrier(dist_info)
-        config = replace(config, data=cache / "train", val=config.val or cache / "test")
+        config = replace(config, data=(cache / "train",), val=config.val or (cache / "test",))
     assert config.data is not None
-    records = open_records(config.data, config.labels)
+    records = open_images(config.data, config.labels)
     if config.online_probe and not records.classes:
-        raise ConfigError(f"online_probe learns from labels, and data={config.data} has none; leave --online-probe out")
-    if config.val is not None:
-        check_classes(records, open_records(config.val, config.labels), config.val)
+        raise ConfigError(
+            f"online_probe learns from labels, and data={spaced(config.data)} has none; leave --online-probe out"
+        )
+    if config.val:
+        check_classes(records, open_images(config.val, config.labels), config.val)
     return config, records
 
 
-def check_classes(train: Records, val: Records, path: Path) -> None:
+def measured_normalization(records: Records, policy: CenterPolicy, *, workers: int | None = None) -> Normalize:
+    """Mean and standard deviation of each channel over the pixels of images x, at most MEASURED of them.
+
+    The same records give the same numbers, to four decimals, on every rank.
+    """
+    identity = Normalize((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    images = AugmentationPolicy(replace(policy, normalize=identity), views=())
+    batch_size = min(64, len(records))
+    pipeline = build_pipeline(records, images, batch_size=batch_size, seed=0, device="cpu", workers=workers)
+    batches = max(1, min(MEASURED // batch_size, len(pipeline)))
+    sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for batch in track(islice(pipeline.epoch(0), batches), batches, "mean and standard deviation", "batches"):
+        assert batch.x is not None
+        x = batch.x.double()
+        sums += x.mean((0, 2, 3)) / batches
+        squares += (x * x).mean((0, 2, 3)) / batches
+    deviation = (squares - sums * sums).clamp(min=0).sqrt()
+    mean, std = ([round(value, 4) for value in values.tolist()] for values in (sums, deviation))
+    return Normalize(tuple(mean), tuple(max(value, SMALLEST_STD) for value in std))
+
+
+def spaced(paths: Sequence[Path]) -> str:
+    """The paths as on a command line."""
+    return " ".join(map(str, paths))
+
+
+def check_classes(train: Records, val: Records, paths: Sequence[Path]) -> None:
     """Raise ConfigError where the validation set has other classes than a training set with labels."""
     unknown = sorted(set(val.classes) - set(train.classes)) if train.classes else []
     if unknown:
         raise ConfigError(
-            f"val={path} has {len(unknown)} classes that the training data does not know, such as {unknown[0]!r}; "
-            "give the validation split of the same data set"
+            f"val={spaced(paths)} has {len(unknown)} classes that the training data does not know, such as "
+            f"{unknown[0]!r}; give the validation split of the same data set"
         )
 
 

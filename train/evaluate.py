@@ -29,10 +29,10 @@ class _Options:
     """Folder of the run, --output of its training."""
     figures: bool = False
     """Loss curves, a sheet of images and views with their parameters, and the equivariance per operator, if known."""
-    train: Path | None = None
-    """Records of labelled training images; none: those of the run."""
-    val: Path | None = None
-    """Records of validation images; none: those of the run, or without labels the training images."""
+    train: tuple[Path, ...] | None = None
+    """Labelled training images; none: those of the run."""
+    val: tuple[Path, ...] | None = None
+    """Validation images; none: those of the run, or without labels the training images."""
     labels: Labels | None = None
     """What labels the images of folders have, as in training; none: as the run was told."""
     checkpoint: Path | None = None
@@ -56,7 +56,7 @@ class _Options:
     def possible(self, chosen: Sequence[str], config: Config, labelled: bool) -> list[str]:
         """Those of the `chosen` evaluators that the data has labels for. ConfigError where one was asked for that it
         has none for, and for labelled data without validation images."""
-        if labelled and config.val is None:
+        if labelled and not config.val:
             raise ConfigError(f"{self.run_dir} names no val images; give --val RECORDS")
         for name in chosen:
             if EVALUATORS[name].needs_labels and not labelled and getattr(self, name):
@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
         labels=options.labels or config.labels,
     )
     config.require_complete()
-    if config.data is None:
+    if not config.data:
         raise ConfigError(f"{options.run_dir} names no train images; give --train RECORDS")
     if not 0 <= options.seed < SEEDS:
         raise ConfigError(f"seed={options.seed} is out of range; give 0 or more and less than {SEEDS}")
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         labelled = bool(trained.train.classes and trained.val.classes)
         possible = options.possible(chosen, config, labelled)
-        if config.val is None:
+        if not config.val:
             print("no validation images: measured on the training images", flush=True)
         evaluate(trained, possible)
         if options.draws_figures():

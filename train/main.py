@@ -14,7 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def train() -> int:
         with wrong_usage_once():
-            config = parse(sys.argv[1:] if argv is None else argv)
+            config = parse(sys.argv[1:] if argv is None else argv, say=print)
         from equimod.train.run import run_training  # only now: torch takes seconds to import, and --help should not
 
         return run_training(config)

@@ -20,14 +20,13 @@ from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.params import Standardizer
-from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records.protocol import Contents, Records
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.timing import StageTimes
 from equimod.train import checkpoint
 from equimod.train.command import refused_settings
 from equimod.train.config import Config, read_recipe
-from equimod.train.data import prepare
+from equimod.train.data import measured_normalization, prepare
 from equimod.train.distributed import (
     DistInfo,
     assert_same_on_all_ranks,
@@ -57,6 +56,7 @@ def run_training(config: Config) -> int:
     with _sigterm() as stop_asked, ExitStack() as stack:
         with refused_settings():
             dist_info = stack.enter_context(process_group(config.system.device))
+            config = config.on_device(dist_info.device.type)
             if dist_info.rank == 0:
                 require_trackers(config.log.to)
             assert_same_on_all_ranks(code_digest(), "the code of equimod", dist_info)
@@ -65,6 +65,7 @@ def run_training(config: Config) -> int:
             assert_same_on_all_ranks(str(resume_from), "the checkpoint to resume from", dist_info)
         config, records = prepare(config, dist_info)
         config, why = with_backend(config, records, resume_from, dist_info)
+        config = with_normalization(config, records, resume_from)
         with refused_settings():
             fingerprint = records.fingerprint()
             assert_same_on_all_ranks(fingerprint, "the content of the training records", dist_info)
@@ -112,7 +113,7 @@ class PreparedRun:
         parameters = sum(p.numel() for p in self.state.model.parameters()) / 1e6
         resumed = f", resumed at step {start_step}" if start_step else ""
         return (
-            f"{config.title} on {config.dataset}: {len(self.records)} images, {config.encoder.arch} width "
+            f"{config.title} on {config.data_name}: {len(self.records)} images, {config.encoder.arch} width "
             f"{config.encoder.width}, {parameters:.1f} M parameters, {ranks} rank(s) on {device}, {config.precision}, "
             f"output {self.folder}{resumed}"
         )
@@ -128,7 +129,7 @@ def code_digest() -> str:
 def build_model(config: Config, records: Contents) -> SSL:
     """The model of a configuration, initialised from its seed, its parameter statistics drawn over the real sizes."""
     torch.manual_seed(config.seed)
-    standardizer = Standardizer.fit(POLICIES[config.policy], records.size) if config.equimod else None
+    standardizer = Standardizer.fit(config.augment, records.size) if config.equimod else None
     return build_ssl(
         config.method,
         config.encoder,
@@ -154,10 +155,21 @@ def with_backend(config: Config, records: Records, resume_from: Path | None, dis
     return replace(config, backend=choice.backend), choice.reason
 
 
+def with_normalization(config: Config, records: Records, resume_from: Path | None) -> Config:
+    """The configuration with the mean and standard deviation that are to be measured; a resumed run keeps its own."""
+    if config.normalize != "measured":
+        return config
+    if resume_from is not None:
+        normalize = read_recipe(resume_from / checkpoint.CONFIG).augment.x.normalize
+    else:
+        normalize = measured_normalization(records, config.augment.x, workers=config.system.workers)
+    return replace(config, augment=config.augment.normalized(normalize))
+
+
 def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> Pipeline:
     return build_pipeline(
         records,
-        POLICIES[config.policy],
+        config.augment,
         backend=config.backend,
         batch_size=config.batch_size,
         seed=config.seed,

@@ -15,6 +15,7 @@ from equimod.benchmarks.gpu_check.workload import config_of, random_batch, state
 from equimod.benchmarks.rehearse import step
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.batch import Batch
+from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.sampler import Cursor
 from equimod.train import checkpoint
 from equimod.train.config import Config
@@ -39,7 +40,7 @@ def _config(job: Job) -> Config:
     """ResNet-18 for CIFAR-10: without max-pool, whose gradient CUDA sums up in any order."""
     config = replace(config_of(job, "simclr", True), batch_size=job.sized(32, 8), precision="fp32")
     encoder = job.sized(EncoderSettings(), config.encoder)
-    return replace(config, encoder=encoder, dataset="cifar10", policy="simclr_cifar10")
+    return replace(config, encoder=encoder, dataset="cifar10", augment=POLICIES["simclr_cifar10"])
 
 
 def _float32(job: Job, config: Config) -> Iterator[Finding]:

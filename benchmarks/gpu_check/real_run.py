@@ -11,7 +11,7 @@ from equimod.benchmarks.gpu_check.clock import synchronize
 from equimod.benchmarks.gpu_check.report import Finding, Job, demand, measured
 from equimod.benchmarks.gpu_check.workload import alone, cifar10
 from equimod.benchmarks.rehearse import step
-from equimod.pipelines.records import open_records
+from equimod.pipelines.images import open_images
 from equimod.pipelines.shapes import draw_dataset
 from equimod.train.config import parse
 from equimod.train.evaluate import main as evaluate
@@ -43,9 +43,9 @@ def run(job: Job) -> Iterator[Finding]:
 
 def _epochs(job: Job, options: Sequence[str]) -> int:
     """As many as both runs have time for, by the time of a few steps with EquiMod."""
-    config = parse([*options, "--equimod", "--output", str(job.scratch / "timed")])
+    config = parse([*options, "--equimod", "--output", str(job.scratch / "timed")]).on_device(job.device.type)
     assert config.data is not None
-    records, here = open_records(config.data), alone(job)
+    records, here = open_images(config.data), alone(job)
     pipeline = training_pipeline(config, records, here)
     state = build_train_state(config, records, len(pipeline), here)
     steps = min(len(pipeline), job.sized(25, 2))

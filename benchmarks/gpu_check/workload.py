@@ -19,7 +19,7 @@ from equimod.benchmarks.rehearse import Photos, batch_without_values, paper_conf
 from equimod.models.settings import EncoderSettings, MethodName
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.params import AugmentationParams, draw
-from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, StoredImage
 from equimod.train.config import Config
@@ -44,6 +44,7 @@ def config_of(job: Job, method: MethodName, equimod: bool) -> Config:
         encoder=EncoderSettings("resnet10", "cifar", 8),
         dataset="cifar10",
         policy="simclr_cifar10",
+        augment=POLICIES["simclr_cifar10"],
         batch_size=4,
         precision="fp32",
         equivariance=replace(config.equivariance, projector=(16, 8), embedding=(8,)),

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from equimod.pipelines.conversion.archive_source import archive_source, matches, pattern_source
+from equimod.pipelines.conversion.joined import join
 from equimod.pipelines.conversion.parquet_source import is_parquet, parquet_files, parquet_source
 from equimod.pipelines.conversion.records_source import records_source
 from equimod.pipelines.conversion.source import Source
@@ -17,7 +19,13 @@ from equimod.pipelines.records.beton import SUFFIX
 from equimod.pipelines.records.folder import LISTS, Labels
 from equimod.pipelines.records.tar import MANIFEST
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "open_source", "open_sources"]
+
+
+def open_sources(paths: Sequence[Path], devkit: Path | None = None, labels: Labels = "auto") -> Source:
+    """The source at one path, or several as one, see `open_source`. Raises RecordsError."""
+    sources = [open_source(path, devkit, labels) for path in paths]
+    return sources[0] if len(sources) == 1 else join(sources, labels)
 
 
 def open_source(path: Path, devkit: Path | None = None, labels: Labels = "auto") -> Source:

@@ -32,10 +32,14 @@ class ArchiveReader:
 
     paths: tuple[Path, ...]
 
+    def content(self, item: Item, length: int | None = None) -> bytes:
+        """The file, or of one that is not compressed its first `length` bytes. Raises OSError."""
+        archive, offset, whole, deflated = item.place
+        return read(self.paths[archive], offset, whole if deflated else min(length or whole, whole), bool(deflated))
+
     def load(self, item: Item) -> CheckedImage:
-        archive, offset, length, deflated = item.place
         try:
-            content = read(self.paths[archive], offset, length, bool(deflated))
+            content = self.content(item)
         except OSError as error:
             raise DamagedImageError(error.strerror or str(error)) from error
         return check_image(content)

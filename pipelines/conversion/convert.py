@@ -113,7 +113,8 @@ def _clear(output: Path) -> None:
 
 def _check_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with another source or other settings than an interrupted run had."""
-    plan = {"version": FORM[1], "source": str(source.path.resolve()), "classes": source.classes, **settings}
+    paths = " + ".join(str(path.resolve()) for path in (source.path, *source.also))
+    plan = {"version": FORM[1], "source": paths, "classes": source.classes, **settings}
     path = output / PROGRESS / "plan.json"
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
@@ -155,7 +156,7 @@ def _finish(source: Source, output: Path, settings: ConversionSettings, done: li
     before = source.origin
     max_side, quality = _reduction(source, settings.shrink)
     manifest = Manifest(
-        source=before.source if before else source.path.resolve().name,
+        source=before.source if before else source.name,
         listing=_listing(source, [part.listing for part in done]),
         max_side=max_side,
         quality=quality,
@@ -220,7 +221,8 @@ def convert(source: Source | Path, output: Path, settings: ConversionSettings) -
     if isinstance(source, Path):
         refuse_inside(source, output)
         source = open_source(source)
-    refuse_inside(source.path, output)
+    for path in (source.path, *source.also):
+        refuse_inside(path, output)
     with lock_output(output, output):
         return convert_locked(source, output, settings)
 

@@ -38,3 +38,9 @@ class Source:
     items: Sequence[Item]  # by ascending index
     reader: Reader
     origin: Manifest | None = None  # where the source is records: what they say about theirs
+    also: tuple[Path, ...] = ()  # other paths, where it is several
+
+    @property
+    def name(self) -> str:
+        """What records say that they were made from."""
+        return " + ".join(path.resolve().name for path in (self.path, *self.also))

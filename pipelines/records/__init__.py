@@ -10,7 +10,7 @@ from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
 
-__all__ = ["Records", "RecordsError", "open_records"]
+__all__ = ["Records", "RecordsError", "open_converted", "open_records"]
 
 
 def open_records(path: Path, labels: Labels = "auto") -> Records:
@@ -18,6 +18,11 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
 
     Raises RecordsError where it is none of these, unreadable, of another format version or not completely converted.
     """
+    return open_converted(path) or FolderRecords(path, labels)
+
+
+def open_converted(path: Path) -> Records | None:
+    """The records at `path`; None where it may be a folder or a list of images. Raises RecordsError for all else."""
     if path.suffix == SUFFIX:
         return BetonRecords(path)
     try:
@@ -34,4 +39,4 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
             f"{path} is no records, folder or list of images; where it is an archive, parquet or stands for shards, "
             f"run equimod convert {path} RECORDS first"
         )
-    return FolderRecords(path, labels)
+    return None

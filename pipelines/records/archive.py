@@ -65,14 +65,27 @@ def _members(path: Path) -> Iterator[Member]:
         ) from error
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed as a whole. RecordsError where it cannot be read."""
+    try:
+        return _compression(path) is not None
+    except OSError as error:
+        raise RecordsError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
+
+
+def _compression(path: Path) -> Any:
+    """The module that opens a file which is compressed as a whole, or None."""
+    with path.open("rb") as file:
+        start = file.read(max(map(len, COMPRESSIONS)))
+    return next((module for magic, module in COMPRESSIONS.items() if start.startswith(magic)), None)
+
+
 def uncompressed(path: Path) -> Path:
     """The archive itself, or where a compressed tar is unpacked to: a file without a name in the system's folder for
     temporary ones, open to this process and its children and gone with this process. Raises RecordsError.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(max(map(len, COMPRESSIONS)))
-        module = next((module for magic, module in COMPRESSIONS.items() if start.startswith(magic)), None)
+        module = _compression(path)
         if module is None:
             return path
         print(f"unpacking {path} into {tempfile.gettempdir()}", flush=True)

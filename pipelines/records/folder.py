@@ -23,6 +23,7 @@ Labels = Literal["auto", "folder", "none"]
 """What labels the images of a folder have: the name of the first folder on their way, or none. auto: that name where
 every image lies in a folder directly below, none where every image lies in the folder itself; otherwise it asks."""
 LISTS = (".txt", ".tsv", ".csv")
+SURVEYED = 100
 HEADER_THREADS = 16  # they wait for the disk, not for a core
 
 
@@ -170,6 +171,14 @@ def _header(path: Path) -> tuple[int, int, int]:
             f"{path} cannot be read: {reason}; repair or remove it, or leave such images out with "
             "equimod convert --on-error skip"
         ) from error
+
+
+def survey_files(path: Path, labels: Labels = "auto") -> tuple[int, NDArray[np.int32]]:
+    """The number of images of a folder or a list, and width and height of SURVEYED of them. Raises RecordsError."""
+    tree = scan(path, labels)
+    count = len(tree.names)
+    some = sorted({number * count // SURVEYED for number in range(SURVEYED)})
+    return count, np.array([_header(tree.path(position))[:2] for position in some], dtype=np.int32)
 
 
 class FolderRecords:

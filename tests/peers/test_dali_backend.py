@@ -22,7 +22,7 @@ from equimod.pipelines.batch import Decoded  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
 from equimod.pipelines.conversion.convert import convert  # noqa: E402
 from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
-from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy  # noqa: E402
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
 from equimod.pipelines.records.protocol import RecordsError  # noqa: E402
 
@@ -92,7 +92,7 @@ def test_two_epochs_read_at_the_same_time_are_those_read_one_after_the_other(ima
 
 
 def test_evaluation_reads_every_sample_in_order_and_a_shorter_last_batch(image_tree: Path) -> None:
-    policy = AugmentationPolicy(EVALUATION_POLICIES["shapes"].x, views=())
+    policy = AugmentationPolicy(POLICIES["simclr_shapes"].x, views=())
     batches = {
         backend: list(
             build_pipeline(

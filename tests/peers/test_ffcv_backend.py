@@ -19,7 +19,7 @@ from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
 from equimod.pipelines.conversion.beton_writer import write_beton  # noqa: E402
 from equimod.pipelines.conversion.convert import convert  # noqa: E402
 from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
-from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy  # noqa: E402
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
 from equimod.pipelines.records.beton import BetonRecords  # noqa: E402
 from equimod.pipelines.records.protocol import RecordsError  # noqa: E402
@@ -115,7 +115,7 @@ def test_torchs_number_of_threads_is_left_alone(beton: Path) -> None:
 
 
 def test_evaluation_reads_every_sample_in_order_and_a_shorter_last_batch(beton: Path) -> None:
-    policy = AugmentationPolicy(EVALUATION_POLICIES["shapes"].x, views=())
+    policy = AugmentationPolicy(POLICIES["simclr_shapes"].x, views=())
     batches = {
         backend: list(
             build_pipeline(open_records(beton), policy, backend=backend, batch_size=10, seed=0, shuffle=False).decoded(

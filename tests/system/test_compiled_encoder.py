@@ -22,7 +22,7 @@ ALONE = DistInfo(0, 0, 1, torch.device("cpu"))
 def config() -> Config:
     recipe = read_recipe(RECIPES / "byol_equimod_cifar10.yaml")
     encoder = replace(recipe.encoder, arch="resnet10", width=8)
-    return replace(recipe, data=Path("records"), batch_size=8, precision="fp32", encoder=encoder)
+    return replace(recipe, data=(Path("records"),), batch_size=8, precision="fp32", encoder=encoder)
 
 
 def _first_losses(config: Config) -> list[float]:

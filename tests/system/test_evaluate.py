@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.policy import EVALUATION_POLICIES
+from equimod.pipelines.policy import POLICIES, evaluation_policy
 from equimod.pipelines.records import open_records
 from equimod.train import evaluation
 from equimod.train.config import SystemSettings, read_recipe
@@ -24,7 +25,7 @@ from equimod.train.evaluation.features import FrozenEncoder, extract
 from equimod.train.evaluation.trained_run import open_trained_run
 from equimod.train.main import main as train
 
-POLICY = EVALUATION_POLICIES["cifar10"]
+POLICY = evaluation_policy(POLICIES["simclr_cifar10"], "cifar10")
 QUICK = ("linear_cached_top1", "linear_cached_top5", "knn_top1", "knn_top5", "equivariance_absolute")
 
 TRAINING = """\
@@ -119,6 +120,37 @@ def test_what_takes_longer_runs_when_asked_for(run: Path, capsys: pytest.Capture
     assert not (run / "figures" / "equivariance.png").exists()  # measured on another checkpoint
 
 
+def test_factors_beside_the_images_are_read_out_when_asked_for(
+    run: Path, image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.symlink_to(image_tree)
+    names = [path.relative_to(image_tree) for path in sorted(image_tree.glob("*/*.jpg"))]
+    rows = "".join(f"{name},{number % 7},{number / 24}\n" for number, name in enumerate(names))
+    (tmp_path / "images-factors.csv").write_text(f"file,place,hue\n{rows}")
+    found = _evaluate(run, "--factors", "--train", str(folder), "--val", str(folder))
+    assert set(found["evaluators"]) == {"factors"}
+    assert {"factors_r2_place", "factors_r2_hue"} <= found.keys()
+    (tmp_path / "images-factors.csv").unlink()
+    (run / "eval.json").unlink()
+    capsys.readouterr()
+    assert main([str(run), "--factors", "--train", str(folder), "--val", str(folder)]) == 2
+    assert f"{folder} has no factors" in _one_line(capsys.readouterr().err)
+    assert not (run / "eval.json").exists()
+
+
+def test_tables_without_a_factor_in_common_are_refused(
+    run: Path, image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, column in (("train", "place"), ("val", "hue")):
+        (tmp_path / split).symlink_to(image_tree)
+        rows = "".join(f"{path.relative_to(image_tree)},1\n" for path in image_tree.glob("*/*.jpg"))
+        (tmp_path / f"{split}-factors.csv").write_text(f"file,{column}\n{rows}")
+    assert main([str(run), "--factors", "--train", str(tmp_path / "train"), "--val", str(tmp_path / "val")]) == 2
+    assert "(place)" in (line := _one_line(capsys.readouterr().err))
+    assert "(hue) have no name in common" in line
+
+
 def test_a_run_without_equimod_is_evaluated_without_equivariance(
     image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,7 +178,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_run_without_validation_images_asks_for_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = run / "config.yaml"
-    config.write_text("".join(line for line in config.open() if not line.startswith("val:")))
+    config.write_text(yaml.safe_dump({**yaml.safe_load(config.read_text()), "val": None}))
     assert main([str(run), "--knn"]) == 2
     assert "names no val images; give --val RECORDS" in _one_line(capsys.readouterr().err)
 

@@ -22,7 +22,6 @@ from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, pi
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.pipelines import build
 from equimod.pipelines.operators import TritonOperators
-from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo
@@ -32,7 +31,9 @@ from equimod.train.run import build_model, build_train_state, training_pipeline
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    return replace(read_recipe(RECIPES / "simclr_equimod_cifar10.yaml"), batch_size=64, data=Path("records"))
+    return replace(
+        read_recipe(RECIPES / "simclr_equimod_cifar10.yaml"), batch_size=64, data=(Path("records"),), precision="bf16"
+    )
 
 
 _peak_bytes = cache(peak_bytes)
@@ -84,9 +85,9 @@ def test_what_the_pipeline_holds_is_what_is_alive_while_it_makes_a_batch(
 
     monkeypatch.setattr(triton_ops, "_launch", lambda *_, **__: None)
     monkeypatch.setattr(build, "operators_for", lambda device: TritonOperators())
-    config = replace(read_recipe(RECIPES / f"{recipe}.yaml"), batch_size=8, backend="native")
+    config = replace(read_recipe(RECIPES / f"{recipe}.yaml"), batch_size=8, backend="native", precision="bf16")
     n, meta = config.batch_size, torch.device("meta")
-    size = POLICIES[config.policy].size
+    size = config.augment.size
     pipeline = training_pipeline(config, DrawnRecords(n, (size, size), raw=True), DistInfo(0, 0, 1, meta))
     decoded = next(pipeline.decoded(0))
     values = len(decoded.images) * n * 3 * size**2

@@ -23,7 +23,7 @@ GPUS = DistInfo(0, 0, 2, torch.device("cuda"))
 def config() -> Config:
     recipe = read_recipe(RECIPES / "byol_equimod_cifar10.yaml")
     encoder = replace(recipe.encoder, arch="resnet10", width=8)
-    return replace(recipe, data=Path("records"), batch_size=8, precision="fp32", encoder=encoder)
+    return replace(recipe, data=(Path("records"),), batch_size=8, precision="fp32", encoder=encoder)
 
 
 class _GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):

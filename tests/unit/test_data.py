@@ -12,7 +12,7 @@ from fake_archives import CIFAR_CLASSES, write_cifar10
 
 from equimod.pipelines.conversion.cifar import ARCHIVE, FOLDER
 from equimod.pipelines.decode import decode
-from equimod.pipelines.records import open_records
+from equimod.pipelines.images import open_images
 from equimod.train import data
 from equimod.train.config import ConfigError, parse
 from equimod.train.distributed import DistInfo
@@ -33,8 +33,8 @@ def test_shapes_are_drawn_once_and_taken_for_training_and_validation(
     config = parse(["--method", "simclr"])
     for times in (2, 0):
         prepared, records = data.prepare(config, ALONE)
-        assert (len(records), len(open_records(prepared.val))) == (40, 20)  # type: ignore[arg-type]
-        assert prepared.data == cache / "shapes" / "train"
+        assert (len(records), len(open_images(prepared.val))) == (40, 20)  # type: ignore[arg-type]
+        assert prepared.data == (cache / "shapes" / "train",)
         assert capsys.readouterr().out.count("making") == times
     assert sorted(path.name for path in (cache / "shapes").iterdir()) == [
         "test",

@@ -18,7 +18,7 @@ ALLOWED = {
     "benchmarks": {"benchmarks", "train", "models", "pipelines"},
 }
 PIPELINES = (
-    {"errors", "durable", "timing", "progress", "workers", "cores"},
+    {"errors", "durable", "timing", "workers", "cores", "progress"},
     {"policy", "philox", "geometry", "params", "sampler", "resolution"},
     {"records"},
     {"codec", "kernel", "decode", "resize"},
@@ -26,6 +26,7 @@ PIPELINES = (
     {"color", "ops", "triton_ops", "operators"},
     {"batch", "prefetch", "build"},
     {"conversion", "shapes"},
+    {"images"},
 )
 """The rooms of pipelines/ in the order of the flow: each imports itself and those before it."""
 TYPES = {"errors", "params", "batch", "records.protocol"}

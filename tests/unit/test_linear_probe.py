@@ -14,14 +14,14 @@ from torch import Tensor
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import EncoderSettings
-from equimod.pipelines.policy import EVALUATION_POLICIES
+from equimod.pipelines.policy import POLICIES, evaluation_policy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.sampler import Sampler
 from equimod.train.evaluation import linear_probe
 from equimod.train.evaluation.features import Features, FrozenEncoder, ViewSet, extract
 from equimod.train.evaluation.linear_probe import ProbeSettings
 
-POLICY = EVALUATION_POLICIES["cifar10"]
+POLICY = evaluation_policy(POLICIES["simclr_cifar10"], "cifar10")
 
 
 def _features(h: Tensor, label: Tensor, classes: int) -> Features:

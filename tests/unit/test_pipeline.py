@@ -16,7 +16,7 @@ from equimod.benchmarks.reference import replay
 from equimod.pipelines.batch import Batch, Decoded
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw
-from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy, CenterPolicy
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import Records, RecordsError
 from equimod.pipelines.resize import CropResizer, center_crop_specs
@@ -155,7 +155,7 @@ def test_without_x_nothing_of_it_is_computed(image_tree: Path) -> None:
 
 
 def test_evaluation_reads_every_sample_in_order(image_tree: Path) -> None:
-    policy = AugmentationPolicy(EVALUATION_POLICIES["shapes"].x, views=())
+    policy = AugmentationPolicy(POLICIES["simclr_shapes"].x, views=())
     batches = list(build_pipeline(open_records(image_tree), policy, batch_size=10, seed=0, shuffle=False).epoch(0))
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(24))
     assert [len(batch) for batch in batches] == [10, 10, 4]

@@ -15,7 +15,7 @@ from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train.evaluation import readout
+from equimod.train.evaluation import readout, ridge
 from equimod.train.evaluation.features import FrozenEncoder, ViewSet
 
 POLICY = POLICIES["simclr_cifar10"]
@@ -45,10 +45,10 @@ def test_weights_and_r2_equal_least_squares_with_a_penalty() -> None:
     train, test = slice(0, 40), slice(40, 60)
     predicted = _reference(features[train], targets[train], features[test])
     expected = 1 - ((targets[test] - predicted) ** 2).sum(0) / ((targets[test] - targets[test].mean(0)) ** 2).sum(0)
-    weights = readout.fit(_moments(features[train], targets[train]), features=5)
+    weights = ridge.fit(_moments(features[train], targets[train]), features=5, ridge=readout.RIDGE)
     bias, slope = weights.numpy()[0], weights.numpy()[1:]
     np.testing.assert_allclose(features[test] @ slope + bias, predicted, rtol=1e-8)
-    np.testing.assert_allclose(readout.r2(weights, _moments(features[test], targets[test])), expected, rtol=1e-8)
+    np.testing.assert_allclose(ridge.r2(weights, _moments(features[test], targets[test])), expected, rtol=1e-8)
 
 
 def test_what_is_linear_in_the_features_is_recovered_and_noise_is_not() -> None:
@@ -56,7 +56,7 @@ def test_what_is_linear_in_the_features_is_recovered_and_noise_is_not() -> None:
     features = rng.normal(size=(4000, 3))
     targets = np.stack([features @ [1, 2, 3] + 5, rng.normal(size=4000), np.full(4000, 0.1)], axis=1)
     moments = _moments(features, targets)
-    linear, noise, constant = readout.r2(readout.fit(moments, features=3), moments).tolist()
+    linear, noise, constant = ridge.r2(ridge.fit(moments, features=3, ridge=readout.RIDGE), moments).tolist()
     assert linear == pytest.approx(1, abs=1e-5)
     assert abs(noise) < 0.01
     assert math.isnan(constant)

@@ -9,7 +9,7 @@ import pytest
 from commands import call
 from numpy.typing import NDArray
 
-from equimod.pipelines.shapes import CLASSES, FIRST_INDEX, Factors, _mask, draw_sample
+from equimod.pipelines.shapes import CLASSES, FIRST_INDEX, ONE_DIRECTION, Factors, _mask, draw_sample
 from equimod.tools.draw_shapes import main
 
 DRAWN = 2000
@@ -93,6 +93,16 @@ def test_outline_turns_with_the_angle() -> None:
 
     assert arrow(0) == pytest.approx((0, -24), abs=2)
     assert arrow(90) == pytest.approx((-24, 0), abs=2)
+
+
+def test_an_outline_has_one_direction_or_looks_the_same_after_a_part_of_a_turn() -> None:
+    for label, name in enumerate(CLASSES):
+        upright, *turned = (
+            _mask(Factors(label, 32, 32, 25, angle, 0, 0, "plain", 0, 0, "plain"))
+            for angle in (0, *(360 * k / n for n in (2, 3, 4, 5) for k in range(1, n)))
+        )
+        least = min(np.abs(mask - upright).mean() for mask in turned)
+        assert least > 0.02 if name in ONE_DIRECTION else least < 0.005, name
 
 
 def test_figure_stands_out_from_the_background(samples: tuple[NDArray[np.uint8], list[Factors]]) -> None:

@@ -36,7 +36,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_a_run_leaves_everything_the_design_names(run: Path, image_tree: Path) -> None:
     config = read_recipe(run / "config.yaml")
-    assert (config.epochs, config.data, config.val) == (4, image_tree, image_tree)
+    assert (config.epochs, config.data, config.val) == (4, (image_tree,), (image_tree,))
     assert [step for step, _ in losses(run)] == list(range(1, STEPS + 1))
     first = events(run)[0]
     assert first["loss"] == pytest.approx(first["invariance"] + first["equivariance"], rel=1e-5)

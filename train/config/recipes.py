@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
@@ -13,14 +14,19 @@ import tyro
 import yaml
 
 from equimod.models.settings import METHOD_NAMES, ConfigError
+from equimod.train.config import augment
 from equimod.train.config.settings import Config, differing, nearest
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-def default_recipe(method: str, dataset: str, equimod: bool) -> Path | None:
-    """The recipe of the paper's (or the embedded) setting, if there is one; with EquiMod, failing that, without."""
-    paths = [RECIPES / f"{method}_{infix}{dataset}.yaml" for infix in (["equimod_", ""] if equimod else [""])]
+def default_recipe(method: str, dataset: str | None, equimod: bool) -> Path | None:
+    """The recipe of the paper's (or the embedded) setting, if there is one; with EquiMod, failing that, without.
+
+    `dataset` None: a set of one's own.
+    """
+    of_dataset = f"_{dataset}" if dataset else ""
+    paths = [RECIPES / f"{method}{infix}{of_dataset}.yaml" for infix in (["_equimod", ""] if equimod else [""])]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -90,6 +96,11 @@ def _leaves(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str =
     for key, value in mapping.items():
         if key not in known:
             raise ConfigError(f"{path}: no setting is called {prefix}{key}{nearest(str(key), known)}")
+        if key == augment.PREFIX:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path}: {key} holds settings of its own, not the value {value!r}")
+            yield from augment.leaves(value)
+            continue
         inner = getattr(settings, key)
         if not is_dataclass(inner):
             yield f"{prefix}{key}", value
@@ -104,9 +115,18 @@ def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
     arguments = [word for key, value in leaves.items() for word in as_options(key, value)]
     try:
         with silence():
-            return tyro.cli(Config, args=arguments, default=base)
+            return read_options(arguments, base)
     except SystemExit:
         return None
+
+
+def read_options(arguments: Sequence[str], base: Config) -> Config:
+    """`base` with the options of a command line. Raises ConfigError; exits 2 through tyro, 0 for --help."""
+    start = copy.copy(base)
+    changed, others = augment.change(base, arguments)
+    object.__setattr__(start, "augment", changed)  # what does not fit in between is not checked: tyro makes another one
+    config: Config = tyro.cli(Config, args=others, default=start, description=Config.__doc__)
+    return config
 
 
 def as_options(key: str, value: Any) -> list[str]:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+from tyro.conf import Fixed, Suppress, arg
 
 from equimod.models.settings import (
     METHOD_NAMES,
@@ -24,7 +25,7 @@ from equimod.models.settings import (
     require_at_least,
     require_positive,
 )
-from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES
+from equimod.pipelines.policy import OPERATORS, POLICIES, AugmentationPolicy, evaluation_policy
 from equimod.pipelines.resolution import Resolution
 
 SEEDS = 2**64
@@ -111,18 +112,19 @@ class _RunSettings:
     """Add the prediction of rotations of E-SSL beside the method."""
     online_probe: bool = False
     """Train a linear classifier on detached representations beside the run and log its accuracy (probe_top1)."""
-    dataset: Literal["shapes", "cifar10", "imagenet"] = "shapes"
-    """shapes is drawn and needs nothing; cifar10 is downloaded where --data is not given."""
-    data: Path | None = None
-    """Records of the training images, or a folder of images."""
+    dataset: Literal["shapes", "cifar10", "imagenet"] | None = None
+    """A data set whose settings are known; none: images of one's own in --data, or else shapes. shapes is drawn and
+    needs nothing; cifar10 is downloaded where --data is not given."""
+    data: tuple[Path, ...] | None = None
+    """Training images: records, a folder or a list of images, an archive or shards; several are taken together."""
     labels: Labels = "auto"
     """What labels the images of a folder have: folder, the name of the first folder on their way; none; auto: whichever
     is plain. Training itself reads none."""
-    val: Path | None = None
-    """Records of the validation images, kept for evaluate.py."""
+    val: tuple[Path, ...] | None = None
+    """Validation images, kept for evaluate.py."""
     output: Path | None = None
-    """Folder of the run; none: runs/METHOD[-equimod][-essl]-DATASET."""
-    config: Path | None = None
+    """Folder of the run; none: runs/METHOD[-equimod][-essl]-DATASET, or with the name of --data in its place."""
+    config: Annotated[Path | None, arg(aliases=["--recipe"])] = None
     """A recipe in place of the one of the method and data set: a file, or the name of one of this project's."""
     backend: Literal["auto", "native", "dali", "ffcv"] = "auto"
     """What decodes and crops; auto takes the fastest that is installed and fits, and says which."""
@@ -134,8 +136,9 @@ class _RunSettings:
     """Chunks in which a rank's images go through the encoder, for batches that do not fit at once (GradCache, Gao et
     al., 2021). Losses compare the whole batch, and the gradient is that of the whole batch. Batch norms of the encoder
     see one chunk at a time; the encoder runs forward twice."""
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    """Precision of the forward pass; weights, losses and the optimizer stay float32. TF32 is off in all of them."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Precision of the forward pass; auto: bf16 on a GPU, fp32 on a CPU. Weights, losses and the optimizer stay
+    float32. TF32 is off in all of them."""
     gradients: Literal["fp32", "bf16"] = "fp32"
     """Precision in which the ranks of a run add up their gradients. bf16 halves what they send, and rounds it."""
     seed: int = 0
@@ -145,7 +148,15 @@ class _RunSettings:
     overwrite: bool = False
     """Delete the run that --output holds and start anew."""
     policy: str = "simclr_shapes"
-    """Name of the augmentation policy."""
+    """Name of the augmentation policy. Every field of it is a setting, such as --augment.crop.scale 0.2 1 for all
+    views, --augment.views.0.jitter.hue 0.2 for one, --augment.blur None."""
+    augment: Suppress[Fixed[AugmentationPolicy]] = POLICIES["simclr_shapes"]
+    """The policy with these changes."""
+    image_size: int | None = None
+    """Side of the images in pixels; none: that of the policy. A blur grows with it."""
+    normalize: Literal["given", "measured"] = "given"
+    """Mean and standard deviation that are taken off: given with the policy or by --augment.normalize.mean and .std, or
+    measured over the training images."""
     shuffle_window: int | None = None
     """Shuffle within about this many neighbours, for cold disks; none: over the whole set."""
     encoder: EncoderSettings = EncoderSettings()
@@ -198,17 +209,21 @@ class Config(MethodSettings, _RunSettings):
         if self.policy not in POLICIES:
             hint = nearest(self.policy, POLICIES)
             raise ConfigError(f"policy={self.policy}: no such policy{hint}; give one of {', '.join(POLICIES)}")
-        size, needed = POLICIES[self.policy].size, EVALUATION_POLICIES[self.dataset].size
-        if size != needed:
-            fitting = [name for name, policy in POLICIES.items() if policy.size == needed]
+        if self.image_size is not None and self.image_size != self.augment.size:
             raise ConfigError(
-                f"policy={self.policy} makes images of {size} pixels, dataset={self.dataset} is evaluated at {needed}; "
-                f"give --policy {' or '.join(fitting)}"
+                f"image_size={self.image_size} and augment.x.size={self.augment.size} contradict each other; leave the "
+                "sizes of augment out"
             )
+        for name in OPERATORS:
+            if len({getattr(view, name) is None for view in self.augment.views}) > 1:
+                raise ConfigError(
+                    f"augment.{name} is part of some views alone, and all have one encoding; where it is not wanted, "
+                    f"give it a probability of 0, such as --augment.views.0.{name}.p 0"
+                )
 
     def resolution_by_epoch(self) -> Resolution:
         """The size of the images in every epoch. ConfigError where it does not come out."""
-        size, start, until = POLICIES[self.policy].size, self.resolution.start, self.resolution.until
+        size, start, until = self.augment.size, self.resolution.start, self.resolution.until
         if start is None:
             return Resolution((size,))
         rising = round(until * self.epochs)
@@ -226,13 +241,31 @@ class Config(MethodSettings, _RunSettings):
         """Raise ConfigError where something is missing that a recipe may leave to the command line."""
         if self.method == "none" and not (self.equimod or self.essl):
             raise ConfigError("method=none has nothing to learn from; give --equimod or --essl as well")
-        if self.dataset == "imagenet" and self.data is None:
+        if self.dataset == "imagenet" and not self.data:
             raise ConfigError("data is missing; convert ImageNet with equimod convert and give --data RECORDS")
+        if self.dataset is None and not self.data:
+            raise ConfigError("data is missing; give --data IMAGES, or --dataset shapes")
 
     def run_folder(self) -> Path:
         """Where the run goes."""
         beside = ("-equimod" if self.equimod else "") + ("-essl" if self.essl else "")
-        return self.output or Path("runs") / f"{self.method}{beside}-{self.dataset}"
+        return self.output or Path("runs") / f"{self.method}{beside}-{self.data_name}"
+
+    def on_device(self, kind: str) -> Config:
+        """With the precision that `auto` stands for on a "cuda" or a "cpu"."""
+        if self.precision != "auto":
+            return self
+        return replace(self, precision="bf16" if kind == "cuda" else "fp32")
+
+    @property
+    def data_name(self) -> str:
+        """The name of the data set, for people: that of --data for a set of one's own."""
+        return self.dataset or "-".join(path.resolve().stem for path in self.data or ())
+
+    @property
+    def evaluation_policy(self) -> AugmentationPolicy:
+        """The view that classifiers on the frozen encoder are trained on, and x to test on."""
+        return evaluation_policy(self.augment, self.dataset)
 
     @property
     def title(self) -> str:
@@ -247,6 +280,8 @@ class Config(MethodSettings, _RunSettings):
 
 def differences(config: Config, other: Config) -> list[str]:
     """The settings that change a run's result and differ, as `key=value (was value)`."""
+    if config.normalize == other.normalize == "measured":  # over the same images, which is checked elsewhere
+        config = replace(config, augment=config.augment.normalized(other.augment.x.normalize))
     mine, theirs = (
         {key: value for key, value in asdict(c).items() if key not in _NOT_OF_THE_RESULT} for c in (config, other)
     )
@@ -256,11 +291,18 @@ def differences(config: Config, other: Config) -> list[str]:
 def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
     found = []
     for key, value in mine.items():
-        if isinstance(value, Mapping):
-            found += differing(value, theirs[key], f"{prefix}{key}.", was)
-        elif value != theirs[key]:
-            found.append(f"{prefix}{key}={value}" + (f" (was {theirs[key]})" if was else ""))
+        before = theirs[key]
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            found += differing(value, before, f"{prefix}{key}.", was)
+        elif value != before and prefix == "augment." and key == "views":
+            found += differing(_numbered(value), _numbered(before), f"{prefix}{key}.", was)
+        elif value != before:
+            found.append(f"{prefix}{key}={value}" + (f" (was {before})" if was else ""))
     return found
+
+
+def _numbered(views: Iterable[Any]) -> dict[str, Any]:
+    return {str(number): view for number, view in enumerate(views)}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -271,6 +313,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(inner) for inner in value]
     return str(value) if isinstance(value, Path) else value

@@ -51,6 +51,9 @@ EVALUATORS: dict[str, Entry] = {
     "readout": Entry(
         "How much of a view's parameters a linear map recovers from the representations of image and view, R2."
     ),
+    "factors": Entry(
+        "How much of the numbers in factors.csv beside the images a linear map recovers from the representations, R2."
+    ),
     "linear": Entry(
         "Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder.", needs_labels=True
     ),

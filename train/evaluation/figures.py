@@ -1,12 +1,16 @@
-"""Figures of a run: the losses over its steps, and a sheet of images and views with the parameters that made them."""
+"""Figures of a run: the losses over its steps, a sheet of images and views with the parameters that made them, and the
+scores of several runs side by side."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -16,11 +20,13 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy, Normalize
 from equimod.pipelines.records.protocol import Records
+from equimod.train.evaluation.comparison import ACCURACIES, FACTOR, Settings, factor_title, measured
 from equimod.train.report import read_events
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")
 _LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange", "rotation": "tab:red"}
 _SAMPLES, _SAMPLES_A_ROW = 6, 2
+_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # of settings, over and over
 _DOTS_UP_TO = 50  # entries: a line through fewer is drawn with its points
 
 
@@ -83,6 +89,45 @@ def draw_equivariance(found: Mapping[str, float], path: Path, title: str) -> Non
         axes.set(ylabel=f"{form} equivariance")
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def draw_comparison(settings: Settings, path: Path, title: str) -> None:
+    """Draw accuracies and read-outs of factors as bars, a colour a setting and a dot a seed, as PNG, durably."""
+    names = measured(settings)
+    accuracies = {name: ACCURACIES[name].replace(" on", "\non") for name in names if name in ACCURACIES}
+    factors = {name: factor_title(name).replace(" ", "\n") for name in names if name.startswith(FACTOR)}
+    panels = {"class found, % of the images": accuracies, "R2 of a linear read-out": factors}
+    shown = {label: titles for label, titles in panels.items() if titles}
+    figure = Figure(figsize=(max(5, 1.5 + 1.1 * (len(accuracies) + len(factors))), 4), layout="constrained")
+    figure.suptitle(title)
+    if shown:
+        axes = figure.subplots(1, len(shown), width_ratios=[*map(len, shown.values())], squeeze=False)[0]
+        for ax, (label, titles) in zip(axes, shown.items(), strict=True):
+            _draw_bars(ax, titles, settings)
+            ax.set_ylabel(label)
+        handles = [bars for bars in axes[0].containers if isinstance(bars, BarContainer)]
+        figure.legend(
+            handles=handles, labels=[*settings], loc="outside lower center", ncols=len(settings), frameon=False
+        )
+    _save(figure, path)
+
+
+def _draw_bars(axes: Axes, titles: Mapping[str, str], settings: Settings) -> None:
+    """The scores named `titles`, in groups of a bar a setting."""
+    width = 0.8 / len(settings)
+    for place, (runs, color) in enumerate(zip(settings.values(), cycle(_COLORS), strict=False)):
+        left = [number + width * (place - (len(settings) - 1) / 2) for number in range(len(titles))]
+        scores = [[run["eval"][name] for run in runs if name in run["eval"]] for name in titles]
+        heights = [statistics.mean(of_seeds) if of_seeds else 0 for of_seeds in scores]
+        bars = axes.bar(left, heights, width=width, color=color)
+        digits = [1 if name in ACCURACIES else 2 for name in titles]
+        axes.bar_label(bars, [f"{h:.{d}f}" for h, d in zip(heights, digits, strict=True)], padding=4, fontsize=8)
+        for x, of_seeds in zip(left, scores, strict=True):
+            axes.plot([x] * len(of_seeds), of_seeds, ls="", marker=".", ms=4, color="black")
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_xticks(range(len(titles)), titles.values())
+    axes.margins(y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def describe(params: AugmentationParams, sample: int, size: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from equimod.pipelines.durable import durable_file
 from equimod.train.config import ConfigError
+from equimod.train.data import spaced
 from equimod.train.evaluation import figures, load
 from equimod.train.evaluation.trained_run import TrainedRun
 
@@ -26,9 +27,9 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
         used = {
             **evaluator.SETTINGS,
             "seed": trained.seed,
-            "train": str(trained.config.data),
+            "train": spaced(trained.config.data or ()),
             "train_images": len(trained.train),
-            "val": str(trained.config.val),
+            "val": spaced(trained.config.val or ()),
             "val_images": len(trained.val),
             "seconds": round(time.perf_counter() - began, 2),
         }
@@ -40,7 +41,7 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
 def draw_figures(trained: TrainedRun) -> None:
     """Draw loss.png, views.png and, once it is measured, equivariance.png into the run's figures/."""
     config, folder = trained.config, trained.folder / "figures"
-    figures.draw_losses(trained.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.dataset}")
+    figures.draw_losses(trained.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.data_name}")
     figures.draw_views(
         trained.train, trained.policy, folder / "views.png", seed=config.seed, window=config.shuffle_window
     )
@@ -48,7 +49,7 @@ def draw_figures(trained: TrainedRun) -> None:
     found = _read_results(trained.folder / "eval.json")
     if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
         drawn.append(folder / "equivariance.png")
-        figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.dataset}")
+        figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.data_name}")
     print(f"figures: {', '.join(map(str, drawn))}", flush=True)
 
 

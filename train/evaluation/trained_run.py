@@ -12,8 +12,8 @@ import torch
 
 from equimod.models.equimod import EquiMod
 from equimod.models.ssl import SSL
-from equimod.pipelines.policy import EVALUATION_POLICIES, POLICIES, AugmentationPolicy
-from equimod.pipelines.records import open_records
+from equimod.pipelines.images import open_images
+from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 from equimod.train import checkpoint
 from equimod.train.config import Config
@@ -49,7 +49,7 @@ class TrainedRun:
     @property
     def policy(self) -> AugmentationPolicy:
         """The augmentation policy of the training."""
-        return POLICIES[self.config.policy]
+        return self.config.augment
 
     @cached_property
     def encoder(self) -> FrozenEncoder:
@@ -68,7 +68,7 @@ class TrainedRun:
         return self._features(self.val)
 
     def _features(self, records: Records) -> Features:
-        x = EVALUATION_POLICIES[self.config.dataset].x
+        x = self.config.evaluation_policy.x
         return extract(self.encoder, records, x, self.train.classes, workers=self.workers)
 
 
@@ -84,9 +84,9 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
     if path is None:
         raise checkpoint.CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
     assert config.data is not None
-    train = val = open_records(config.data, config.labels)
-    if config.val is not None:
-        val = open_records(config.val, config.labels)
+    train = val = open_images(config.data, config.labels)
+    if config.val:
+        val = open_images(config.val, config.labels)
         check_classes(train, val, config.val)
     identity = _identity(path)
     model = build_model(config, train)

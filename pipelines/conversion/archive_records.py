@@ -1,0 +1,93 @@
+"""Archives as records: images that are read where they lie."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from equimod.pipelines.conversion.archive_source import ArchiveReader
+from equimod.pipelines.conversion.source import Source
+from equimod.pipelines.progress import track
+from equimod.pipelines.records.folder import HEADER_THREADS
+from equimod.pipelines.records.protocol import RecordsError, content_digest
+
+HEADER = 64 * 2**10  # bytes, that tell the size of most images
+
+
+class ArchiveRecords:
+    """The images of archives as records. Opening them reads the header of every image.
+
+    Raises RecordsError where one is damaged.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source, self._reader = source, archive_reader(source)
+        self.classes = source.classes
+        self.label = np.array([item.label for item in source.items], dtype=np.int64)
+        self.index = np.arange(len(source.items), dtype=np.int64)
+        self.length = np.array([source.reader.length(item) for item in source.items], dtype=np.int64)
+        self.raw, self.manifest, self.form = False, None, "archive of images"
+        self.size = self.stored_size = image_sizes(source, range(len(source.items)))
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, position: int) -> bytes:
+        """The file as it is. Raises RecordsError where it cannot be read."""
+        try:
+            return self._reader.content(self._source.items[position])
+        except OSError as error:
+            raise _unreadable(self.name(position), error.strerror or str(error)) from error
+
+    def will_read(self, positions: NDArray[np.int64]) -> None:
+        """Nothing: the system reads ahead as it sees fit."""
+
+    def source(self, position: int) -> str:
+        """Path of the image in the source."""
+        return self._source.items[position].name
+
+    def name(self, position: int) -> str:
+        """The source, and the path there."""
+        return f"{self._source.path}: {self._source.items[position].name}"
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digest, equal for equal samples in the same order."""
+        return content_digest(self.classes, self.index, self.label, self.size, self.length)
+
+
+def archive_reader(source: Source) -> ArchiveReader:
+    """The reader of a source that is an archive."""
+    assert isinstance(source.reader, ArchiveReader)
+    return source.reader
+
+
+def image_sizes(source: Source, positions: range) -> NDArray[np.int32]:
+    """Width and height (N,2) of images of an archive, by their headers. Raises RecordsError."""
+    reader = archive_reader(source)
+
+    def size(position: int) -> tuple[int, int]:
+        item = source.items[position]
+        try:
+            try:
+                return _size(reader.content(item, HEADER))
+            except (OSError, SyntaxError, ValueError):  # a header that is longer
+                return _size(reader.content(item))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise _unreadable(f"{source.path}: {item.name}", "it is no image, or a damaged one") from error
+
+    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+        sizes = track(pool.map(size, positions), len(positions), "reading headers", "images")
+        return np.array(list(sizes), dtype=np.int32)
+
+
+def _size(content: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(content)) as image:
+        return image.size
+
+
+def _unreadable(name: str, reason: str) -> RecordsError:
+    return RecordsError(f"{name} cannot be read: {reason}; leave such images out with equimod convert --on-error skip")

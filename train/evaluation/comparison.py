@@ -1,0 +1,63 @@
+"""Runs beside one another: what their representations tell of the class, and of everything else that is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from equimod.train.evaluation.summary import mean_and_deviation
+from equimod.train.evaluation.table import Table
+
+ACCURACIES = {
+    "linear_top1": "linear top-1",
+    "linear_cached_top1": "linear top-1 on cached features",
+    "knn_top1": "kNN top-1",
+}
+"""Scores of the class in percent: name in eval.json, and what it is called."""
+FACTOR = "factors_r2_"
+"""What the names of the other read-outs begin with."""
+_EQUIVARIANCES = {"equivariance_absolute": "absolute equivariance", "equivariance_relative": "relative equivariance"}
+
+Settings = dict[str, list[dict[str, Any]]]
+"""The runs, as `summary.summary` makes them, of every setting by its title."""
+
+
+def settings_of(result: dict[str, Any]) -> Settings:
+    """Those of a result that holds `rows`, each with its `title` and its `runs`."""
+    return {row["title"]: row["runs"] for row in result["rows"] if row["runs"]}
+
+
+def measured(settings: Settings) -> list[str]:
+    """Names in eval.json of the scores that any run has, in the order of a table: class, factors, equivariance."""
+    found = list(dict.fromkeys(name for runs in settings.values() for run in runs for name in run["eval"]))
+    factors = [name for name in found if name.startswith(FACTOR)]
+    return [*(n for n in ACCURACIES if n in found), *factors, *(n for n in _EQUIVARIANCES if n in found)]
+
+
+def factor_title(name: str) -> str:
+    """`factors_r2_background_hue` as "background hue"."""
+    return name.removeprefix(FACTOR).replace("_", " ")
+
+
+def rows(result: dict[str, Any]) -> list[Table]:
+    """A row a measure and a column a setting, with the mean over its seeds, of a result as in `settings_of`."""
+    settings = settings_of(result)
+    cells = []
+    for name in measured(settings):
+        scores = [[run["eval"].get(name) for run in runs] for runs in settings.values()]
+        cells.append([_title(name), *(mean_and_deviation(of, 1 if name in ACCURACIES else 3) for of in scores)])
+    minutes = [mean_and_deviation([run["seconds"] / 60 for run in runs], 1) for runs in settings.values()]
+    return [Table(["", *settings], [*cells, ["minutes of training", *minutes]])]
+
+
+def caption(result: dict[str, Any]) -> str:
+    """What stands under `rows` in a document."""
+    every = [run for runs in settings_of(result).values() for run in runs]
+    sizes = {f"{run['arch']} width {run['width']}, {run['epochs']} epochs of {run['images']:,} images" for run in every}
+    seeds = len({run["seed"] for run in every})
+    return f"{'; '.join(sorted(sizes))}. Means ± standard deviation over {seeds} seed(s), on the test images."
+
+
+def _title(name: str) -> str:
+    if name in ACCURACIES:
+        return f"class, {ACCURACIES[name]}, %"
+    return _EQUIVARIANCES.get(name, f"{factor_title(name)}, R2")
