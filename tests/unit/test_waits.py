@@ -26,6 +26,7 @@ from equimod.pipelines.shapes import draw_dataset
 from equimod.tools.inspect_records import verify
 from equimod.tools.pack_gpu_check import ImageSet, _pack_images
 from equimod.train import data
+from equimod.train.evaluation.factors import measure
 from equimod.train.evaluation.features import Features
 from equimod.train.evaluation.knn import classify
 
@@ -157,6 +158,12 @@ def test_nearest_neighbours(told: Any) -> None:
     features = Features(torch.rand(300, 4), torch.zeros(300, dtype=torch.int64), ("a", "b"))
     dict(classify(features, features))
     assert "nearest neighbours: 1 of 2 batches" in told()
+
+
+def test_factors(told: Any) -> None:
+    h, of_both = torch.rand(60, 3), {"x": torch.rand(60).double(), "y": torch.rand(60).double()}
+    dict(measure(h, of_both, h, of_both))
+    assert "reading out: 1 of 2 factors" in told()
 
 
 def test_packing_images_for_a_machine_without_a_network(image_tree: Path, tmp_path: Path, told: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from equimod.pipelines.progress import track
 from equimod.train.config import ConfigError
 from equimod.train.evaluation import Values
 from equimod.train.evaluation.factor_table import read_factors
@@ -58,11 +59,11 @@ def measure(h_train: Tensor, train: Mapping[str, Tensor], h_val: Tensor, val: Ma
     factor that never varies is left out.
     """
     h_train, h_val = h_train.double(), h_val.double()
-    for name in train:
-        if name in val:
-            score = _score(h_train, train[name], h_val, val[name], PERIODS.get(name))
-            if not math.isnan(score):
-                yield f"factors_r2_{name}", score
+    of_both = [name for name in train if name in val]
+    for name in track(of_both, len(of_both), "reading out", "factors"):
+        score = _score(h_train, train[name], h_val, val[name], PERIODS.get(name))
+        if not math.isnan(score):
+            yield f"factors_r2_{name}", score
 
 
 def _score(h_train: Tensor, train: Tensor, h_val: Tensor, val: Tensor, period: float | None) -> float:
