@@ -20,11 +20,10 @@ FOLDERS := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
 	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
 	touch $@
 
-# Images and records are made once; both runs are made anew each time. On the CPU and in fp32, so that they are the same
-# anywhere: bf16 takes ten times as long where the processor has no instructions for it.
+# Images and records are made once; both runs are made anew each time. On the CPU, so that they are the same anywhere.
 SPLITS := train test
 DEMO_TRAIN = $(BIN)/equimod train --method simclr --dataset shapes --data $(DEMO)/records/train --val $(DEMO)/records/test \
-    --system.device cpu --precision fp32 --overwrite
+    --system.device cpu --overwrite
 demo: $(SPLITS:%=$(DEMO)/records/%/manifest.json) $(SPLITS:%=$(DEMO)/records/%-factors.csv)
 	$(DEMO_TRAIN) --output $(DEMO)/simclr
 	$(DEMO_TRAIN) --equimod --output $(DEMO)/simclr-equimod

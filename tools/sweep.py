@@ -67,7 +67,7 @@ _WEIGHTS = {"0": 90.96, "0.1": 92.07, "0.2": 92.31, "0.5": 92.37, "1": 92.79, "2
 _TEMPERATURES = {"0.05": 92.13, "0.1": 92.13, "0.2": 92.79, "0.5": 92.31, "1": 92.14}
 _BATCHES = {"64": 92.23, "128": 92.24, "256": 92.38, "512": 92.79, "1024": 92.23}
 
-_ON_CPUS = ("--system.device", "cpu", "--precision", "fp32")
+_ON_CPUS = ("--system.device", "cpu")
 
 _METHODS = (
     Row("simclr", "SimCLR", 90.96, equimod=False),

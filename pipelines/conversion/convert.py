@@ -113,7 +113,7 @@ def _clear(output: Path) -> None:
 
 def _check_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
     """Refuse to go on with another source or other settings than an interrupted run had."""
-    paths = " + ".join(str(path.resolve()) for path in (source.path, *source.also))
+    paths = " + ".join(str(path.resolve()) for path in source.paths)
     plan = {"version": FORM[1], "source": paths, "classes": source.classes, **settings}
     path = output / PROGRESS / "plan.json"
     path.parent.mkdir(exist_ok=True)
@@ -221,7 +221,7 @@ def convert(source: Source | Path, output: Path, settings: ConversionSettings) -
     if isinstance(source, Path):
         refuse_inside(source, output)
         source = open_source(source)
-    for path in (source.path, *source.also):
+    for path in source.paths:
         refuse_inside(path, output)
     with lock_output(output, output):
         return convert_locked(source, output, settings)

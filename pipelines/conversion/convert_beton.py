@@ -42,7 +42,7 @@ def convert_to_beton(source: Source, output: Path, settings: ConversionSettings)
     """
     if output.suffix != SUFFIX:
         raise RecordsError(f"{output} does not end in {SUFFIX}; give a file name that does")
-    for path in (source.path, *source.also):
+    for path in source.paths:
         refuse_inside(path, output)
     raw = settings.raw or bool(source.origin and source.origin.raw)  # pixels stay pixels
     settings = replace(settings, raw=raw, shard_size=SHARD_SIZE)

@@ -41,6 +41,11 @@ class Source:
     also: tuple[Path, ...] = ()  # other paths, where it is several
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.path, *self.also
+
+    @property
     def name(self) -> str:
         """What records say that they were made from."""
-        return " + ".join(path.resolve().name for path in (self.path, *self.also))
+        return " + ".join(path.resolve().name for path in self.paths)

@@ -31,7 +31,7 @@ POLICY = POLICIES["simclr_shapes"]
 
 def _pipeline(path: Path, backend: str = "dali", **settings: object) -> Pipeline:
     settings = {"batch_size": 8, "seed": 3, "workers": 2} | settings
-    return build_pipeline(open_records(path), POLICY, backend=backend, **settings)  # type: ignore[arg-type]
+    return build_pipeline(open_records(path), POLICY, backend=backend, **settings)
 
 
 def _images(batch: Decoded) -> tuple[torch.Tensor, ...]:

@@ -40,7 +40,7 @@ def beton(image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _pipeline(path: Path, **settings: object) -> Pipeline:
     settings = {"backend": "ffcv", "batch_size": 8, "seed": 3, "workers": 2} | settings
-    return build_pipeline(open_records(path), POLICY, **settings)  # type: ignore[arg-type]
+    return build_pipeline(open_records(path), POLICY, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def test_bytes_are_those_of_the_source_files(imagenet_sample: Path, tar: TarReco
     assert len(records) == 334
     for position in range(len(records)):
         expected = (imagenet_sample / records.source(position)).read_bytes()
-        assert bytes(records.read(position)) == bytes(tar.read(position)) == expected  # type: ignore[arg-type]
+        assert bytes(records.read(position)) == bytes(tar.read(position)) == expected
     assert records.fingerprint() == tar.fingerprint()
 
 

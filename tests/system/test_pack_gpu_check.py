@@ -47,7 +47,7 @@ def test_a_pack_installs_without_an_index_and_runs_the_check(
     data = tmp_path / "archives"
     _zip(image_tree, data / "imagenet_sample.zip")
     folder = tmp_path / "carried pack"
-    arguments = Arguments(folder, HERE, platform.machine(), data)  # type: ignore[arg-type]
+    arguments = Arguments(folder, HERE, platform.machine(), data)
     pack(arguments, (ImageSet("imagenet", "imagenet_sample.zip", "", 9),))
 
     without = subprocess.run([bare_python, "-c", "import tyro"], capture_output=True, check=False)
@@ -97,7 +97,7 @@ def test_images_are_taken_of_every_class_in_turn() -> None:
 def test_a_pack_for_another_processor_or_python_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     other = "aarch64" if platform.machine() == "x86_64" else "x86_64"
     with pytest.raises(PackError, match="make the pack on one like that"):
-        pack_gpu_check._copy_jpeg(tmp_path / "jpeg", other)  # type: ignore[arg-type]
+        pack_gpu_check._copy_jpeg(tmp_path / "jpeg", other)
     with pytest.raises(PackError, match="pip cannot download the wheels"):
         pack(Arguments(tmp_path / "pack", "2.7", "x86_64", None))
     assert not list(tmp_path.iterdir())

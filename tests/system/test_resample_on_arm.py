@@ -39,7 +39,7 @@ def _case(image: NDArray[np.uint8], boxes: list[Box], size: int, mode: str, at_e
     (height, width, _), stride = image.shape, image.strides[0]
     first_to_last = np.lib.stride_tricks.as_strided(image, ((height - 1) * stride + 3 * width,), (1,))
     header = np.array([width, height, stride, len(boxes), at_end], dtype=np.int64)
-    specs = crop_specs(np.array(boxes), size, mode)  # type: ignore[arg-type]
+    specs = crop_specs(np.array(boxes), size, mode)
     return header.tobytes() + specs.tobytes() + first_to_last.tobytes()
 
 

@@ -62,7 +62,7 @@ def test_augmented_views_are_normalised_and_crops_are_not(image_tree: Path) -> N
     records, policy = open_records(image_tree), POLICIES["byol_cifar10"]
     for augmented, dtype in ((False, torch.uint8), (True, torch.float32)):
         x, *views = _PillowViews(records, policy, augmented)[3][:3]
-        assert [(image.shape, image.dtype) for image in (x, *views)] == [((3, 32, 32), dtype)] * 3  # type: ignore[union-attr]
+        assert [(image.shape, image.dtype) for image in (x, *views)] == [((3, 32, 32), dtype)] * 3
 
 
 def test_operators_one_by_one_give_the_same_views() -> None:

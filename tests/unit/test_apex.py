@@ -41,7 +41,7 @@ def encoder(config: Config) -> Encoder:
 
 def test_apex_takes_over_the_batch_norms_of_images(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("apex.contrib.cudnn_gbn")
-    module.GroupBatchNorm2d = _GroupBatchNorm2d  # type: ignore[attr-defined]
+    module.GroupBatchNorm2d = _GroupBatchNorm2d
     for name in ("apex", "apex.contrib"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "apex.contrib.cudnn_gbn", module)

@@ -103,7 +103,7 @@ def test_a_setting_may_be_written_as_in_a_recipe() -> None:
 def test_views_of_a_recipe_may_be_a_list(tmp_path: Path) -> None:
     text = "dataset: shapes\naugment: {views: [{jitter: {hue: 0.3}}, {blur: {p: 0.1}}], gray: {p: 0.4}}"
     views = _read(text, tmp_path).augment.views
-    assert [(v.jitter.hue, v.blur.p, v.gray.p) for v in views] == [(0.3, 0.5, 0.4), (0.1, 0.1, 0.4)]  # type: ignore[union-attr]
+    assert [(v.jitter.hue, v.blur.p, v.gray.p) for v in views] == [(0.3, 0.5, 0.4), (0.1, 0.1, 0.4)]
 
 
 def test_an_operator_is_left_out_by_none_and_others_stay() -> None:
@@ -130,7 +130,7 @@ def test_an_operator_may_go_and_come_back_in_two_layers(tmp_path: Path) -> None:
 def test_the_image_size_scales_the_policy() -> None:
     config = parse([*BASE, "--policy", "simclr_imagenet", "--image-size", "96"])
     assert config.augment == POLICIES["simclr_imagenet"].at(96)
-    assert (config.augment.size, config.augment.x.resize, config.augment.views[0].blur.kernel_size) == (96, 110, 11)  # type: ignore[union-attr]
+    assert (config.augment.size, config.augment.x.resize, config.augment.views[0].blur.kernel_size) == (96, 110, 11)
     assert _augment("--image-size", "64") == SHAPES
     assert config.resolution_by_epoch().sizes == (96,)
 

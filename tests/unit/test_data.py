@@ -33,7 +33,7 @@ def test_shapes_are_drawn_once_and_taken_for_training_and_validation(
     config = parse(["--method", "simclr"])
     for times in (2, 0):
         prepared, records = data.prepare(config, ALONE)
-        assert (len(records), len(open_images(prepared.val))) == (40, 20)  # type: ignore[arg-type]
+        assert (len(records), len(open_images(prepared.val))) == (40, 20)
         assert prepared.data == (cache / "shapes" / "train",)
         assert capsys.readouterr().out.count("making") == times
     assert sorted(path.name for path in (cache / "shapes").iterdir()) == [

@@ -125,7 +125,7 @@ def test_cuts_look_at_nothing_beside_what_is_seen_of_the_image() -> None:
         width, height = (int(side) for side in rng.integers(1, 600, 2))
         boxes = np.array([random_box(rng, width, height)])
         specs = np.concatenate([center_crop_specs(np.array([[width, height]], dtype=np.int32), policy)] * 2)[None]
-        specs[0, 1] = crop_specs(boxes, policy.size, ["bicubic", "bilinear"][int(rng.integers(2))])[0]  # type: ignore[arg-type]
+        specs[0, 1] = crop_specs(boxes, policy.size, ["bicubic", "bilinear"][int(rng.integers(2))])[0]
         kept = specs[:, :: int(rng.choice([1, 2]))][:, : int(rng.integers(1, 3))]
         x0, y0, x1, y1 = regions_of_interest(kept)[0].tolist()
         assert 0 <= x0 < x1 <= width

@@ -65,7 +65,7 @@ def test_width_scales_every_channel_but_the_image() -> None:
 
 @pytest.mark.parametrize(("stem", "side"), [("cifar", 32), ("imagenet", 8)])
 def test_cifar_stem_keeps_the_resolution(stem: str, side: int) -> None:
-    encoder = Encoder(EncoderSettings("resnet10", stem=stem, width=8))  # type: ignore[arg-type]
+    encoder = Encoder(EncoderSettings("resnet10", stem=stem, width=8))
     sides: list[int] = []
     encoder.layer1.register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
     encoder(torch.randn(2, 3, 32, 32))

@@ -27,7 +27,7 @@ BICUBIC = InterpolationMode.BICUBIC
 
 def _batches(tree: Path, **arguments: object) -> list[Batch]:
     arguments = {"batch_size": 8, "seed": 3} | arguments
-    return list(build_pipeline(open_records(tree), POLICY, **arguments).epoch(2))  # type: ignore[arg-type]
+    return list(build_pipeline(open_records(tree), POLICY, **arguments).epoch(2))
 
 
 def _same(a: Batch | Decoded, b: Batch | Decoded) -> bool:

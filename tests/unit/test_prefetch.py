@@ -50,7 +50,7 @@ class Cuda:
     """What GPUMemory asks of torch.cuda. A `busy` device passes no event by itself."""
 
     def __init__(self, busy: bool = False) -> None:
-        self.busy, self.recorded, self.waits, self.streams = busy, [], [], 0  # type: ignore[var-annotated]
+        self.busy, self.recorded, self.waits, self.streams = busy, [], [], 0
         self._local, self.callers = threading.local(), Stream(self)
 
     def Stream(self, device: torch.device) -> Stream:
@@ -201,7 +201,7 @@ def test_an_upload_is_one_copy_whatever_it_holds() -> None:
 def test_parts_of_an_upload_lie_apart_with_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same packing on a device that has values: the host, which otherwise uploads nothing."""
     parts = [torch.arange(5), torch.rand(3, 7), torch.empty(0), torch.ones(3, dtype=torch.bool)]
-    slot = Slot(SimpleNamespace(device=SimpleNamespace(type="other")))  # type: ignore[arg-type]
+    slot = Slot(SimpleNamespace(device=SimpleNamespace(type="other")))
     empty = torch.empty
 
     def anywhere(*shape: Any, device: Any = None, pin_memory: bool = False, **options: Any) -> Tensor:

@@ -40,13 +40,13 @@ class _Map(bytes):
 
 def test_whole_pages_are_asked_for() -> None:
     content = _Map(5 * mmap.PAGESIZE)
-    read_ahead(content, mmap.PAGESIZE + 100, 50)  # type: ignore[arg-type]
+    read_ahead(content, mmap.PAGESIZE + 100, 50)
     assert content.asked == (mmap.MADV_WILLNEED, mmap.PAGESIZE, 150)
 
 
 def test_nothing_is_asked_of_a_place_after_the_end() -> None:
     content = _Map(100)
-    read_ahead(content, 100, 50)  # type: ignore[arg-type]
+    read_ahead(content, 100, 50)
     assert not hasattr(content, "asked")
 
 

@@ -47,7 +47,7 @@ def test_bytes_are_those_of_torch(compiled: Kernel, mode: str) -> None:
         boxes = [(0, 0, width, height), random_box(rng, width, height), random_box(rng, width, height)]
         size = int(rng.choice([1, 7, 32, 96, 224]))
         targets = [np.full((size, size, 3), 99, dtype=np.uint8) for _ in boxes]
-        _resize(image, crop_specs(np.array(boxes), size, mode), targets, compiled)  # type: ignore[arg-type]
+        _resize(image, crop_specs(np.array(boxes), size, mode), targets, compiled)
         for box, target in zip(boxes, targets, strict=True):
             np.testing.assert_array_equal(target, with_torch(image, box, size, mode), str((image.shape, box, size)))
 
@@ -120,7 +120,7 @@ class _Plain:
 @pytest.mark.parametrize("name", ["avx2", "sse"])
 def test_an_instruction_set_that_is_not_here_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"instruction_set='{name}' is not here; choose"):
-        Kernel(_Plain(), name)  # type: ignore[arg-type]
+        Kernel(_Plain(), name)
 
 
 def test_a_run_says_what_was_not_compiled(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def _tar(tree: Path, path: Path, mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(path, mode) as archive:
         archive.add(tree, "any")
     return path
 
@@ -152,7 +152,7 @@ def test_gaps_of_a_part_stay(tree: Path, other: Path, tmp_path: Path) -> None:
 def test_a_part_is_asked_ahead_for_its_own_samples(tree: Path, other: Path) -> None:
     asked: list[tuple[str, list[int]]] = []
     found = open_images([tree, other])
-    for name, part in zip("ab", found._parts, strict=True):  # type: ignore[attr-defined]
+    for name, part in zip("ab", found._parts, strict=True):
         part.will_read = lambda positions, name=name: asked.append((name, positions.tolist()))
     found.will_read(np.array([6, 0, 7]))
     assert asked == [("a", [0]), ("b", [1, 2])]

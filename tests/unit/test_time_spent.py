@@ -83,7 +83,7 @@ def test_every_step_logged_tells_the_seconds_since_the_one_before(image_tree: Pa
     steps, [total] = _events(run, "step"), _events(run, "time")
     assert len(steps) == 3
     for event in steps:
-        elapsed = SETTINGS["log.every"] * BATCH / event["images_per_s"]  # type: ignore[operator]
+        elapsed = SETTINGS["log.every"] * BATCH / event["images_per_s"]
         assert event["thread_seconds"].keys() == set(LOADER)
         assert event["seconds"].keys() >= {*PREFETCH, "wait", "forward", "backward", "optimizer"}
         training = sum(value for name, value in event["seconds"].items() if name in TRAINING)

@@ -213,5 +213,5 @@ def test_a_validation_set_of_other_classes_is_refused(
 def test_without_equimod_no_x_is_read_and_nothing_of_it_is_saved(options: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main([*options, "--no-equimod", "--output", str(run)]) == 0
-    assert not [name for name in load_file(newest(run / "checkpoints") / "model.safetensors") if "equimod" in name]  # type: ignore[operator]
+    assert not [name for name in load_file(newest(run / "checkpoints") / "model.safetensors") if "equimod" in name]
     assert "equivariance" not in events(run)[0]

@@ -82,7 +82,7 @@ def test_a_folder_without_images_is_refused(labels: str, tmp_path: Path) -> None
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "one.pdf").write_bytes(b"%PDF-1.7")
     with pytest.raises(RecordsError, match=r"holds no images \(\.jpg, .*\); give a folder that does"):
-        scan_tree(tmp_path, labels)  # type: ignore[arg-type]
+        scan_tree(tmp_path, labels)
 
 
 @pytest.mark.parametrize("name", ["tar", "file.beton"])

@@ -172,7 +172,7 @@ def test_packing_images_for_a_machine_without_a_network(image_tree: Path, tmp_pa
             archive.write(path, f"train/{path.relative_to(image_tree)}")
     _pack_images(tmp_path, (ImageSet("tiny", "images.zip", "train/", 6),), tmp_path / "data.tar.gz")
     with tarfile.open(tmp_path / "data.tar.gz") as packed:
-        (tmp_path / "out.beton").write_bytes(packed.extractfile("data/tiny.beton").read())  # type: ignore[union-attr]
+        (tmp_path / "out.beton").write_bytes(packed.extractfile("data/tiny.beton").read())
     assert len(open_records(tmp_path / "out.beton")) == 6
     err = told()
     assert "unpacking: 1 of 6 images" in err

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from equimod.models.settings import ConfigError
 from equimod.train.config.command_line import parse
+from equimod.train.config.differences import differences
 from equimod.train.config.recipes import RECIPES, default_recipe, read_recipe, silence
 from equimod.train.config.settings import (
     SEEDS,
     Config,
     SystemSettings,
-    differences,
 )
 
 __all__ = [

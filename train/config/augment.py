@@ -57,8 +57,8 @@ def is_field(key: str) -> bool:
 def change(base: Config, arguments: Sequence[str]) -> tuple[AugmentationPolicy, list[str]]:
     """The policy of `base` as the options say that concern it, and the `arguments` without those of its fields.
 
-    Raises ConfigError for an operator that is given a value; exits 2
-    through tyro, with a hint, for fields that there are not and values that do not fit.
+    Raises ConfigError for an operator that is given a value; exits 2 through tyro, with a hint, for fields that there
+    are not and values that do not fit.
     """
     options, others = _split(arguments)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -36,7 +36,8 @@ def parse(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) -
     argv = [option for word in argv for option in _as_options(word)]
     chosen = _chosen(argv)
     own = chosen.dataset is None and chosen.data is not None
-    if chosen.config is None and chosen.method is None and not own:
+    unnamed = chosen.config is None and chosen.method is None
+    if unnamed and not own:
         with suppress(ConfigError):  # of settings that go together with a method's only
             read_options(argv, Config())  # a misspelt option has its hint first
         raise ConfigError("--method is missing; give --method simclr, --config RECIPE, or --data IMAGES alone")
@@ -46,7 +47,7 @@ def parse(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) -
         dataset = None if own else chosen.dataset or "shapes"
         path = default_recipe(chosen.method or Config.method, dataset, chosen.equimod)
     recipe, parent = read_with_parent(path) if path else (Config(), Config())
-    if chosen.config is None and chosen.method is None:
+    if unnamed:
         recipe = replace(recipe, equimod=True)
     if own and path is not None and path.parent == RECIPES and recipe.dataset is None and not chosen.help:
         recipe = _fitted(recipe, chosen, say)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from equimod.train.config.settings import Labels
 
 RECIPE_BATCH_SIZE = 256  # that the learning rate of a recipe without a data set is for
 LARGE = 100_000  # images from which on a set is trained like ImageNet
@@ -21,7 +23,7 @@ class Images:
     """Shorter side in pixels, the median of some images."""
 
 
-def look_at(paths: Sequence[Path], labels: Literal["auto", "folder", "none"]) -> Images:
+def look_at(paths: Sequence[Path], labels: Labels) -> Images:
     """Count the images that --data names, and look at the headers of some. Raises RecordsError."""
     from equimod.pipelines.images import survey  # only now: --help has no use for it
 

@@ -15,7 +15,8 @@ import yaml
 
 from equimod.models.settings import METHOD_NAMES, ConfigError
 from equimod.train.config import augment
-from equimod.train.config.settings import Config, differing, nearest
+from equimod.train.config.differences import differing
+from equimod.train.config.settings import Config, nearest
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -6,7 +6,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,8 +30,6 @@ from equimod.pipelines.resolution import Resolution
 
 SEEDS = 2**64
 Labels = Literal["auto", "folder", "none"]  # as of `records.folder`, which takes a while to import
-
-_NOT_OF_THE_RESULT = {"data", "val", "labels", "output", "config", "backend", "resume", "overwrite", "system", "log"}
 
 
 @dataclass(frozen=True)
@@ -276,33 +274,6 @@ class Config(MethodSettings, _RunSettings):
         """Every setting that the run depends on as YAML, readable by `read_recipe`."""
         settings = {key: value for key, value in asdict(self).items() if key not in METHOD_NAMES or key == self.method}
         return yaml.safe_dump(_plain(settings), sort_keys=False)
-
-
-def differences(config: Config, other: Config) -> list[str]:
-    """The settings that change a run's result and differ, as `key=value (was value)`."""
-    if config.normalize == other.normalize == "measured":  # over the same images, which is checked elsewhere
-        config = replace(config, augment=config.augment.normalized(other.augment.x.normalize))
-    mine, theirs = (
-        {key: value for key, value in asdict(c).items() if key not in _NOT_OF_THE_RESULT} for c in (config, other)
-    )
-    return differing(mine, theirs, "", was=True)
-
-
-def differing(mine: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str, was: bool = False) -> list[str]:
-    found = []
-    for key, value in mine.items():
-        before = theirs[key]
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            found += differing(value, before, f"{prefix}{key}.", was)
-        elif value != before and prefix == "augment." and key == "views":
-            found += differing(_numbered(value), _numbered(before), f"{prefix}{key}.", was)
-        elif value != before:
-            found.append(f"{prefix}{key}={value}" + (f" (was {before})" if was else ""))
-    return found
-
-
-def _numbered(views: Iterable[Any]) -> dict[str, Any]:
-    return {str(number): view for number, view in enumerate(views)}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
