@@ -25,7 +25,7 @@ from equimod.benchmarks.large_batch import Chunks, Loss
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError
 from equimod.train.command import run_command
-from equimod.train.evaluation import sweep_tables
+from equimod.train.evaluation import comparison, sweep_tables
 from equimod.train.evaluation.table import Table, origin
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -157,6 +157,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "table1-cpu": (sweep_tables.rows, sweep_tables.caption),
     "controls-cpu": (sweep_tables.rows, sweep_tables.caption),
     "resolution-cpu": (sweep_tables.rows, sweep_tables.caption),
+    "demo-cpu": (comparison.rows, comparison.caption),
     "figures-cpu": (sweep_tables.figure_rows, sweep_tables.figure_caption),
     "parity": (parity.rows, parity.caption),
 }
