@@ -19,7 +19,7 @@ import tyro
 
 from equimod.pipelines.errors import UsageError
 from equimod.train.command import run_command
-from equimod.train.config import Config, differences, read_recipe
+from equimod.train.config import Config, differences, read_run
 from equimod.train.evaluation.comparison import rows, settings_of
 from equimod.train.evaluation.summary import summary
 
@@ -40,7 +40,7 @@ def compared(runs: Sequence[Path]) -> dict[str, object]:
     """
     groups: list[tuple[Config, list[Path]]] = []
     for run in runs:
-        config = replace(read_recipe(run / "config.yaml"), seed=0)
+        config = replace(read_run(run), seed=0)
         alike = next((paths for other, paths in groups if not differences(config, other)), None)
         if alike is None:
             groups.append((config, [run]))

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from equimod.pipelines.durable import durable_dir, durable_file, kept, rotate
 from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.sampler import Cursor
-from equimod.train.config import Config
+from equimod.train.config import CONFIG, Config
 from equimod.train.loop import TrainState
 
 FORMAT = 2
-CONFIG = "config.yaml"
 
 
 class CheckpointError(EquimodError):

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from equimod.train.command import run_command, wrong_usage_once
-from equimod.train.config import SEEDS, Config, ConfigError, read_recipe
+from equimod.train.config import SEEDS, Config, ConfigError, read_run
 from equimod.train.config.settings import Labels
 from equimod.train.evaluation import EVALUATORS
 
@@ -86,10 +86,7 @@ def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
     Raises ConfigError; exits 2 through tyro, with a hint, for options it does not know and 0 for --help.
     """
     options = tyro.cli(Options, args=list(argv), description=_Options.__doc__, config=(FlagCreatePairsOff,))
-    path = options.run_dir / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"{options.run_dir} holds no run (no config.yaml); give the --output folder of a training")
-    config = read_recipe(path)
+    config = read_run(options.run_dir)
     config = replace(
         config,
         data=options.train or config.data,

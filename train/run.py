@@ -25,7 +25,7 @@ from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.timing import StageTimes
 from equimod.train import checkpoint
 from equimod.train.command import refused_settings
-from equimod.train.config import Config, read_recipe
+from equimod.train.config import CONFIG, Config, read_recipe
 from equimod.train.data import measured_normalization, prepare
 from equimod.train.distributed import (
     DistInfo,
@@ -149,7 +149,7 @@ def with_backend(config: Config, records: Records, resume_from: Path | None, dis
     if config.backend != "auto":
         return config, "as given"
     if resume_from is not None:
-        before = read_recipe(resume_from / checkpoint.CONFIG)
+        before = read_recipe(resume_from / CONFIG)
         return replace(config, backend=before.backend), "as before"
     choice = choose(records, dist_info.device)
     return replace(config, backend=choice.backend), choice.reason
@@ -160,7 +160,7 @@ def with_normalization(config: Config, records: Records, resume_from: Path | Non
     if config.normalize != "measured":
         return config
     if resume_from is not None:
-        normalize = read_recipe(resume_from / checkpoint.CONFIG).augment.x.normalize
+        normalize = read_recipe(resume_from / CONFIG).augment.x.normalize
     else:
         normalize = measured_normalization(records, config.augment.x, workers=config.system.workers)
     return replace(config, augment=config.augment.normalized(normalize))

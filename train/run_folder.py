@@ -13,8 +13,7 @@ from pathlib import Path
 
 from equimod.pipelines.durable import FolderBusyError, durable_file, locked, prune, remove_leftovers, rotate
 from equimod.train import checkpoint
-from equimod.train.checkpoint import CONFIG
-from equimod.train.config import Config, ConfigError, differences, read_recipe
+from equimod.train.config import CONFIG, Config, ConfigError, differences, read_recipe
 from equimod.train.trackers import ID_FILES
 
 CHECKPOINTS = "checkpoints"

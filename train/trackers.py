@@ -22,7 +22,7 @@ import yaml
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError
-from equimod.train.config import ConfigError
+from equimod.train.config import CONFIG, ConfigError
 
 PROJECT = "equimod"  # of W&B, experiment of MLflow, where the environment names no other
 CLOSE_SECONDS = 30.0  # that the end of a run waits for a tracker
@@ -187,7 +187,7 @@ def close_trackers(trackers: Sequence[Background], complete: bool) -> None:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """The settings in the run's config.yaml."""
-    settings: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    settings: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     return settings
 
 

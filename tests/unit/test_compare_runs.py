@@ -95,7 +95,7 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path) ->
     for folders, code, message in (
         (runs[:1], 2, "give the folders of two or more"),
         ([runs[0], elsewhere], 2, f"{elsewhere} was evaluated on {Path('others').resolve()} and {runs[0]} on"),
-        ([runs[0], tmp_path / "none"], 2, "cannot read"),
+        ([runs[0], tmp_path / "none"], 2, f"{tmp_path}/none holds no run (no config.yaml); give the --output folder"),
     ):
         answer = call(main, *folders, "--output", tmp_path / "figure.png")
         assert answer.code == code

@@ -106,6 +106,13 @@ def test_a_recipe_of_ones_own_says_everything_itself(photos: Path, tmp_path: Pat
     assert (config.batch_size, config.epochs, config.image_size, said) == (8, 200, 96, [])
 
 
+def test_a_misspelt_option_has_its_hint_before_any_image_is_looked_at() -> None:
+    answer = call(main, "--data", "nowhere", "--bach-size", "3")
+    assert answer.code == 2
+    assert "--batch-size" in answer.err
+    assert "nowhere" not in answer.err
+
+
 def test_help_looks_at_no_images() -> None:
     answer = call(main, "--data", "nowhere", "--help")
     assert answer.code == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from equimod.models.settings import ConfigError
 from equimod.train.config.command_line import parse
 from equimod.train.config.differences import differences
-from equimod.train.config.recipes import RECIPES, default_recipe, read_recipe, silence
+from equimod.train.config.recipes import CONFIG, RECIPES, default_recipe, read_recipe, read_run, silence
 from equimod.train.config.settings import (
     SEEDS,
     Config,
@@ -16,6 +16,7 @@ from equimod.train.config.settings import (
 )
 
 __all__ = [
+    "CONFIG",
     "RECIPES",
     "SEEDS",
     "Config",
@@ -25,5 +26,6 @@ __all__ = [
     "differences",
     "parse",
     "read_recipe",
+    "read_run",
     "silence",
 ]

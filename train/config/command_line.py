@@ -50,7 +50,7 @@ def parse(argv: Sequence[str], say: Callable[[str], None] = lambda line: None) -
     if unnamed:
         recipe = replace(recipe, equimod=True)
     if own and path is not None and path.parent == RECIPES and recipe.dataset is None and not chosen.help:
-        recipe = _fitted(recipe, chosen, say)
+        recipe = _fitted(recipe, argv, chosen, say)
     config = read_options(argv, recipe)
     config = without_unused(config, recipe if recipe.equimod else parent, recipe, path)
     config.require_complete()
@@ -83,8 +83,10 @@ def _with_hyphens(word: str) -> str:
     return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
-def _fitted(recipe: Config, chosen: argparse.Namespace, say: Callable[[str], None]) -> Config:
+def _fitted(recipe: Config, argv: Sequence[str], chosen: argparse.Namespace, say: Callable[[str], None]) -> Config:
     """The recipe with the settings that follow from the number and the sizes of the images, and what is given."""
+    with suppress(ConfigError):  # of settings that fit those that follow
+        read_options(argv, recipe)  # a misspelt option has its hint before any image is looked at
     images = look_at(chosen.data, chosen.labels if chosen.labels in ("folder", "none") else "auto")
     batch_size, epochs = (
         int(given) if str(given).isdecimal() else None for given in (chosen.batch_size, chosen.epochs)

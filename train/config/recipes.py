@@ -19,6 +19,8 @@ from equimod.train.config.differences import differing
 from equimod.train.config.settings import Config, nearest
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+CONFIG = "config.yaml"
+"""In the folder of a run, and of each of its checkpoints."""
 
 
 def default_recipe(method: str, dataset: str | None, equimod: bool) -> Path | None:
@@ -45,6 +47,14 @@ def read_recipe(path: Path) -> Config:
     """
     recipe, parent = read_with_parent(path)
     return without_unused(recipe, parent, recipe, path)
+
+
+def read_run(folder: Path) -> Config:
+    """The configuration of the run in `folder`. Raises ConfigError as `read_recipe`, and where there is no run."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ConfigError(f"{folder} holds no run (no {CONFIG}); give the --output folder of a training")
+    return read_recipe(path)
 
 
 def read_with_parent(path: Path, extending: tuple[Path, ...] = ()) -> tuple[Config, Config]:

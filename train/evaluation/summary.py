@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from equimod.train.config import ConfigError, read_recipe
+from equimod.train.config import ConfigError, read_run
 from equimod.train.report import read_events
 
 SCORES = {
@@ -31,7 +31,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
     A score that was not measured is None. Raises ConfigError or OSError where a file of the run is missing.
     """
-    config = read_recipe(folder / "config.yaml")
+    config = read_run(folder)
     if not (folder / "eval.json").is_file():
         raise ConfigError(f"{folder} has no eval.json; run equimod evaluate {folder} first")
     scores = json.loads((folder / "eval.json").read_bytes())
