@@ -1,0 +1,114 @@
+"""Small files of our own: JSON of a known form, and lists of digests that notice a change of a file or of the list."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from equimod.pipelines.errors import EquimodError
+
+DIGESTS = "digests.json"
+T = TypeVar("T")
+
+
+class DamagedFileError(EquimodError):
+    """A file of our own that is not as it was written: the message names the file and the fault, and no remedy."""
+
+
+def decode_json(content: bytes, kind: type[T], name: str) -> T:
+    """JSON as a `kind`: a dataclass, or another type that msgspec knows; keys that it does not have are skipped.
+
+    Raises DamagedFileError where it is none; `name` is where it lies.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedFileError(f"{name} is damaged ({error})") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a small file. Raises DamagedFileError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """A file of JSON as a `kind`, see `decode_json`. Raises DamagedFileError where it cannot be read or is none."""
+    return decode_json(read_bytes(path), kind, str(path))
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What the content of a file is known by."""
+
+    bytes: int
+    sha256: str  # hexadecimal
+
+    @classmethod
+    def of(cls, path: Path) -> FileDigest:
+        """The digest of a file. Raises OSError where it cannot be read."""
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            return cls(file.tell(), sha256)
+
+
+@dataclass(frozen=True)
+class Digests:
+    """The digests of files in a folder, by name."""
+
+    files: dict[str, FileDigest]
+
+    @classmethod
+    def of(cls, folder: Path, names: Iterable[str]) -> Digests:
+        """The digests of the files `names` of `folder`. Raises OSError where one cannot be read."""
+        return cls({name: FileDigest.of(folder / name) for name in sorted(names)})
+
+    def pack(self) -> bytes:
+        """JSON text with a digest of the list itself."""
+        files = msgspec.json.encode(self.files)
+        return msgspec.json.format(msgspec.json.encode(_Sealed(msgspec.Raw(files), _sha256(files))), indent=1)
+
+    @classmethod
+    def unpack(cls, content: bytes, name: str) -> Digests:
+        """The list that `pack` wrote; `name` is where it lies. Raises DamagedFileError where it is not as it was."""
+        digests = cls(decode_json(content, _Unsealed, name).files)
+        if digests.pack() != content:
+            raise DamagedFileError(f"{name} is damaged: it does not have its own digest")
+        return digests
+
+    @classmethod
+    def read(cls, path: Path) -> Digests:
+        """The list at `path`. Raises DamagedFileError where it cannot be read or is not as it was."""
+        return cls.unpack(read_bytes(path), str(path))
+
+    def check(self, folder: Path, names: Iterable[str] | None = None) -> None:
+        """Compare the files `names` of `folder`, or all, with the list. Raises DamagedFileError for the first that
+        differs or is missing, from the folder or from the list."""
+        for name in self.files if names is None else names:
+            path = folder / name
+            try:
+                found = FileDigest.of(path)
+            except OSError as error:
+                raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from error
+            if found != self.files.get(name):
+                raise DamagedFileError(f"{path} is damaged: it does not have its digest")
+
+
+class _Sealed(msgspec.Struct):
+    files: msgspec.Raw
+    sha256: str
+
+
+class _Unsealed(msgspec.Struct):
+    files: dict[str, FileDigest]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
