@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from equimod.pipelines.errors import UsageError
 
+LARGEST = 1e38  # that float32 has room for
+
 
 class ConfigError(UsageError):
     """A configuration that cannot be run: the message gives the key, its value and the remedy, in one line."""
@@ -22,6 +24,7 @@ def require_at_least(settings: object, section: str, **minimum: float) -> None:
         value = getattr(settings, name)
         if value is not None and not value >= least:
             raise ConfigError(f"{section}{name}={value} is too small; give {least} or more")
+        _require_float32(value or 0, f"{section}{name}")
 
 
 def require_positive(settings: object, section: str, *names: str) -> None:
@@ -29,6 +32,12 @@ def require_positive(settings: object, section: str, *names: str) -> None:
     for name in names:
         if not getattr(settings, name) > 0:
             raise ConfigError(f"{section}{name}={getattr(settings, name)} must be positive")
+        _require_float32(getattr(settings, name), f"{section}{name}")
+
+
+def _require_float32(value: float, name: str) -> None:
+    if value > LARGEST:
+        raise ConfigError(f"{name}={value} is too large; give {LARGEST} or less")
 
 
 def require_widths(settings: object, section: str, *names: str) -> None:

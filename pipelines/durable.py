@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from equimod.pipelines.errors import EquimodError
 
 TEMPORARY_PREFIX = ".partial-"
 POINTER = "newest"
+_PLAIN = re.compile(r"\w[\w.-]*")
 SYNC_THREADS = 16  # concurrent fsyncs share one commit of the file system's journal
 
 
@@ -108,16 +110,24 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def kept(folder: Path) -> list[Path]:
-    """The sub-folders that the pointer file of `folder` names, newest first.
+def pointed(folder: Path) -> list[str]:
+    """The names in the pointer file of `folder`, newest first, that sub-folders may have; none without it."""
+    try:
+        names = (folder / POINTER).read_bytes().decode(errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    return [name for name in names if _PLAIN.fullmatch(name)]
 
-    Where it is missing, as in a partial copy, all that have a final name, by name: they are complete as well.
+
+def kept(folder: Path) -> list[Path]:
+    """The sub-folders that the pointer file of `folder` names, newest first, as far as they are there.
+
+    Where there is none, as in a partial copy or with a damaged pointer, all that have a final name, by name: they are
+    complete as well.
     """
-    pointer = folder / POINTER
-    if pointer.exists():
-        return [folder / name for name in pointer.read_text(encoding="utf-8").split("\n")]
+    named = [folder / name for name in pointed(folder) if (folder / name).is_dir()]
     complete = (path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(TEMPORARY_PREFIX))
-    return sorted(complete, reverse=True)
+    return named or sorted(complete, reverse=True)
 
 
 def prune(folder: Path) -> None:
@@ -135,9 +145,19 @@ def rotate(folder: Path, newest: str, keep: int = 2) -> None:
     Killed at any moment, it leaves a pointer whose names are all complete. Sub-folders are ordered by when they were
     passed here, not by name or date, so that a run resumed from an older one goes on correctly.
     """
-    names = [newest, *(path.name for path in kept(folder) if path.name != newest)]
+    _point(folder, [newest, *(path.name for path in kept(folder) if path.name != newest)][:keep])
+
+
+def go_back(folder: Path, newest: str) -> None:
+    """Make the sub-folder `newest` of `folder` the newest one: those that came after it are removed."""
+    names = [path.name for path in kept(folder)]
+    _point(folder, names[names.index(newest) :] if newest in names else [newest])
+
+
+def _point(folder: Path, names: list[str]) -> None:
+    """Name sub-folders in the pointer file, and remove all others."""
     with durable_file(folder / POINTER) as handle:
-        handle.write("\n".join(names[:keep]).encode())
+        handle.write("\n".join(names).encode())
     prune(folder)
 
 

@@ -48,8 +48,13 @@ def read_json(path: Path, kind: type[T]) -> T:
 class FileDigest:
     """What the content of a file is known by."""
 
-    bytes: int
+    length: int  # bytes
     sha256: str  # hexadecimal
+
+    @classmethod
+    def of_content(cls, content: bytes) -> FileDigest:
+        """The digest of a file of this content."""
+        return cls(len(content), _sha256(content))
 
     @classmethod
     def of(cls, path: Path) -> FileDigest:
@@ -88,6 +93,13 @@ class Digests:
         """The list at `path`. Raises DamagedFileError where it cannot be read or is not as it was."""
         return cls.unpack(read_bytes(path), str(path))
 
+    def read_file(self, folder: Path, name: str) -> bytes:
+        """The content of a file of `folder`. Raises DamagedFileError where it cannot be read or is not as listed."""
+        content = read_bytes(folder / name)
+        if FileDigest.of_content(content) != self.files.get(name):
+            raise _changed(folder / name)
+        return content
+
     def check(self, folder: Path, names: Iterable[str] | None = None) -> None:
         """Compare the files `names` of `folder`, or all, with the list. Raises DamagedFileError for the first that
         differs or is missing, from the folder or from the list."""
@@ -98,7 +110,7 @@ class Digests:
             except OSError as error:
                 raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from error
             if found != self.files.get(name):
-                raise DamagedFileError(f"{path} is damaged: it does not have its digest")
+                raise _changed(path)
 
 
 class _Sealed(msgspec.Struct):
@@ -108,6 +120,10 @@ class _Sealed(msgspec.Struct):
 
 class _Unsealed(msgspec.Struct):
     files: dict[str, FileDigest]
+
+
+def _changed(path: Path) -> DamagedFileError:
+    return DamagedFileError(f"{path} is damaged: it does not have its digest")
 
 
 def _sha256(content: bytes) -> str:

@@ -8,7 +8,6 @@ seed alone are one column, with mean and standard deviation. Evaluate each of th
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from equimod.pipelines.errors import UsageError
 from equimod.train.command import run_command
 from equimod.train.config import Config, differences, read_run
 from equimod.train.evaluation.comparison import rows, settings_of
+from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.summary import summary
 
 
@@ -63,7 +63,7 @@ def compared(runs: Sequence[Path]) -> dict[str, object]:
 
 def _images(run: Path) -> list[str]:
     """What a run was evaluated on."""
-    evaluators = json.loads((run / "eval.json").read_bytes())["evaluators"].values()
+    evaluators = read_scores(run)["evaluators"].values()
     return sorted({str(Path(used["val"]).resolve()) for used in evaluators})
 
 

@@ -23,6 +23,7 @@ from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.train.command import run_command
 from equimod.train.evaluation import comparison, sweep_tables
 from equimod.train.evaluation.provenance import provenance
+from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.summary import summary
 from equimod.train.evaluation.table import Table
 
@@ -196,8 +197,7 @@ class _Run:
 
     def evaluated(self) -> bool:
         """Whether every score is there; an interrupted evaluation leaves some."""
-        path = self.folder / "eval.json"
-        done = json.loads(path.read_bytes())["evaluators"] if path.is_file() else {}
+        done = read_scores(self.folder).get("evaluators", {})
         scores = (option for option in self.evaluators if option != "--figures")
         return all(option.removeprefix("--").replace("-", "_") in done for option in scores)
 

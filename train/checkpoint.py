@@ -1,36 +1,96 @@
 """Checkpoints without pickle: safetensors and JSON, written durably, the two newest kept.
 
 `checkpoints/step-00001234/` holds model.safetensors (with the statistics of the parameters), optimizer.safetensors
-(momentum by parameter name), config.yaml, and state.json (cursor, scaler, fingerprint of the records). Nothing random
-is stored: every draw is keyed, so the cursor's two integers and the seed in config.yaml are all that a resume needs.
+(momentum by parameter name), config.yaml, state.json (cursor, scaler, fingerprint of the records, code and libraries),
+and digests.json, by which a change of any of them is noticed before it is used. Nothing random is stored: every draw is
+keyed, so the cursor's two integers and the seed in config.yaml are all that a resume needs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from equimod.pipelines.durable import durable_dir, durable_file, kept, rotate
+from equimod.pipelines.durable import durable_dir, durable_file, kept, pointed, rotate
 from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.sampler import Cursor
+from equimod.pipelines.stored import DIGESTS, DamagedFileError, Digests, FileDigest, decode_json, read_json
 from equimod.train.config import CONFIG, Config
-from equimod.train.loop import TrainState
+from equimod.train.environment import Environment
+from equimod.train.loop import TrainState, momenta
 
-FORMAT = 2
+FORMAT = 3
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+FILES = (MODEL, OPTIMIZER, STATE, CONFIG)
+T = TypeVar("T")
 
 
 class CheckpointError(EquimodError):
     """A checkpoint that cannot be used: the message names the file and the remedy, in one line."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What a checkpoint holds beside tensors and settings."""
+
+    cursor: Cursor
+    scaler: dict[str, int | float]  # of the gradients; empty without one
+    records: str  # fingerprint of the training records
+    environment: Environment
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose small files are read and whole; its tensors are compared with their digests when read."""
+
+    path: Path
+    state: State
+    digests: Digests
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Raises DamagedFileError where there is none, and where it is damaged or of another format."""
+        if not path.is_dir():
+            raise DamagedFileError(f"{path} is no checkpoint: it is {'no folder' if path.exists() else 'not there'}")
+        if not (path / DIGESTS).exists() and (path / STATE).exists():
+            found = read_json(path / STATE, _Format).format
+            if found != FORMAT:
+                raise DamagedFileError(f"{path} has format {found}, and this version reads {FORMAT}")
+        digests = Digests.read(path / DIGESTS)
+        digests.check(path, (CONFIG,))
+        return cls(path, decode_json(digests.read_file(path, STATE), State, str(path / STATE)), digests)
+
+    def check(self) -> Checkpoint:
+        """Itself, after all files were compared with their digests. Raises DamagedFileError."""
+        self.digests.check(self.path, FILES)
+        return self
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of its files. Raises DamagedFileError where it does not have its digest."""
+        try:
+            return safetensors.torch.load(self.digests.read_file(self.path, name))
+        except SafetensorError as error:
+            raise DamagedFileError(f"{self.path / name} is damaged ({error})") from error
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What it is known by, beside results of it."""
+        cursor, weights = self.state.cursor, self.digests.files[MODEL].sha256
+        return {"checkpoint": self.path.name, "weights": weights, "epoch": cursor.epoch, "step_in_epoch": cursor.step}
+
+
+@dataclass(frozen=True)
+class _Format:
+    format: int
 
 
 def save(
@@ -48,18 +108,18 @@ def save(
     """
     path = step_folder(folder, global_step)
     folder.mkdir(parents=True, exist_ok=True)
+    state = State(cursor, trained.grad_cache.scaler.state_dict(), records, Environment.here(config.backend))
+    contents = {
+        MODEL: _serialized(trained.model.state_dict()),
+        OPTIMIZER: _serialized(dict(momenta(trained.model, trained.optimizer))),
+        CONFIG: config.to_yaml().encode(),
+        STATE: json.dumps(asdict(state), indent=2).encode(),
+    }
     with durable_dir(path) as partial:
-        (partial / "model.safetensors").write_bytes(_serialized(trained.model.state_dict()))
-        (partial / "optimizer.safetensors").write_bytes(_serialized(dict(_momenta(trained.model, trained.optimizer))))
-        (partial / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
-        state = {
-            "format": FORMAT,
-            "cursor": asdict(cursor),
-            "scaler": trained.grad_cache.scaler.state_dict(),
-            "records": records,
-            "versions": {name: version(name) for name in ("equimod", "torch", "torchvision", "numpy")},
-        }
-        (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+        for name, content in contents.items():
+            (partial / name).write_bytes(content)
+        digests = Digests({name: FileDigest.of_content(content) for name, content in contents.items()})
+        (partial / DIGESTS).write_bytes(digests.pack())
     rotate(folder, path.name)
 
 
@@ -74,43 +134,72 @@ def newest(folder: Path) -> Path | None:
     return checkpoints[0] if checkpoints else None
 
 
-def restore(path: Path, trained: TrainState, records: str) -> Cursor:
+def first_sound(folder: Path, load: Callable[[Path], T], say: Callable[[str], None]) -> T | None:
+    """What `load` makes of the newest checkpoint below `folder` for which it raises no DamagedFileError; None where
+    there is none at all.
+
+    Tells `say` what was skipped. A run may write and remove checkpoints meanwhile. CheckpointError where no checkpoint
+    is sound.
+    """
+    while True:
+        skipped, names = [], pointed(folder)
+        for path in dict.fromkeys([*(folder / name for name in names), *kept(folder)]):
+            try:
+                found = load(path)
+            except DamagedFileError as error:
+                skipped.append(str(error))
+                continue
+            for fault in skipped:
+                say(f"skipped: {fault}")
+            return found
+        if pointed(folder) == names:
+            break
+    if skipped:
+        raise CheckpointError(f"{folder} holds no sound checkpoint: {skipped[0]}; train anew with --overwrite")
+    return None
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint at `path`, all of it sound. Raises CheckpointError."""
+    try:
+        return Checkpoint.open(path).check()
+    except DamagedFileError as error:
+        raise unusable(error) from error
+
+
+def unusable(error: DamagedFileError) -> CheckpointError:
+    """The error about a checkpoint that was asked for by name."""
+    return CheckpointError(f"{error}; give another, or none: the newest sound one is then taken")
+
+
+def restore(checkpoint: Checkpoint, trained: TrainState, records: str) -> Cursor:
     """Load a checkpoint into what was built from the same configuration. Returns where it stands.
 
-    Raises CheckpointError where it is damaged, of another format, or of other records.
+    Raises CheckpointError where it was damaged meanwhile, or is of other records.
     """
-    state = read_state(path)
-    if state["records"] != records:
+    path, state = checkpoint.path, checkpoint.state
+    if state.records != records:
         raise CheckpointError(f"{path} was trained on other records; give --data the same ones, or another --output")
-    load_model(path, trained.model)
-    parameters = dict(trained.model.named_parameters())
-    for name, buffer in _load(path / "optimizer.safetensors").items():
-        trained.optimizer.state[parameters[name]]["momentum_buffer"] = torch.zeros_like(parameters[name]).copy_(buffer)
-    if state["scaler"]:
-        trained.grad_cache.scaler.load_state_dict(state["scaler"])
-    return Cursor(**state["cursor"])
-
-
-def load_model(path: Path, model: nn.Module) -> None:
-    """Load the weights and buffers of a checkpoint. Raises CheckpointError where they do not fit the model."""
     try:
-        model.load_state_dict(_load(path / "model.safetensors"))
+        model, optimizer = checkpoint.tensors(MODEL), checkpoint.tensors(OPTIMIZER)
+    except DamagedFileError as error:
+        raise unusable(error) from error
+    load_model(path, model, trained.model)
+    parameters = dict(trained.model.named_parameters())
+    for name, buffer in optimizer.items():
+        trained.optimizer.state[parameters[name]]["momentum_buffer"] = torch.zeros_like(parameters[name]).copy_(buffer)
+    if state.scaler:
+        trained.grad_cache.scaler.load_state_dict(state.scaler)
+    return state.cursor
+
+
+def load_model(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Load weights and buffers of the checkpoint at `path`. Raises CheckpointError where they do not fit the model."""
+    try:
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{path} does not fit the configured model: {fault}; give the run's config") from error
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """state.json of a checkpoint. Raises CheckpointError where it is missing, damaged or of another format."""
-    try:
-        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} is no checkpoint: {error.strerror}; give a folder below checkpoints/") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}/state.json is damaged ({error}); resume from the other checkpoint") from error
-    if state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {state.get('format')}, this version reads {FORMAT}; train it anew")
-    return state
 
 
 def export_encoder(encoder: nn.Module, path: Path) -> None:
@@ -121,18 +210,5 @@ def export_encoder(encoder: nn.Module, path: Path) -> None:
 
 def _serialized(tensors: dict[str, Tensor]) -> bytes:
     # Not safetensors' own save_file, which reports a full disk as an error of its own kind, without the errno.
-    data: bytes = serialize({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    data: bytes = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     return data
-
-
-def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
-        if "momentum_buffer" in optimizer.state.get(parameter, {}):
-            yield name, optimizer.state[parameter]["momentum_buffer"]
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; resume from the other checkpoint") from error

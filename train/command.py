@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from types import FrameType
 
 from equimod.pipelines.durable import remedy
 from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.train.config import silence
+from equimod.train.signals import SIGTERM_EXIT, Terminated, sigterm_raises
 
 _GRACE = 2.0  # seconds: torchrun ends all ranks once one exits, and the first may not have spoken yet
-
-
-class _Terminated(BaseException):
-    pass
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise _Terminated
 
 
 def run_command(command: Callable[[], int | None], *, again: str) -> int:
@@ -32,9 +23,9 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
 
     An error is one line; `again` says there how to go on, such as "run the same command to continue".
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return command() or 0
+        with sigterm_raises():
+            return command() or 0
     except UsageError as error:
         return _fail(error, 2)
     except (EquimodError, BrokenProcessPool) as error:
@@ -45,11 +36,9 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
     except OSError as error:
         # Without a number it is our own, such as a folder that is there already, and says what to do.
         return _fail(f"{error}; {remedy(error)} and {again}" if error.errno else error, 1)
-    except (KeyboardInterrupt, _Terminated) as stop:
+    except (KeyboardInterrupt, Terminated) as stop:
         print(f"interrupted; {again}", file=sys.stderr)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        return 130 if isinstance(stop, KeyboardInterrupt) else SIGTERM_EXIT
 
 
 def _fail(error: Exception | str, code: int) -> int:

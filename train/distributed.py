@@ -8,7 +8,7 @@ never waits for the GPU. The nccl branches have not run on GPUs yet.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,6 +28,7 @@ _TIMEOUT = timedelta(minutes=10)  # of one collective: longer than the slowest e
 _TORCHRUN = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1}  # its environment, and the values of a process alone
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 
 class RankLostError(EquimodError):
@@ -122,6 +123,23 @@ def mean_over_ranks(values: dict[str, Tensor], dist_info: DistInfo) -> dict[str,
     stacked = torch.stack([value.detach() for value in values.values()])
     dist.all_reduce(stacked)
     return dict(zip(values, (stacked / dist_info.world_size).unbind(), strict=True))
+
+
+def of_first_rank(make: Callable[[], T], dist_info: DistInfo) -> T:
+    """What `make` returns on the first rank, on every rank; the EquimodError that it raises there, too."""
+    if dist_info.world_size == 1:
+        return make()
+    found: list[Any] = [None]
+    if dist_info.rank == 0:
+        try:
+            found = [make()]
+        except EquimodError as error:
+            found = [error]
+    dist.broadcast_object_list(found, device=torch.device("cpu"))
+    if isinstance(found[0], EquimodError):
+        raise found[0]
+    made: T = found[0]
+    return made
 
 
 def assert_same_on_all_ranks(value: str, what: str, dist_info: DistInfo) -> None:

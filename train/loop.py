@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equimod.models.ssl import SSL
 from equimod.pipelines.batch import Batch
@@ -26,8 +26,8 @@ def image_dtype(precision: str) -> torch.dtype:
     return AUTOCAST[precision] or torch.float32
 
 
-class NonFiniteLoss(EquimodError):
-    """The loss is not a number any more: the message gives step, learning rate and the last good checkpoint."""
+class NotFiniteError(EquimodError):
+    """A loss or a weight is no number any more: the message gives step, learning rate and the last good checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class RunContext:
 def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunContext) -> bool:
     """Train from `start` to the end, or until a rank is asked to stop. Returns whether the end was reached.
 
-    Checkpoints are saved every `checkpoint_every` steps and at the end, after the losses up to there were seen to be
-    finite. The host waits for the device in steps that log or save, and nowhere else (with a gradient scaler, in every
-    step). Raises NonFiniteLoss.
+    Checkpoints are saved every `checkpoint_every` steps and at the end, after the losses up to there, and all that is
+    saved, were seen to be finite. The host waits for the device in steps that log or save, and nowhere else (with a
+    gradient scaler, in every step). Raises NotFiniteError.
     """
     steps = len(pipeline)
     total = context.epochs * steps
@@ -81,6 +81,8 @@ def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunCont
                     context.reporter.log(done, epoch, lr, losses)
         if saving:
             with stages.record("checkpoint"):
+                assert_finite(state, done, lr, last_good, context.dist_info)
+                context.reporter.sync()
                 last_good = context.save(Cursor(*divmod(done, steps)), done)
             context.reporter.event({"event": "checkpoint", "step": done, "name": last_good})
             if stopping or done == total:
@@ -103,6 +105,32 @@ def train_step(state: TrainState, batch: Batch, lr: float) -> dict[str, Tensor]:
     return {name: loss.detach() for name, loss in losses.items()}
 
 
+def assert_finite(state: TrainState, done: int, lr: float, last_good: str, dist_info: DistInfo) -> None:
+    """Raise NotFiniteError, on every rank, where a weight, momentum or running statistic of any rank is not finite."""
+    tensors = {**state.model.state_dict(), **{f"momentum of {n}": m for n, m in momenta(state.model, state.optimizer)}}
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    largest = torch._foreach_norm(list(floats.values()), ord=math.inf)
+    finite = torch.stack([value.isfinite() for value in largest]).tolist()
+    if any_rank(not all(finite), dist_info):
+        named = [name for name, is_finite in zip(floats, finite, strict=True) if not is_finite]
+        what = f"{named[0]} is not finite" if named else "another rank has weights that are not finite"
+        raise _not_finite(what, done, lr, last_good)
+
+
+def _not_finite(what: str, step: int, lr: float, last_good: str) -> NotFiniteError:
+    return NotFiniteError(
+        f"{what} in step {step} (learning rate {lr:.3g}); last good checkpoint: {last_good}; train anew, in another "
+        "--output, with a lower --optim.lr or fp32"
+    )
+
+
+def momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The momentum of each parameter that has one yet, by its name."""
+    for name, parameter in model.named_parameters():
+        if "momentum_buffer" in optimizer.state.get(parameter, {}):
+            yield name, optimizer.state[parameter]["momentum_buffer"]
+
+
 class LossBuffer:
     """The losses of the steps since the host last read them, kept on the device."""
 
@@ -114,15 +142,12 @@ class LossBuffer:
         self._steps.append(losses)
 
     def losses(self, lr: float, last_good: str) -> dict[str, float]:
-        """The losses of the last step, averaged over the ranks; NonFiniteLoss if any step since was not finite."""
+        """The losses of the last step, averaged over the ranks; NotFiniteError if any step since was not finite."""
         stacked = {name: torch.stack([step[name] for step in self._steps]) for name in self._steps[0]}
         values = {name: value.tolist() for name, value in mean_over_ranks(stacked, self._dist_info).items()}
         for offset, loss in enumerate(values["loss"]):
             if not math.isfinite(loss):
-                raise NonFiniteLoss(
-                    f"the loss is {loss} in step {self._done + offset + 1} (learning rate {lr:.3g}); last good "
-                    f"checkpoint: {last_good}; train anew, in another --output, with a lower --optim.lr or fp32"
-                )
+                raise _not_finite(f"the loss is {loss}", self._done + offset + 1, lr, last_good)
         self._done += len(self._steps)
         self._steps.clear()
         return {name: value[-1] for name, value in values.items()}

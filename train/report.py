@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.progress import Progress
@@ -32,6 +37,7 @@ class Reporter:
             self._metrics = self._open.enter_context(metrics.open("a", encoding="utf-8", buffering=1))
             from torch.utils.tensorboard import SummaryWriter
 
+            self._open.enter_context(_thread_errors_once("tensorboard"))
             self._board = SummaryWriter(self._folder / "tensorboard", purge_step=self._start_step)
             self._open.callback(self._board.close)
             progress = Progress("training", "steps", total=self._total, done=self._start_step, log=True)
@@ -84,6 +90,11 @@ class Reporter:
         if self._folder is not None:
             self._metrics.write(json.dumps(event) + "\n")
 
+    def sync(self) -> None:
+        """Have all events so far on the disk, before a checkpoint says that their steps are done. Raises OSError."""
+        if self._folder is not None:
+            os.fsync(self._metrics.fileno())
+
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
         if self._folder is not None:
@@ -97,13 +108,63 @@ class Reporter:
         self._progress.show(event["step"], numbers=numbers)
 
 
+@contextmanager
+def _thread_errors_once(package: str) -> Iterator[None]:
+    """Inside, the OSErrors that end threads of `package` are not printed: its next call raises them."""
+    before = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        is_its_own = type(arguments.thread).__module__.startswith(package)
+        if not (is_its_own and isinstance(arguments.exc_value, OSError)):
+            before(arguments)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
 def read_events(metrics: Path) -> list[dict[str, Any]]:
-    """The events of a metrics.jsonl, without a line that a kill cut in two. Raises OSError."""
-    events = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            events.append(json.loads(line))
-    return events
+    """The events of a metrics.jsonl, as dictionaries; "event" is their kind. Raises OSError.
+
+    Lines that are none are left out; it says how many, but for a last one that a kill cut in two.
+    """
+    *lines, cut = metrics.read_bytes().split(b"\n")
+    events = [event for line in lines if (event := _event(line)) is not None]
+    if len(events) < len(lines):
+        print(f"{metrics}: {len(lines) - len(events):,} damaged line(s) left out", flush=True)
+    return events + [event for event in [_event(cut)] if event is not None]
+
+
+class _Event(msgspec.Struct, tag_field="event"):
+    step: int
+
+
+class _Step(_Event, tag="step"):
+    loss: float
+    lr: float
+    images_per_s: float
+    data_wait: float
+
+
+class _Checkpoint(_Event, tag="checkpoint"):
+    name: str
+
+
+class _Time(_Event, tag="time"):
+    wall_seconds: float
+
+
+_FORM = msgspec.json.Decoder(_Step | _Checkpoint | _Time)
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        _FORM.decode(line)
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _forget_after(metrics: Path, step: int) -> None:

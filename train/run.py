@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 
-from equimod import models, pipelines
-from equimod import train as train_package
 from equimod.models.encoder import Encoder
 from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends.choose import choose
@@ -23,7 +18,7 @@ from equimod.pipelines.params import Standardizer
 from equimod.pipelines.records.protocol import Contents, Records
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.timing import StageTimes
-from equimod.train import checkpoint
+from equimod.train.checkpoint import Checkpoint, export_encoder, restore, save, step_folder
 from equimod.train.command import refused_settings
 from equimod.train.config import CONFIG, Config, read_recipe
 from equimod.train.data import measured_normalization, prepare
@@ -32,37 +27,39 @@ from equimod.train.distributed import (
     assert_same_on_all_ranks,
     barrier,
     data_parallel,
+    of_first_rank,
     process_group,
     sync_batchnorm,
 )
+from equimod.train.environment import code_digests
 from equimod.train.grad_cache import GradCache
 from equimod.train.lars import LARS, lars_groups
 from equimod.train.loop import AUTOCAST, RunContext, TrainState, image_dtype, train
 from equimod.train.report import Reporter
-from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, claim
+from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, held, take
 from equimod.train.schedule import warmup_cosine
+from equimod.train.signals import SIGTERM_EXIT, stop_signal
 from equimod.train.time_spent import Clock
 from equimod.train.trackers import require_trackers
-
-SIGTERM_EXIT = 128 + signal.SIGTERM
 
 
 def run_training(config: Config) -> int:
     """Train as `config` says, this process being one rank. Returns the exit code: 0, or 143 when stopped by SIGTERM.
 
     Raises ConfigError for what the command line must change, RecordsError, CheckpointError and OSError otherwise.
-    Until everything is put together, nothing in the output folder is changed.
+    Until everything is put together, nothing in the output folder is changed, and SIGTERM ends the process at once.
     """
-    with _sigterm() as stop_asked, ExitStack() as stack:
+    with ExitStack() as stack:
         with refused_settings():
             dist_info = stack.enter_context(process_group(config.system.device))
             config = config.on_device(dist_info.device.type)
             if dist_info.rank == 0:
                 require_trackers(config.log.to)
-            assert_same_on_all_ranks(code_digest(), "the code of equimod", dist_info)
-            resume_from = checkpoint_to_resume(config)
+            code = "\n".join(f"{name} {digest}" for name, digest in code_digests().items())
+            assert_same_on_all_ranks(code, "the code of equimod", dist_info)
             assert_same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", dist_info)
-            assert_same_on_all_ranks(str(resume_from), "the checkpoint to resume from", dist_info)
+        notes: list[str] = []
+        resume_from = of_first_rank(lambda: _begin(config, stack, notes.append), dist_info)
         config, records = prepare(config, dist_info)
         config, why = with_backend(config, records, resume_from, dist_info)
         config = with_normalization(config, records, resume_from)
@@ -72,14 +69,21 @@ def run_training(config: Config) -> int:
             assert_same_on_all_ranks(config.backend, "the backend", dist_info)
             pipeline = training_pipeline(config, records, dist_info)
             state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
-        run = PreparedRun(config, records, fingerprint, pipeline, state, dist_info, resume_from, why)
+        run = PreparedRun(config, records, fingerprint, pipeline, state, dist_info, resume_from, (why, *notes))
         start = Cursor(0, 0)
         if resume_from is not None:
-            start = checkpoint.restore(resume_from, state, fingerprint)
+            start = restore(resume_from, state, fingerprint)
         if dist_info.rank == 0:
-            stack.enter_context(claim(config, resume_from))
+            take(config, resume_from)
         barrier(dist_info)
-        return _train(run, start, stop_asked.is_set)
+        with stop_signal() as stop_asked:
+            return _train(run, start, stop_asked)
+
+
+def _begin(config: Config, stack: ExitStack, say: Callable[[str], None]) -> Checkpoint | None:
+    """On the first rank: hold the run's folder until `stack` ends, and find where to go on."""
+    stack.enter_context(held(config.run_folder()))
+    return checkpoint_to_resume(config, say)
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ class PreparedRun:
     pipeline: Pipeline
     state: TrainState
     dist_info: DistInfo
-    resume_from: Path | None
-    why_backend: str
+    resume_from: Checkpoint | None
+    notes: tuple[str, ...]  # why this backend, and what is to be said of the checkpoint
 
     @property
     def folder(self) -> Path:
@@ -103,9 +107,9 @@ class PreparedRun:
         """Write a checkpoint, on rank 0, and wait for it. Returns its path."""
         checkpoints = self.folder / CHECKPOINTS
         if self.dist_info.rank == 0:
-            checkpoint.save(checkpoints, cursor, global_step, self.state, self.config, self.fingerprint)
+            save(checkpoints, cursor, global_step, self.state, self.config, self.fingerprint)
         barrier(self.dist_info)
-        return str(checkpoint.step_folder(checkpoints, global_step))
+        return str(step_folder(checkpoints, global_step))
 
     def opening(self, start_step: int) -> str:
         """What the run says before its first step."""
@@ -117,13 +121,6 @@ class PreparedRun:
             f"{config.encoder.width}, {parameters:.1f} M parameters, {ranks} rank(s) on {device}, {config.precision}, "
             f"output {self.folder}{resumed}"
         )
-
-
-def code_digest() -> str:
-    """A line for each file of code that a run depends on: its path and a digest of its content."""
-    files = sorted(path for part in (pipelines, models, train_package) for path in Path(part.__path__[0]).rglob("*.py"))
-    names = [f"{path.parent.name}/{path.name}" for path in files]
-    return "\n".join(f"{n} {sha256(path.read_bytes()).hexdigest()[:12]}" for n, path in zip(names, files, strict=True))
 
 
 def build_model(config: Config, records: Contents) -> SSL:
@@ -141,7 +138,9 @@ def build_model(config: Config, records: Contents) -> SSL:
     )
 
 
-def with_backend(config: Config, records: Records, resume_from: Path | None, dist_info: DistInfo) -> tuple[Config, str]:
+def with_backend(
+    config: Config, records: Records, resume_from: Checkpoint | None, dist_info: DistInfo
+) -> tuple[Config, str]:
     """The configuration with the backend that `auto` stands for, and the reason.
 
     A resumed run keeps the one it had, so that its images stay the same to the bit where another one is there now.
@@ -149,18 +148,18 @@ def with_backend(config: Config, records: Records, resume_from: Path | None, dis
     if config.backend != "auto":
         return config, "as given"
     if resume_from is not None:
-        before = read_recipe(resume_from / CONFIG)
+        before = read_recipe(resume_from.path / CONFIG)
         return replace(config, backend=before.backend), "as before"
     choice = choose(records, dist_info.device)
     return replace(config, backend=choice.backend), choice.reason
 
 
-def with_normalization(config: Config, records: Records, resume_from: Path | None) -> Config:
+def with_normalization(config: Config, records: Records, resume_from: Checkpoint | None) -> Config:
     """The configuration with the mean and standard deviation that are to be measured; a resumed run keeps its own."""
     if config.normalize != "measured":
         return config
     if resume_from is not None:
-        normalize = read_recipe(resume_from / CONFIG).augment.x.normalize
+        normalize = read_recipe(resume_from.path / CONFIG).augment.x.normalize
     else:
         normalize = measured_normalization(records, config.augment.x, workers=config.system.workers)
     return replace(config, augment=config.augment.normalized(normalize))
@@ -253,7 +252,9 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
         start_step=start_step,
     ) as reporter:
         reporter.say(run.opening(start_step))
-        reporter.say(f"backend {config.backend}: {run.why_backend}")
+        reporter.say(f"backend {config.backend}: {run.notes[0]}")
+        for note in run.notes[1:]:
+            reporter.say(note)
         if run.dist_info.device.type == "cuda":
             reporter.say(f"operators: {run.pipeline.operators.description}")
         context = RunContext(
@@ -263,24 +264,13 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
             log_every=config.log.every,
             checkpoint_every=config.log.checkpoint_every,
             save=run.save,
-            last_good=str(run.resume_from or "none"),
+            last_good=str(run.resume_from.path if run.resume_from else "none"),
             stop_asked=stop_asked,
         )
         if not train(run.state, run.pipeline, start, context):
             reporter.say(f"stopped by SIGTERM after a checkpoint; --resume auto goes on in {folder}")
             return SIGTERM_EXIT
         if is_first:
-            checkpoint.export_encoder(run.state.model.encoder, folder / "encoder.safetensors")
+            export_encoder(run.state.model.encoder, folder / "encoder.safetensors")
         reporter.say(f"done: {folder}; evaluate it with: equimod evaluate {folder}")
     return 0
-
-
-@contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that is set when SIGTERM arrives, which may be more than once: launchers pass it on to every rank."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -6,71 +6,94 @@ Everything is checked before anything is deleted or written.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from equimod.pipelines.durable import FolderBusyError, durable_file, locked, prune, remove_leftovers, rotate
-from equimod.train import checkpoint
+from equimod.pipelines.durable import FolderBusyError, durable_file, go_back, locked, prune, remove_leftovers
+from equimod.train.checkpoint import Checkpoint, first_sound, open_checkpoint
 from equimod.train.config import CONFIG, Config, ConfigError, differences, read_recipe
+from equimod.train.environment import Environment
 from equimod.train.trackers import ID_FILES
 
 CHECKPOINTS = "checkpoints"
 
 
-def checkpoint_to_resume(config: Config) -> Path | None:
-    """The checkpoint that the configuration asks to go on from, None for a new run. Changes nothing.
-
-    Raises ConfigError where the output folder holds a run that was not asked for, or the run to resume had another
-    configuration, CheckpointError where the checkpoint cannot be used.
-    """
-    folder = config.run_folder()
-    path: Path | None = None
-    if config.resume == "auto":
-        path = checkpoint.newest(folder / CHECKPOINTS)
-    elif config.resume != "never":
-        path = Path(config.resume)
-    has_run = (folder / CONFIG).exists()
-    is_its_own = path is not None and path.resolve().is_relative_to(folder.resolve())
-    if has_run and not (config.overwrite or config.resume == "auto" or is_its_own):
-        raise ConfigError(f"{folder} holds a run; give --resume auto to go on, --overwrite to delete it, or --output")
-    if path is not None:
-        checkpoint.read_state(path)
-    if config.resume != "never" and (path is not None or has_run):
-        changed = differences(config, read_recipe((path or folder) / CONFIG))
-        if changed:
-            raise ConfigError(
-                f"cannot resume {path or folder} with another configuration: {', '.join(changed)}; "
-                "give the same settings, or another --output"
-            )
-    return path
-
-
 @contextmanager
-def claim(config: Config, resume_from: Path | None) -> Iterator[Path]:
-    """The run's folder, locked for this process, cleared of what is not to be kept, with config.yaml in place.
+def held(folder: Path) -> Iterator[None]:
+    """Lock the folder of a run for this process, and make it where it is missing; empty, it is removed again.
 
     Raises ConfigError where another run holds it.
     """
-    folder = config.run_folder()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder):
-            if config.overwrite:
-                _delete_run(folder)
-            remove_leftovers(folder)
-            checkpoints = folder / CHECKPOINTS
-            if resume_from is not None and resume_from.resolve().parent == checkpoints.resolve():
-                rotate(checkpoints, resume_from.name, keep=2 if config.resume == "auto" else 1)
-            elif checkpoints.exists():
-                prune(checkpoints)
-            with durable_file(folder / CONFIG) as handle:
-                # How the run was started is none of its settings: its config.yaml may serve as a recipe.
-                handle.write(replace(config, resume="never", overwrite=False, config=None).to_yaml().encode())
-            yield folder
+            yield
     except FolderBusyError as error:
         raise ConfigError(f"{error}, or give another --output") from error
+    finally:
+        with suppress(OSError):  # not empty any more
+            for path in made:
+                path.rmdir()
+
+
+def checkpoint_to_resume(config: Config, say: Callable[[str], None]) -> Checkpoint | None:
+    """The checkpoint that the configuration asks to go on from, None for a new run. Changes nothing.
+
+    With --resume auto it is the newest sound one; `say` hears what was skipped, and what of code and libraries is other
+    than it was. Raises ConfigError where the output folder holds a run that was not asked for, or the run to resume had
+    another configuration, CheckpointError where the checkpoint cannot be used, OtherEnvironmentError for code or
+    libraries that may move its numbers.
+    """
+    folder = config.run_folder()
+    checkpoint: Checkpoint | None = None
+    if config.resume == "auto":
+        checkpoint = first_sound(folder / CHECKPOINTS, lambda path: Checkpoint.open(path).check(), say)
+    elif config.resume != "never":
+        checkpoint = open_checkpoint(Path(config.resume))
+    has_run = (folder / CONFIG).exists()
+    is_its_own = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
+    if has_run and not (config.overwrite or config.resume == "auto" or is_its_own):
+        raise ConfigError(f"{folder} holds a run; give --resume auto to go on, --overwrite to delete it, or --output")
+    before = checkpoint.path if checkpoint else folder
+    if config.resume != "never" and (checkpoint or has_run):
+        changed = differences(config, read_recipe(before / CONFIG))
+        if changed:
+            raise ConfigError(
+                f"cannot resume {before} with another configuration: {', '.join(changed)}; "
+                "give the same settings, or another --output"
+            )
+    if checkpoint:
+        _compare_environments(config, checkpoint, say)
+    return checkpoint
+
+
+def _compare_environments(config: Config, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
+    backend = read_recipe(checkpoint.path / CONFIG).backend
+    here, before = Environment.here(backend), checkpoint.state.environment
+    if not config.resume_anyway:
+        here.refuse(before, "install what it had, or go on with --resume-anyway")
+    if changes := here.changes(before):
+        say(f"other than at the checkpoint: {', '.join(changes)}")
+
+
+def take(config: Config, checkpoint: Checkpoint | None) -> None:
+    """Clear the run's folder, which is held, of what is not to be kept, and put config.yaml in place."""
+    folder = config.run_folder()
+    if config.overwrite:
+        _delete_run(folder)
+    remove_leftovers(folder)
+    checkpoints = folder / CHECKPOINTS
+    if checkpoint is not None and checkpoint.path.resolve().parent == checkpoints.resolve():
+        go_back(checkpoints, checkpoint.path.name)
+    elif checkpoints.exists():
+        prune(checkpoints)
+    with durable_file(folder / CONFIG) as handle:
+        # How the run was started is none of its settings: its config.yaml may serve as a recipe.
+        started = replace(config, resume="never", resume_anyway=False, overwrite=False, config=None)
+        handle.write(started.to_yaml().encode())
 
 
 def _delete_run(folder: Path) -> None:

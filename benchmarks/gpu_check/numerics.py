@@ -120,7 +120,7 @@ def _resumed(job: Job, config: Config) -> Finding:
     checkpoint.save(folder, Cursor(0, 2), 2, state, config, "drawn")
     losses = [_loss(state, batch) for _ in range(2)]
     other = _deterministic(job, replace(config, seed=1))
-    checkpoint.restore(checkpoint.step_folder(folder, 2), other, records="drawn")
+    checkpoint.restore(checkpoint.open_checkpoint(checkpoint.step_folder(folder, 2)), other, records="drawn")
     again = [_loss(other, batch) for _ in range(2)]
     torch.use_deterministic_algorithms(False)
     met = losses == again and _same(_weights(state), _weights(other))

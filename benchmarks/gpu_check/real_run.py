@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -15,6 +14,7 @@ from equimod.pipelines.images import open_images
 from equimod.pipelines.shapes import draw_dataset
 from equimod.train.config import parse
 from equimod.train.evaluate import main as evaluate
+from equimod.train.evaluation.scores import read_scores
 from equimod.train.main import main as train
 from equimod.train.run import build_train_state, training_pipeline
 
@@ -73,7 +73,7 @@ def _run(job: Job, name: str, options: list[str], epochs: int) -> Iterator[Findi
     yield _ended(f"{name}: evaluation", code, time.perf_counter() - began)
     if code:
         return
-    scores = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
+    scores = read_scores(folder)
     for key, title in (("linear_cached_top1", "linear top-1 on cached features"), ("knn_top1", "kNN top-1")):
         yield measured(f"{name}: {title}", [scores[key]], "%")
 

@@ -20,7 +20,7 @@ from equimod.pipelines.records import open_records
 from equimod.train import evaluation
 from equimod.train.config import SystemSettings, read_recipe
 from equimod.train.evaluate import main
-from equimod.train.evaluation import EVALUATORS, load
+from equimod.train.evaluation import EVALUATORS, load, trained_run
 from equimod.train.evaluation.features import FrozenEncoder, extract
 from equimod.train.evaluation.trained_run import open_trained_run
 from equimod.train.main import main as train
@@ -195,7 +195,11 @@ def test_unknown_classes_are_refused(
     ("broken", "options", "named"),
     [
         ("checkpoints", [], "holds no checkpoint"),
-        ("checkpoints/step-00000006/state.json", [], "is no checkpoint"),
+        (
+            "checkpoints/step-00000006/state.json",
+            ["--checkpoint", "{run}/checkpoints/step-00000006"],
+            "state.json cannot",
+        ),
         (None, ["--val", "missing"], "missing"),
     ],
 )
@@ -204,7 +208,7 @@ def test_what_is_missing_is_named(
 ) -> None:
     if broken:
         (run / broken).rename(run / "elsewhere")
-    assert main([str(run), "--knn", *options]) == 1
+    assert main([str(run), "--knn", *(option.format(run=run) for option in options)]) == 1
     assert named in _one_line(capsys.readouterr().err)
     assert not (run / "eval.json").exists()
 
@@ -226,6 +230,32 @@ def test_ctrl_c_is_one_line(run: Path, capsys: pytest.CaptureFixture[str], monke
     assert main([str(run), "--knn"]) == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "interrupted; evaluate again; what was found before is in eval.json"
+
+
+def test_the_checkpoint_before_a_damaged_one_is_evaluated_and_that_is_said(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (run / "checkpoints" / "step-00000006" / "model.safetensors").open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(b"\xff\xff")
+    assert _evaluate(run, "--knn")["checkpoint"] == "step-00000004"
+    said = capsys.readouterr().out
+    assert said.startswith("skipped: ")
+    assert "step-00000006/model.safetensors is damaged: it does not have its digest\n" in said
+
+
+def test_a_checkpoint_that_the_training_removes_meanwhile_is_evaluated_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = trained_run.open_images
+
+    def remove(*arguments: Any) -> Any:
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        return original(*arguments)
+
+    monkeypatch.setattr(trained_run, "open_images", remove)
+    assert _evaluate(run, "--knn")["checkpoint"] == "step-00000006"
+    assert not (run / "checkpoints").exists()
 
 
 def test_a_run_on_the_cpu_is_evaluated_there(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

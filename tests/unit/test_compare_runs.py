@@ -24,8 +24,11 @@ def _run(folder: Path, settings: str = "", val: str = "val", **scores: float) ->
     folder.mkdir()
     (folder / "config.yaml").write_text(f"batch_size: 180000\n{settings}")
     used = {"train_images": 80, "val": val}
-    (folder / "eval.json").write_text(json.dumps({**SCORES, **scores, "evaluators": {"knn": used, "factors": used}}))
-    steps = [{"event": "step", "step": step, "images_per_s": 600.0, "data_wait": 0.0} for step in (1, 2)]
+    (folder / "eval.json").write_text(
+        json.dumps({**SCORES, **scores, "weights": "", "evaluators": {"knn": used, "factors": used}})
+    )
+    told = {"event": "step", "loss": 1.0, "lr": 0.5, "images_per_s": 600.0, "data_wait": 0.0}
+    steps = [{**told, "step": step} for step in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
     return folder
 

@@ -23,12 +23,13 @@ POLICY = POLICIES["simclr_cifar10"]
 
 def _metrics(folder: Path, equimod: bool = True) -> Path:
     path = folder / "metrics.jsonl"
+    rates = {"images_per_s": 100.0, "data_wait": 0.0}
     events: list[dict[str, object]] = [{"event": "checkpoint", "step": 2, "name": "step-2"}]
     for step in (2, 4, 6):
         losses = {"loss": 9 - step, "invariance": 5 - step / 2}
         if equimod:
             losses["equivariance"] = 4 - step / 2
-        events.append({"event": "step", "step": step, "epoch": 0, "lr": 0.1 * step, **losses})
+        events.append({"event": "step", "step": step, "epoch": 0, "lr": 0.1 * step, **losses, **rates})
     path.write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "st')
     return path
 

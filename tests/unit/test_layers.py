@@ -18,7 +18,7 @@ ALLOWED = {
     "benchmarks": {"benchmarks", "train", "models", "pipelines"},
 }
 PIPELINES = (
-    {"errors", "durable", "timing", "workers", "cores", "progress"},
+    {"errors", "durable", "stored", "timing", "workers", "cores", "progress"},
     {"policy", "philox", "geometry", "params", "sampler", "resolution"},
     {"records"},
     {"codec", "kernel", "decode", "resize"},

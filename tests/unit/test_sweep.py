@@ -20,11 +20,13 @@ def run_folder(tmp_path: Path) -> Path:
         "dataset: shapes\nequimod: true\nepochs: 7\nbatch_size: 100\nseed: 3\nencoder: {arch: resnet18, width: 16}\n"
     )
     scores = {"linear_top1": 71.5, "equivariance_absolute": 1.5, "equivariance_relative": 0.5}
-    (folder / "eval.json").write_text(json.dumps({**scores, "evaluators": {"linear": {"train_images": 5000}}}))
+    (folder / "eval.json").write_text(
+        json.dumps({**scores, "weights": "", "evaluators": {"linear": {"train_images": 5000, "val": ""}}})
+    )
     events = [
-        {"event": "step", "step": 10, "images_per_s": 500.0, "data_wait": 0.07},
-        {"event": "checkpoint", "step": 15},
-        {"event": "step", "step": 30, "images_per_s": 400.0, "data_wait": 0.14},
+        {"event": "step", "step": 10, "loss": 2.0, "lr": 0.5, "images_per_s": 500.0, "data_wait": 0.07},
+        {"event": "checkpoint", "step": 15, "name": "step-00000015"},
+        {"event": "step", "step": 30, "loss": 1.0, "lr": 0.5, "images_per_s": 400.0, "data_wait": 0.14},
     ]
     cut = '{"event": "st'  # by a kill
     (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + cut)

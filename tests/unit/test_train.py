@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -11,6 +14,7 @@ import torch
 from faulty_train import with_fault
 from safetensors.torch import load_file
 from small_runs import STEPS, events, losses, same_end
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from equimod.models.encoder import Encoder
 from equimod.pipelines.durable import locked
@@ -215,3 +219,33 @@ def test_without_equimod_no_x_is_read_and_nothing_of_it_is_saved(options: list[s
     assert main([*options, "--no-equimod", "--output", str(run)]) == 0
     assert not [name for name in load_file(newest(run / "checkpoints") / "model.safetensors") if "equimod" in name]
     assert "equivariance" not in events(run)[0]
+
+
+def test_a_disk_that_is_full_for_tensorboard_is_one_line(
+    options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes in a thread of its own."""
+
+    def full(self: RecordWriter, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert main([*options, "--output", str(tmp_path / "run")]) == 1
+    gc.collect()
+    error = capfd.readouterr().err
+    assert error.startswith("error: [Errno 28] No space left on device: 'events'; make room and go on from")
+    assert error.count("\n") == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved_in_the_last_step_either(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The losses are those from before the update that spoils the weights."""
+    spoiled = ["--optim.lr", "1e37", "--optim.trust-coefficient", "1e6", "--epochs", "1", "--batch-size", "24"]
+    run = tmp_path / "run"
+    assert main([*options, *spoiled, "--optim.warmup-epochs", "0", "--output", str(run)]) == 1
+    error = capsys.readouterr().err
+    assert "is not finite in step 1 (learning rate 1e+37); last good checkpoint: none; train anew" in error
+    assert error.count("\n") == 1
+    assert not (run / "checkpoints").exists()
+    assert not (run / "encoder.safetensors").exists()

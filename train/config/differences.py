@@ -8,7 +8,10 @@ from typing import Any
 
 from equimod.train.config.settings import Config
 
-_NOT_OF_THE_RESULT = {"data", "val", "labels", "output", "config", "backend", "resume", "overwrite", "system", "log"}
+_NOT_OF_THE_RESULT = {
+    *("data", "val", "labels", "output", "config", "backend", "system", "log"),
+    *("resume", "resume_anyway", "overwrite"),
+}
 
 
 def differences(config: Config, other: Config) -> list[str]:

@@ -143,6 +143,8 @@ class _RunSettings:
     """Seed of everything random: weights, order, augmentations."""
     resume: str = "never"
     """never, auto (go on where the run in --output stopped), or the folder of a checkpoint."""
+    resume_anyway: bool = False
+    """Go on although the code or a library is another one, and may compute other numbers."""
     overwrite: bool = False
     """Delete the run that --output holds and start anew."""
     policy: str = "simclr_shapes"

@@ -3,6 +3,7 @@ scores of several runs side by side."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -43,7 +44,9 @@ def draw_losses(metrics: Path, path: Path, title: str) -> None:
     parts = [name for name in _LOSSES if name != "loss" and any(name in event for event in steps)]
     # A method alone is the whole loss: one line says it.
     for name in ("loss", *(parts if len(parts) > 1 else ())):
-        losses.plot(step, [event[name] for event in steps], marker=marker, color=_LOSSES[name], lw=1.2, label=name)
+        losses.plot(
+            step, [event.get(name, math.nan) for event in steps], marker=marker, color=_LOSSES[name], lw=1.2, label=name
+        )
     losses.set(title=title, ylabel="loss")
     losses.legend(frameon=False)
     rate.plot(step, [event["lr"] for event in steps], marker=marker, color="tab:green", lw=1.2)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from equimod.pipelines.durable import durable_file
-from equimod.train.config import ConfigError
 from equimod.train.data import spaced
 from equimod.train.evaluation import figures, load
+from equimod.train.evaluation.scores import EVAL, read_scores
 from equimod.train.evaluation.trained_run import TrainedRun
 
 
@@ -20,7 +19,7 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
 
     Raises ConfigError where eval.json is damaged.
     """
-    _read_results(trained.folder / "eval.json")  # rather before the work than after it
+    read_scores(trained.folder)  # rather before the work than after it
     for name in names:
         began, evaluator = time.perf_counter(), load(name)
         values = dict(evaluator.run(trained))
@@ -46,7 +45,7 @@ def draw_figures(trained: TrainedRun) -> None:
         trained.train, trained.policy, folder / "views.png", seed=config.seed, window=config.shuffle_window
     )
     drawn = [folder / "loss.png", folder / "views.png"]
-    found = _read_results(trained.folder / "eval.json")
+    found = read_scores(trained.folder)
     if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
         drawn.append(folder / "equivariance.png")
         figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.data_name}")
@@ -55,21 +54,9 @@ def draw_figures(trained: TrainedRun) -> None:
 
 def _keep(trained: TrainedRun, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
     """Merge results into eval.json; results of another checkpoint are dropped from it."""
-    path = trained.folder / "eval.json"
-    found = _read_results(path)
+    found = read_scores(trained.folder)
     if found.get("weights") != trained.identity["weights"]:
         found = {}
     evaluators = {**found.pop("evaluators", {}), name: used}
-    with durable_file(path) as out:
+    with durable_file(trained.folder / EVAL) as out:
         out.write(json.dumps({**found, **trained.identity, **values, "evaluators": evaluators}, indent=2).encode())
-
-
-def _read_results(path: Path) -> dict[str, Any]:
-    """The content of eval.json so far. Raises ConfigError where it is damaged."""
-    try:
-        found = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); remove it and evaluate again") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path} holds no results of an evaluation; remove it and evaluate again")
-    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from equimod.train.config import ConfigError, read_run
+from equimod.train.evaluation.scores import EVAL, read_scores
 from equimod.train.report import read_events
 
 SCORES = {
@@ -32,9 +32,9 @@ def summary(folder: Path) -> dict[str, Any]:
     A score that was not measured is None. Raises ConfigError or OSError where a file of the run is missing.
     """
     config = read_run(folder)
-    if not (folder / "eval.json").is_file():
-        raise ConfigError(f"{folder} has no eval.json; run equimod evaluate {folder} first")
-    scores = json.loads((folder / "eval.json").read_bytes())
+    scores = read_scores(folder)
+    if not scores:
+        raise ConfigError(f"{folder} has no {EVAL}; run equimod evaluate {folder} first")
     seconds, waited = _training_seconds(read_events(folder / "metrics.jsonl"), config.batch_size)
     settings = {key: value for key, value in yaml.safe_load(config.to_yaml()).items() if key not in _OF_THE_MACHINE}
     return {
@@ -71,5 +71,6 @@ def _training_seconds(events: Sequence[dict[str, Any]], batch_size: int) -> tupl
     """
     steps = [{"step": 0}, *(event for event in events if event["event"] == "step")]
     images = [batch_size * (after["step"] - before["step"]) for before, after in pairwise(steps)]
-    seconds = [n / event["images_per_s"] for n, event in zip(images, steps[1:], strict=True)]
+    rates = [event["images_per_s"] for event in steps[1:]]
+    seconds = [n / rate if rate else 0.0 for n, rate in zip(images, rates, strict=True)]
     return sum(seconds), sum(s * event["data_wait"] for s, event in zip(seconds, steps[1:], strict=True))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from equimod.models.equimod import EquiMod
 from equimod.models.ssl import SSL
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
-from equimod.train import checkpoint
+from equimod.pipelines.stored import DamagedFileError
+from equimod.train.checkpoint import MODEL, Checkpoint, CheckpointError, first_sound, load_model, unusable
 from equimod.train.config import Config
 from equimod.train.data import check_classes
 from equimod.train.evaluation.features import Features, FrozenEncoder, ViewSet, extract
@@ -80,24 +81,34 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
     CheckpointError where there is no checkpoint or it does not fit, RecordsError for bad records, ConfigError where
     classes of val are unknown.
     """
-    path = path or checkpoint.newest(folder / "checkpoints")
-    if path is None:
-        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
+    # At once, before anything that takes long: a run that goes on removes it.
+    checkpoint, tensors = _hold(path) if path else _hold_newest(folder)
     assert config.data is not None
     train = val = open_images(config.data, config.labels)
     if config.val:
         val = open_images(config.val, config.labels)
         check_classes(train, val, config.val)
-    identity = _identity(path)
     model = build_model(config, train)
-    checkpoint.load_model(path, model)
+    load_model(checkpoint.path, tensors, model)
     model.to("cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu")
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
-    return TrainedRun(folder, config, identity, model, train, val, seed, workers)
+    return TrainedRun(folder, config, checkpoint.identity, model, train, val, seed, workers)
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    cursor = checkpoint.read_state(path)["cursor"]
-    with (path / "model.safetensors").open("rb") as handle:
-        weights = hashlib.file_digest(handle, "sha256").hexdigest()
-    return {"checkpoint": path.name, "weights": weights, "epoch": cursor["epoch"], "step_in_epoch": cursor["step"]}
+def _hold_newest(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    found = first_sound(folder / "checkpoints", _read, lambda line: print(line, flush=True))
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
+    return found
+
+
+def _hold(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    try:
+        return _read(path)
+    except DamagedFileError as error:
+        raise unusable(error) from error
+
+
+def _read(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    checkpoint = Checkpoint.open(path)
+    return checkpoint, checkpoint.tensors(MODEL)

@@ -1,0 +1,78 @@
+"""A run goes on only with the code and the libraries that it was begun with, as far as they may move its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from equimod.train import run_folder
+from equimod.train.environment import Environment, OtherEnvironmentError, code_digests
+from equimod.train.main import main
+
+
+def _other(here: Environment, **changes: str) -> Environment:
+    """With these versions of libraries and of others, and these files of code, "/" written as "__"."""
+    names = {name.replace("__", "/") + ".py" * ("__" in name): value for name, value in changes.items()}
+    parts = {
+        part: {name: names.get(name, value) for name, value in getattr(here, part).items()}
+        for part in ("libraries", "others", "code")
+    }
+    return replace(here, **parts)
+
+
+def test_every_file_of_code_is_known_by_its_path() -> None:
+    code = code_digests()
+    assert {"models/losses.py", "pipelines/ops.py", "pipelines/records/tar.py", "train/loop.py"} <= code.keys()
+    assert not [name for name in code if not name.startswith(("models/", "pipelines/", "train/"))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"torch": "2.9.0"}, r"torch \S+ \(was 2\.9\.0\)"),
+        ({"pillow": "1"}, r"pillow \S+ \(was 1\)"),
+        ({"pipelines__ops": "1", "models__losses": "2"}, r"models/losses\.py, pipelines/ops\.py"),
+        ({"train__lars": "1"}, r"train/lars\.py"),
+    ],
+)
+def test_what_may_move_numbers_is_refused_by_name(changes: dict[str, str], named: str) -> None:
+    here = Environment.here("native")
+    with pytest.raises(OtherEnvironmentError, match=f"may move: {named}; the remedy"):
+        here.refuse(_other(here, **changes), "the remedy")
+
+
+def test_what_may_not_is_said_alone() -> None:
+    here = Environment.here("native")
+    before = _other(here, python="3.10.0", train__report="1", pipelines__conversion="1")
+    here.refuse(before, "")
+    assert [change.partition(" (")[0] for change in here.changes(before)] == [
+        f"python {here.others['python']}",
+        "train/report.py",
+    ]
+    assert here.changes(here) == []
+
+
+def test_a_backend_counts_its_own_library() -> None:
+    assert "ffcv" in Environment.here("ffcv").libraries
+    assert "ffcv" not in Environment.here("native").libraries
+
+
+def test_a_run_of_other_code_goes_on_when_told_to_and_says_so(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    options = [*options, "--output", str(run)]
+    assert main(options) == 0
+    here = Environment.here("native")
+    later = _other(here, pipelines__ops="of another commit")
+    monkeypatch.setattr(run_folder.Environment, "here", lambda backend: later)
+    capsys.readouterr()
+    assert main([*options, "--resume", "auto"]) == 1
+    error = capsys.readouterr().err
+    assert "pipelines/ops.py; install what it had, or go on with --resume-anyway" in error
+    assert error.count("\n") == 1
+    assert main([*options, "--resume", "auto", "--resume-anyway"]) == 0
+    assert "other than at the checkpoint: pipelines/ops.py" in capsys.readouterr().out
+    assert "resume_anyway: false" in (run / "config.yaml").read_text()
