@@ -41,7 +41,7 @@ SOURCE = ("setup.py", "pyproject.toml", "README.md", "LICENSE")  # beside the pa
 WHEELS = (
     *("tyro", "docstring-parser", "typeguard", "shtab", "typing-extensions"),
     *("rich", "markdown-it-py", "mdurl", "pygments"),
-    *("simplejpeg", "setuptools"),
+    *("simplejpeg", "msgspec", "setuptools"),
 )
 HEADERS = ("jpeglib.h", "jconfig.h", "jmorecfg.h", "jerror.h")
 NEWEST_GLIBC = 39  # 2.N of the newest manylinux tag that is asked for

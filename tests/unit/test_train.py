@@ -7,7 +7,9 @@ import gc
 import os
 import resource
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,8 @@ from equimod.train import checkpoint, loop
 from equimod.train.checkpoint import newest
 from equimod.train.config import read_recipe
 from equimod.train.main import main
+from equimod.train.report import Reporter
+from equimod.train.run import PreparedRun
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +253,21 @@ def test_weights_that_are_not_finite_are_not_saved_in_the_last_step_either(
     assert error.count("\n") == 1
     assert not (run / "checkpoints").exists()
     assert not (run / "encoder.safetensors").exists()
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_says_that_its_steps_are_done(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    for owner, name in ((Reporter, "log"), (Reporter, "sync"), (PreparedRun, "save")):
+        monkeypatch.setattr(owner, name, _told(getattr(owner, name), lambda name=name: order.append(name)))
+    assert main([*options, "--output", str(tmp_path / "run"), "--epochs", "2", "--log.checkpoint-every", "3"]) == 0
+    assert order == ["log", "log", "log", "sync", "save"] * 2
+
+
+def _told(original: Callable[..., Any], tell: Callable[[], None]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        tell()
+        return original(*arguments)
+
+    return call

@@ -183,6 +183,7 @@ class Config(MethodSettings, _RunSettings):
         require_at_least(self, "", epochs=1, batch_size=2, grad_cache=1, seed=0)
         if self.seed >= SEEDS:
             raise ConfigError(f"seed={self.seed} is too large; give less than {SEEDS}")
+        self._check_paths()
         self._check_policy()
         self.resolution_by_epoch()
         if self.system.compile in ("reduce-overhead", "max-autotune") and (self.grad_cache > 1 or self.essl):
@@ -204,6 +205,15 @@ class Config(MethodSettings, _RunSettings):
                 f"optim.warmup_epochs={self.optim.warmup_epochs} is not shorter than epochs={self.epochs}; "
                 "give --optim.warmup-epochs as well"
             )
+
+    def _check_paths(self) -> None:
+        for path in (*(self.data or ()), *(self.val or ()), self.output or "", self.resume):
+            if "\0" in str(path):
+                raise ConfigError(f"{str(path)!r} holds a NUL, which no path can; correct it")
+        try:
+            str(self.output).encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"output={self.output} is not UTF-8, which TensorBoard needs; give another") from error
 
     def _check_policy(self) -> None:
         if self.policy not in POLICIES:
