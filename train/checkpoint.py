@@ -23,7 +23,7 @@ from equimod.pipelines.durable import durable_dir, durable_file, kept, pointed, 
 from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.stored import DIGESTS, DamagedFileError, Digests, FileDigest, decode_json, read_json
-from equimod.train.config import CONFIG, Config
+from equimod.train.config import CONFIG, Config, read_recipe
 from equimod.train.environment import Environment
 from equimod.train.loop import TrainState, momenta
 
@@ -54,11 +54,13 @@ class Checkpoint:
 
     path: Path
     state: State
+    config: Config
     digests: Digests
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """Raises DamagedFileError where there is none, and where it is damaged or of another format."""
+        """Raises DamagedFileError where there is none, and where it is damaged or of another format, ConfigError where
+        this version has no such settings."""
         if not path.is_dir():
             raise DamagedFileError(f"{path} is no checkpoint: it is {'no folder' if path.exists() else 'not there'}")
         if not (path / DIGESTS).exists() and (path / STATE).exists():
@@ -67,7 +69,8 @@ class Checkpoint:
                 raise DamagedFileError(f"{path} has format {found}, and this version reads {FORMAT}")
         digests = Digests.read(path / DIGESTS)
         digests.check(path, (CONFIG,))
-        return cls(path, decode_json(digests.read_file(path, STATE), State, str(path / STATE)), digests)
+        state = decode_json(digests.read_file(path, STATE), State, str(path / STATE))
+        return cls(path, state, read_recipe(path / CONFIG), digests)
 
     def check(self) -> Checkpoint:
         """Itself, after all files were compared with their digests. Raises DamagedFileError."""

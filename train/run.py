@@ -20,7 +20,7 @@ from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.timing import StageTimes
 from equimod.train.checkpoint import Checkpoint, export_encoder, restore, save, step_folder
 from equimod.train.command import refused_settings
-from equimod.train.config import CONFIG, Config, read_recipe
+from equimod.train.config import Config
 from equimod.train.data import measured_normalization, prepare
 from equimod.train.distributed import (
     DistInfo,
@@ -148,8 +148,7 @@ def with_backend(
     if config.backend != "auto":
         return config, "as given"
     if resume_from is not None:
-        before = read_recipe(resume_from.path / CONFIG)
-        return replace(config, backend=before.backend), "as before"
+        return replace(config, backend=resume_from.config.backend), "as before"
     choice = choose(records, dist_info.device)
     return replace(config, backend=choice.backend), choice.reason
 
@@ -159,7 +158,7 @@ def with_normalization(config: Config, records: Records, resume_from: Checkpoint
     if config.normalize != "measured":
         return config
     if resume_from is not None:
-        normalize = read_recipe(resume_from.path / CONFIG).augment.x.normalize
+        normalize = resume_from.config.augment.x.normalize
     else:
         normalize = measured_normalization(records, config.augment.x, workers=config.system.workers)
     return replace(config, augment=config.augment.normalized(normalize))

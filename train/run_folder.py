@@ -57,13 +57,12 @@ def checkpoint_to_resume(config: Config, say: Callable[[str], None]) -> Checkpoi
     is_its_own = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
     if has_run and not (config.overwrite or config.resume == "auto" or is_its_own):
         raise ConfigError(f"{folder} holds a run; give --resume auto to go on, --overwrite to delete it, or --output")
-    before = checkpoint.path if checkpoint else folder
     if config.resume != "never" and (checkpoint or has_run):
-        changed = differences(config, read_recipe(before / CONFIG))
+        changed = differences(config, checkpoint.config if checkpoint else read_recipe(folder / CONFIG))
         if changed:
             raise ConfigError(
-                f"cannot resume {before} with another configuration: {', '.join(changed)}; "
-                "give the same settings, or another --output"
+                f"cannot resume {checkpoint.path if checkpoint else folder} with another configuration: "
+                f"{', '.join(changed)}; give the same settings, or another --output"
             )
     if checkpoint:
         _compare_environments(config, checkpoint, say)
@@ -71,8 +70,7 @@ def checkpoint_to_resume(config: Config, say: Callable[[str], None]) -> Checkpoi
 
 
 def _compare_environments(config: Config, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
-    backend = read_recipe(checkpoint.path / CONFIG).backend
-    here, before = Environment.here(backend), checkpoint.state.environment
+    here, before = Environment.here(checkpoint.config.backend), checkpoint.state.environment
     if not config.resume_anyway:
         here.refuse(before, "install what it had, or go on with --resume-anyway")
     if changes := here.changes(before):

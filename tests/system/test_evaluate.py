@@ -244,6 +244,17 @@ def test_the_checkpoint_before_a_damaged_one_is_evaluated_and_that_is_said(
     assert "step-00000006/model.safetensors is damaged: it does not have its digest\n" in said
 
 
+def test_settings_that_are_not_those_of_the_checkpoint_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one flipped bit could make them."""
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("temperature: 0.5", "temperature: 0.7"))
+    assert main([str(run), "--knn"]) == 1
+    error = capsys.readouterr().err
+    assert "config.yaml is not that of step-00000006: simclr.temperature=0.7 (was 0.5); copy" in error
+
+
 def test_a_checkpoint_that_the_training_removes_meanwhile_is_evaluated_all_the_same(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

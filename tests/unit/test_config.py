@@ -165,7 +165,10 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
         ("--method simclr --optim.lr 1e40", r"optim.lr=1e\+40 is too large; give 1e\+38 or less"),
         ("--method simclr --optim.weight-decay inf", "optim.weight_decay=inf is too large"),
         ("--method simclr --output runs/\udce9", "is not UTF-8, which TensorBoard needs; give another"),
-        ("--method simclr --dataset shapes --data photos/\0", r"'photos/\\x00' holds a NUL, which no path can; correct it"),
+        (
+            "--method simclr --dataset shapes --data photos/\0",
+            r"'photos/\\x00' holds a NUL, which no path can; correct it",
+        ),
         ("--method simclr --resume \0", "holds a NUL"),
         ("--method barlow_twins --barlow-twins.lambd -1", "barlow_twins.lambd=-1.0 is too small; give 0 or more"),
         ("--method simclr --epochs 2 --optim.warmup-epochs 5", "warmup_epochs=5.0 is not shorter than epochs=2"),

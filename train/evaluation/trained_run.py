@@ -17,7 +17,7 @@ from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.stored import DamagedFileError
 from equimod.train.checkpoint import MODEL, Checkpoint, CheckpointError, first_sound, load_model, unusable
-from equimod.train.config import Config
+from equimod.train.config import CONFIG, Config, differences
 from equimod.train.data import check_classes
 from equimod.train.evaluation.features import Features, FrozenEncoder, ViewSet, extract
 from equimod.train.loop import AUTOCAST
@@ -83,6 +83,10 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
     """
     # At once, before anything that takes long: a run that goes on removes it.
     checkpoint, tensors = _hold(path) if path else _hold_newest(folder)
+    if changed := differences(config, checkpoint.config):
+        raise CheckpointError(
+            f"{folder / CONFIG} is not that of {checkpoint.path.name}: {', '.join(changed)}; copy the checkpoint's there"
+        )
     assert config.data is not None
     train = val = open_images(config.data, config.labels)
     if config.val:
