@@ -85,7 +85,7 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
     checkpoint, tensors = _hold(path) if path else _hold_newest(folder)
     if changed := differences(config, checkpoint.config):
         raise CheckpointError(
-            f"{folder / CONFIG} is not that of {checkpoint.path.name}: {', '.join(changed)}; copy the checkpoint's there"
+            f"{folder / CONFIG} is not that of {checkpoint.path.name}: {', '.join(changed)}; copy that one's there"
         )
     assert config.data is not None
     train = val = open_images(config.data, config.labels)
