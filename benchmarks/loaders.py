@@ -57,9 +57,10 @@ class RepeatedRecords:
         self.index = np.arange(images)
         self._position = self.index * have // images if images < have else self.index % have
         self._records = records
-        self.classes, self.fingerprint = records.classes, records.fingerprint
+        self.classes = records.classes
         self.label, self.size = records.label[self._position], records.size[self._position]
         self.stored_size, self.length = records.stored_size[self._position], records.length[self._position]
+        self.checksum, self.changed = records.checksum[self._position], records.changed[self._position]
         self.raw, self.manifest, self.form = records.raw, records.manifest, records.form
 
     def __len__(self) -> int:
@@ -141,7 +142,7 @@ def ffcv(settings: LoaderSettings) -> Workload:
 
 def as_beton(records: Records, path: Path) -> BetonRecords:
     """Write `records` into a .beton file, as they are, and open it."""
-    write_beton(records, path, Manifest("", "", None, None, False, len(records), 0, 0, {}, None, (), (), ()))
+    write_beton(records, path, Manifest("", "", None, None, False, len(records), 0, 0, {}, None, (), (), (), {}))
     return BetonRecords(path)
 
 

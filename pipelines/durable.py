@@ -162,6 +162,15 @@ def _point(folder: Path, names: list[str]) -> None:
 
 
 def remedy(error: OSError) -> str:
-    """What to do about a failed write, as words for the end of a message."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "make room" if full else "check the path and its permissions"
+    """What to do about a failed system call on a file, as words for the end of a message."""
+    return next((words for numbers, words in _REMEDIES if error.errno in numbers), "check the path and its permissions")
+
+
+_REMEDIES = (
+    ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room"),
+    ((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    ((errno.ENOMEM,), "free memory"),
+    ((errno.EIO, errno.ESTALE, errno.EREMOTEIO), "check the disk or its server"),
+    ((errno.EROFS,), "choose a path that can be written"),
+    ((errno.ENAMETOOLONG,), "choose a shorter name"),
+)

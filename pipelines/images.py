@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.conversion import Source, open_source
-from equimod.pipelines.conversion.archive_records import ArchiveRecords, image_sizes
+from equimod.pipelines.conversion.archive_records import ArchiveRecords, read_headers
 from equimod.pipelines.conversion.parquet_source import SUFFIX as PARQUET
 from equimod.pipelines.records import open_converted, open_records
 from equimod.pipelines.records.archive import is_compressed, is_pattern
@@ -48,7 +48,7 @@ def _open_one(path: Path, labels: Labels) -> Records:
 def _survey_one(path: Path, labels: Labels) -> tuple[int, NDArray[np.int32]]:
     if source := _archive(path, labels):
         count = len(source.items)
-        return count, image_sizes(source, range(0, count, -(-count // SURVEYED)))
+        return count, read_headers(source, range(0, count, -(-count // SURVEYED)))[:, :2].astype(np.int32)
     if records := open_converted(path):
         return len(records), records.size
     return survey_files(path, labels)

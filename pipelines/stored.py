@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,14 @@ def decode_json(content: bytes, kind: type[T], name: str) -> T:
     Raises DamagedFileError where it is none; `name` is where it lies.
     """
     try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # Not msgspec's own reader, which takes no text with the bytes of names that are not UTF-8.
+        return msgspec.convert(json.loads(content.decode(), parse_constant=_refuse), type=kind)
+    except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{name} is damaged ({error})") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -101,6 +101,6 @@ def _summary(conversion: Conversion, output: Path, seconds: float) -> str:
     shards = f"{len(manifest.shards):,} shards, " if manifest.shards else ""
     state = f"{seconds:.1f} s" if conversion.written else "was complete already"
     return (
-        f"{output}: {manifest.samples:,} samples, {classes}, {shards}{manifest.bytes:,} bytes, "
+        f"{output}: {manifest.samples:,} samples, {classes}, {shards}{manifest.total_bytes:,} bytes, "
         f"{len(manifest.reencoded):,} re-encoded, {len(manifest.left_out):,} left out, {state}"
     )

@@ -20,6 +20,7 @@ from equimod.pipelines.progress import track
 from equimod.pipelines.records import Records
 from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.manifest import Manifest, Note
+from equimod.pipelines.records.protocol import fingerprint
 from equimod.pipelines.records.tar import TarRecords
 from equimod.train.command import run_command
 
@@ -59,7 +60,7 @@ def describe(records: Records) -> list[str]:
     lines.append(f"originals     {_sizes(records.size)}")
     if not np.array_equal(records.size, records.stored_size):
         lines.append(f"stored        {_sizes(records.stored_size)}")
-    lines += [f"images        {int(records.length.sum()):,} bytes", f"fingerprint   {records.fingerprint()}"]
+    lines += [f"images        {int(records.length.sum()):,} bytes", f"fingerprint   {fingerprint(records)}"]
     if manifest:
         smaller = f", longer side {manifest.max_side} pixels at most" if manifest.max_side else ""
         lines.append(f"made from     {manifest.source}{smaller}")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from equimod.pipelines.durable import durable_dir, durable_file, kept, pointed, rotate
 from equimod.pipelines.errors import EquimodError
+from equimod.pipelines.records.protocol import Fingerprint
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.stored import DIGESTS, DamagedFileError, Digests, FileDigest, decode_json, read_json
 from equimod.train.config import CONFIG, Config, read_recipe
@@ -43,7 +44,7 @@ class State:
 
     cursor: Cursor
     scaler: dict[str, int | float]  # of the gradients; empty without one
-    records: str  # fingerprint of the training records
+    records: Fingerprint
     environment: Environment
     format: int = FORMAT
 
@@ -102,11 +103,11 @@ def save(
     global_step: int,
     trained: TrainState,
     config: Config,
-    records: str,
+    records: Fingerprint,
 ) -> None:
     """Write the checkpoint of a step below `folder`, point to it, and drop all but the two newest.
 
-    `records` is the fingerprint of the training records. Raises OSError on a full disk; what was there before is then
+    Raises OSError on a full disk; what was there before is then
     untouched.
     """
     path = step_folder(folder, global_step)
@@ -175,14 +176,22 @@ def unusable(error: DamagedFileError) -> CheckpointError:
     return CheckpointError(f"{error}; give another, or none: the newest sound one is then taken")
 
 
-def restore(checkpoint: Checkpoint, trained: TrainState, records: str) -> Cursor:
+def restore(
+    checkpoint: Checkpoint, trained: TrainState, records: Fingerprint, *, resume_anyway: bool = False
+) -> Cursor:
     """Load a checkpoint into what was built from the same configuration. Returns where it stands.
 
-    Raises CheckpointError where it was damaged meanwhile, or is of other records.
+    Raises CheckpointError where it was damaged meanwhile, or is of other records; with `resume_anyway`, of other
+    samples, labels or sizes.
     """
     path, state = checkpoint.path, checkpoint.state
-    if state.records != records:
+    if state.records.table != records.table:
         raise CheckpointError(f"{path} was trained on other records; give --data the same ones, or another --output")
+    if state.records != records and not resume_anyway:
+        raise CheckpointError(
+            f"{path} was trained on images of other content or date; give --data the same ones, or --resume-anyway "
+            "where they are the same in another format or a copy"
+        )
     try:
         model, optimizer = checkpoint.tensors(MODEL), checkpoint.tensors(OPTIMIZER)
     except DamagedFileError as error:

@@ -15,7 +15,7 @@ from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.params import Standardizer
-from equimod.pipelines.records.protocol import Contents, Records
+from equimod.pipelines.records.protocol import Contents, Fingerprint, Records, fingerprint
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.timing import StageTimes
 from equimod.train.checkpoint import Checkpoint, export_encoder, restore, save, step_folder
@@ -64,15 +64,15 @@ def run_training(config: Config) -> int:
         config, why = with_backend(config, records, resume_from, dist_info)
         config = with_normalization(config, records, resume_from)
         with refused_settings():
-            fingerprint = records.fingerprint()
-            assert_same_on_all_ranks(fingerprint, "the content of the training records", dist_info)
+            found = fingerprint(records)
+            assert_same_on_all_ranks(f"{found.table}{found.content}", "the content of the training records", dist_info)
             assert_same_on_all_ranks(config.backend, "the backend", dist_info)
             pipeline = training_pipeline(config, records, dist_info)
             state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
-        run = PreparedRun(config, records, fingerprint, pipeline, state, dist_info, resume_from, (why, *notes))
+        run = PreparedRun(config, records, found, pipeline, state, dist_info, resume_from, (why, *notes))
         start = Cursor(0, 0)
         if resume_from is not None:
-            start = restore(resume_from, state, fingerprint)
+            start = restore(resume_from, state, found, resume_anyway=config.resume_anyway)
         if dist_info.rank == 0:
             take(config, resume_from)
         barrier(dist_info)
@@ -92,7 +92,7 @@ class PreparedRun:
 
     config: Config
     records: Records
-    fingerprint: str  # of the records
+    fingerprint: Fingerprint
     pipeline: Pipeline
     state: TrainState
     dist_info: DistInfo

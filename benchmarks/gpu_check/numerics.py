@@ -16,6 +16,7 @@ from equimod.benchmarks.rehearse import step
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.records.protocol import Fingerprint
 from equimod.pipelines.sampler import Cursor
 from equimod.train import checkpoint
 from equimod.train.config import Config
@@ -117,10 +118,11 @@ def _resumed(job: Job, config: Config) -> Finding:
     for _ in range(2):
         step(state, batch)
     folder: Path = job.scratch / "checkpoints"
-    checkpoint.save(folder, Cursor(0, 2), 2, state, config, "drawn")
+    drawn = Fingerprint("drawn", "", "")
+    checkpoint.save(folder, Cursor(0, 2), 2, state, config, drawn)
     losses = [_loss(state, batch) for _ in range(2)]
     other = _deterministic(job, replace(config, seed=1))
-    checkpoint.restore(checkpoint.open_checkpoint(checkpoint.step_folder(folder, 2)), other, records="drawn")
+    checkpoint.restore(checkpoint.open_checkpoint(checkpoint.step_folder(folder, 2)), other, records=drawn)
     again = [_loss(other, batch) for _ in range(2)]
     torch.use_deterministic_algorithms(False)
     met = losses == again and _same(_weights(state), _weights(other))

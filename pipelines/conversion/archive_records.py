@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +14,7 @@ from equimod.pipelines.conversion.archive_source import ArchiveReader
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.progress import track
 from equimod.pipelines.records.folder import HEADER_THREADS
-from equimod.pipelines.records.protocol import RecordsError, content_digest
+from equimod.pipelines.records.protocol import RecordsError
 
 HEADER = 64 * 2**10  # bytes, that tell the size of most images
 
@@ -29,9 +30,12 @@ class ArchiveRecords:
         self.classes = source.classes
         self.label = np.array([item.label for item in source.items], dtype=np.int64)
         self.index = np.arange(len(source.items), dtype=np.int64)
-        self.length = np.array([source.reader.length(item) for item in source.items], dtype=np.int64)
+        self.length = np.array([self._reader.length(item) for item in source.items], dtype=np.int64)
         self.raw, self.manifest, self.form = False, None, "archive of images"
-        self.size = self.stored_size = image_sizes(source, range(len(source.items)))
+        headers = read_headers(source, range(len(source.items)))
+        self.size = self.stored_size = headers[:, :2].astype(np.int32)
+        self.checksum = headers[:, 2]
+        self.changed = np.array([self._reader.changed(item) for item in source.items], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -54,10 +58,6 @@ class ArchiveRecords:
         """The source, and the path there."""
         return f"{self._source.path}: {self._source.items[position].name}"
 
-    def fingerprint(self) -> str:
-        """Hexadecimal digest, equal for equal samples in the same order."""
-        return content_digest(self.classes, self.index, self.label, self.size, self.length)
-
 
 def archive_reader(source: Source) -> ArchiveReader:
     """The reader of a source that is an archive."""
@@ -65,23 +65,24 @@ def archive_reader(source: Source) -> ArchiveReader:
     return source.reader
 
 
-def image_sizes(source: Source, positions: range) -> NDArray[np.int32]:
-    """Width and height (N,2) of images of an archive, by their headers. Raises RecordsError."""
+def read_headers(source: Source, positions: range) -> NDArray[np.int64]:
+    """Width, height, and CRC-32 of the first HEADER bytes (N,3) of images of an archive. Raises RecordsError."""
     reader = archive_reader(source)
 
-    def size(position: int) -> tuple[int, int]:
+    def header(position: int) -> tuple[int, int, int]:
         item = source.items[position]
         try:
+            start = reader.content(item, HEADER)
             try:
-                return _size(reader.content(item, HEADER))
+                return *_size(start), zlib.crc32(start)
             except (OSError, SyntaxError, ValueError):  # a header that is longer
-                return _size(reader.content(item))
+                return *_size(reader.content(item)), zlib.crc32(start)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise _unreadable(f"{source.path}: {item.name}", "it is no image, or a damaged one") from error
 
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        sizes = track(pool.map(size, positions), len(positions), "reading headers", "images")
-        return np.array(list(sizes), dtype=np.int32)
+        headers = track(pool.map(header, positions), len(positions), "reading headers", "images")
+        return np.array(list(headers), dtype=np.int64)
 
 
 def _size(content: bytes) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from equimod.pipelines.conversion.imagenet import DEVKIT, imagenet_items, is_ima
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.progress import Progress
-from equimod.pipelines.records.archive import Member, members, read, uncompressed
+from equimod.pipelines.records.archive import Member, changed, members, read, uncompressed
 from equimod.pipelines.records.folder import Labels, folders_are_classes, is_image
 from equimod.pipelines.records.protocol import RecordsError
 
@@ -45,7 +45,15 @@ class ArchiveReader:
         return check_image(content)
 
     def length(self, item: Item) -> int:
+        """Bytes of the file in the archive."""
         return item.place[2]
+
+    def changed(self, item: Item) -> int:
+        """When its archive was changed last, nanoseconds."""
+        return changed(self.paths[item.place[0]])
+
+    def mark(self, item: Item) -> tuple[int, ...]:
+        return self.length(item), self.changed(item)
 
 
 def matches(pattern: Path) -> list[Path]:

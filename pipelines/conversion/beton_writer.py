@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from collections import deque
@@ -31,7 +32,7 @@ from equimod.pipelines.records.beton import (
     TYPES,
     VERSION,
     Trailer,
-    head_checksum,
+    head_digest,
 )
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import Records, RecordsError
@@ -77,15 +78,17 @@ def write_beton(
             at += len(content)
         positions = track(range(len(records)), len(records), "reading names", "samples")
         sources = "\n".join(json.dumps(records.source(position)) for position in positions)
-        manifest = replace(manifest, bytes=int(entries["size"].sum()))
+        manifest = replace(manifest, total_bytes=int(entries["size"].sum()))
         metadata["label"], metadata["index"] = records.label, records.index
         metadata["width"], metadata["height"] = records.size.T
-        head = head_checksum(_descriptors((MAGIC, 0, 0, 0)), metadata)
-        trailer = Trailer(manifest, records.classes, checksums, sources.encode(), head).pack()
-        file.write(trailer + entries.tobytes())
+        trailer = Trailer(manifest, records.classes, checksums, sources.encode(), head=hashlib.sha256().hexdigest())
+        header = np.array((VERSION, len(FIELDS), page, len(records), at + len(trailer.pack())), HEADER)
+        head = head_digest(header[()], _descriptors((MAGIC, 0, 0, 0)), metadata, entries)
+        packed = replace(trailer, head=head).pack()  # as long as with another digest
+        file.write(packed + entries.tobytes())
         file.seek(0)
-        file.write(np.array((VERSION, len(FIELDS), page, len(records), at + len(trailer)), HEADER).tobytes())
-        file.write(_descriptors((MAGIC, at, len(trailer), zlib.crc32(trailer))).tobytes())
+        file.write(header.tobytes())
+        file.write(_descriptors((MAGIC, at, len(packed), zlib.crc32(packed))).tobytes())
         file.write(metadata.tobytes())
 
 
@@ -128,6 +131,6 @@ def _contents(records: Records, raw: bool, workers: int) -> Iterator[tuple[int, 
 def _descriptors(trailer: tuple[bytes, int, int, int]) -> NDArray[np.void]:
     fields = np.zeros(len(FIELDS), FIELD)
     fields["name"], fields["type"] = zip(*FIELDS, strict=True)
-    index = [name for name, _ in FIELDS].index("index")
-    fields["arguments"][index] = np.array(trailer, TRAILER).tobytes().ljust(FIELD["arguments"].itemsize, b"\0")
+    place = np.array(trailer, TRAILER).tobytes().ljust(FIELD["arguments"].itemsize, b"\0")
+    fields["arguments"][fields["type"] == INT_FIELD] = np.void(place)
     return fields

@@ -2,7 +2,8 @@
 
 A shard is a fixed range of source positions, written by one worker process, so the result depends neither on the
 number of workers nor on interruptions. Each complete shard leaves an entry in `.progress/`; a rerun takes over those
-whose part of the source has the same names, labels and file sizes, so that a repaired image costs its own shard only.
+whose part of the source has the same names, labels, lengths and dates, so that a repaired image costs its own shard
+only. What an earlier run left out is tried again, and what it wrote is compared with its digests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from equimod.pipelines.conversion import Source, open_source
-from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.check import DamagedImageError, Shrink
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.shard_task import (
     ShardDone,
@@ -42,9 +43,11 @@ from equimod.pipelines.records.tar import (
     FORM,
     MANIFEST,
     PROGRESS,
+    SAMPLE,
     SAMPLES,
     load_manifest,
 )
+from equimod.pipelines.stored import DamagedFileError, read_json
 from equimod.pipelines.workers import SPAWN, worker_pool
 
 OWN_NAMES = re.compile(
@@ -120,10 +123,14 @@ def _check_plan(source: Source, output: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         with durable_file(path) as file:
             file.write(json.dumps(plan).encode())
-    elif (found := json.loads(path.read_bytes())) != plan:
-        changed = ", ".join(key.replace("_", " ") for key in plan if found.get(key) != plan[key])
+        return
+    try:
+        found = read_json(path, dict[str, Any])
+    except DamagedFileError as error:
+        raise RecordsError(f"{error}; start anew with --overwrite") from error
+    if changed := [key for key in plan if found.get(key) != plan[key]]:
         raise RecordsError(
-            f"{output} holds an interrupted conversion with another {changed}; repeat it as it was begun, "
+            f"{output} holds an interrupted conversion with another {', '.join(changed)}; repeat it as it was begun, "
             "or start anew with --overwrite"
         )
 
@@ -142,12 +149,12 @@ def _listing(source: Source, listings: list[str]) -> str:
 
 def _finish(source: Source, output: Path, settings: ConversionSettings, done: list[ShardDone]) -> Manifest:
     """Write what turns the shards into records, the manifest last."""
-    rows = [row for part in done for row in part.rows]
-    if not rows:
+    table = np.array([row for part in done for row in part.rows], dtype=SAMPLE)
+    if not len(table):
         raise RecordsError(
             f"none of the {len(source.items)} images of {source.path} can be decoded; give another source"
         )
-    table = write_table(output, source.classes, rows)
+    files = write_table(output, source.classes, table)
     shards = tuple(part.shard for part in done if part.shard)
     stems = {Path(shard.name).stem for shard in shards}
     for path in output.glob("shard-*"):
@@ -164,11 +171,12 @@ def _finish(source: Source, output: Path, settings: ConversionSettings, done: li
         shard_size=settings.shard_size,
         samples=len(table),
         classes=len(source.classes),
-        bytes=sum(shard.bytes for shard in shards),
+        total_bytes=sum(shard.bytes for shard in shards),
         image_size=image_size_statistics(np.stack([table["width"], table["height"]], axis=1)),
         shards=shards,
         reencoded=(before.reencoded if before else ()) + tuple(note for part in done for note in part.reencoded),
         left_out=(before.left_out if before else ()) + tuple(note for part in done for note in part.left_out),
+        files=files,
     )
     save_manifest(manifest, output)
     shutil.rmtree(output / PROGRESS)
@@ -180,15 +188,31 @@ def _pixels(source: Source) -> bool:
 
 
 def fits(manifest: Manifest, source: Source, tasks: list[ShardTask], settings: ConversionSettings, raw: bool) -> bool:
-    """Whether finished records are what these tasks would give; `raw` as in Manifest."""
+    """Whether finished records are what these tasks would give; `raw` as in Manifest.
+
+    What was left out is tried again.
+    """
     before = source.origin
-    new_gaps = len(manifest.left_out) - (len(before.left_out) if before else 0)
+    new_gaps = manifest.left_out[len(before.left_out) if before else 0 :]
     return (
         (manifest.max_side, manifest.quality) == _reduction(source, settings.shrink)
         and manifest.raw == raw
         and not (new_gaps and settings.on_error == "fail")
         and manifest.listing == _listing(source, [task.listing() for task in _compared(tasks)])
+        and not any(_loads(source, note) for note in new_gaps)
     )
+
+
+def _loads(source: Source, note: Note) -> bool:
+    """Whether an image that was left out can be read now."""
+    item = next((item for item in source.items if item.index == note.index), None)
+    if item is None:
+        return False
+    try:
+        source.reader.load(item)
+    except DamagedImageError:
+        return False
+    return True
 
 
 def _compared(tasks: list[ShardTask]) -> Iterator[ShardTask]:
@@ -261,7 +285,9 @@ def convert_locked(source: Source, output: Path, settings: ConversionSettings) -
     _check_plan(source, output, {"shard size": settings.shard_size, "size": size})
     remove_leftovers(output)
     remove_leftovers(output / PROGRESS)
-    done = {task.number: part for task in _compared(tasks) if (part := taken_over(task))}
+    with ThreadPoolExecutor(settings.workers) as pool:
+        parts = track(pool.map(taken_over, tasks), len(tasks), "comparing", "shards")
+        done = {task.number: part for task, part in zip(tasks, parts, strict=True) if part}
     todo = [task for task in tasks if task.number not in done]
     if todo:
         done |= _convert_shards(todo, settings.workers, len(source.items))

@@ -55,7 +55,7 @@ def convert_to_beton(source: Source, output: Path, settings: ConversionSettings)
         else:
             shards, written = parts, convert_locked(source, parts, settings).written
         records = TarRecords(shards)
-        manifest = replace(records.manifest, raw=raw, shards=(), shard_size=None)
+        manifest = replace(records.manifest, raw=raw, shards=(), shard_size=None, files={})
         write_beton(records, output, manifest, raw=raw, workers=settings.workers)
         shutil.rmtree(parts, ignore_errors=True)
     finished = BetonRecords(output).trailer

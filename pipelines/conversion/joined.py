@@ -23,9 +23,9 @@ class JoinedReader:
         """See Reader."""
         return self.readers[item.place[0]].load(self._own(item))
 
-    def length(self, item: Item) -> int:
+    def mark(self, item: Item) -> tuple[int, ...]:
         """See Reader."""
-        return self.readers[item.place[0]].length(self._own(item))
+        return self.readers[item.place[0]].mark(self._own(item))
 
     def _own(self, item: Item) -> Item:
         part, *place = item.place

@@ -17,6 +17,7 @@ from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, 
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.progress import track
+from equimod.pipelines.records.archive import changed
 from equimod.pipelines.records.folder import SPLITS, Labels
 from equimod.pipelines.records.protocol import RecordsError
 
@@ -43,8 +44,8 @@ class ParquetReader:
             raise DamagedImageError("no bytes are stored, only a path")
         return check_image(content)
 
-    def length(self, item: Item) -> int:
-        return item.place[3]
+    def mark(self, item: Item) -> tuple[int, ...]:
+        return item.place[3], changed(self.paths[item.place[0]])
 
 
 def is_parquet(paths: Iterable[Path]) -> bool:

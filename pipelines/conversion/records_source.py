@@ -32,8 +32,9 @@ class RecordsReader:
         content = encode_png(image) if isinstance(image, np.ndarray) else bytes(image)
         return CheckedImage(content, _pair(records.size[position]), _pair(records.stored_size[position]), None)
 
-    def length(self, item: Item) -> int:
-        return int(_opened(self.path).length[item.place[0]])
+    def mark(self, item: Item) -> tuple[int, ...]:
+        records, position = _opened(self.path), item.place[0]
+        return int(records.length[position]), int(records.checksum[position])
 
 
 _open: dict[Path, Records] = {}

@@ -16,6 +16,7 @@ from equimod.pipelines.conversion.tar_writer import describe_shard, write_shard
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.manifest import Note, Shard
 from equimod.pipelines.records.tar import PROGRESS
+from equimod.pipelines.stored import DamagedFileError, read_json
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ShardTask:
         """Digest of how the source's files look from outside."""
         digest = hashlib.sha256()
         for item in self.items:
-            digest.update(json.dumps([item.index, item.name, item.label, self.reader.length(item)]).encode())
+            digest.update(json.dumps([item.index, item.name, item.label, *self.reader.mark(item)]).encode())
         return digest.hexdigest()
 
 
@@ -55,29 +56,18 @@ class ShardDone:
         with durable_file(path) as file:
             file.write(json.dumps(asdict(self)).encode())
 
-    @classmethod
-    def load(cls, path: Path) -> ShardDone:
-        fields = json.loads(path.read_bytes())
-        return cls(
-            listing=fields["listing"],
-            shard=Shard(**fields["shard"]) if fields["shard"] else None,
-            rows=[tuple(row) for row in fields["rows"]],
-            reencoded=tuple(Note(**note) for note in fields["reencoded"]),
-            left_out=tuple(Note(**note) for note in fields["left_out"]),
-        )
-
 
 def taken_over(task: ShardTask) -> ShardDone | None:
-    """The shard as an earlier run left it, None where there is none or it does not fit the task."""
-    if not task.entry.exists():
-        return None
-    done = ShardDone.load(task.entry)
-    if done.listing != task.listing() or (done.left_out and task.on_error == "fail"):
-        return None
-    if done.shard:
-        path = task.output / done.shard.name
-        if not path.with_suffix(".idx").exists() or not path.exists() or path.stat().st_size != done.shard.bytes:
+    """The shard as an earlier run left it; None where there is none, it is damaged or does not fit the task, or where
+    images were left out, which may have been repaired."""
+    try:
+        done = read_json(task.entry, ShardDone)
+        if done.left_out or done.listing != task.listing():
             return None
+        if done.shard and done.shard != describe_shard(task.output, task.number, len(done.rows)):
+            return None
+    except (DamagedFileError, OSError):
+        return None
     return done
 
 

@@ -26,8 +26,8 @@ class Reader(Protocol):
         """The image, decoded once as a check. Raises DamagedImageError."""
         ...
 
-    def length(self, item: Item) -> int:
-        """Bytes of the image in the source, to notice that it was replaced; -1 where it cannot be read."""
+    def mark(self, item: Item) -> tuple[int, ...]:
+        """Numbers that change where the image is replaced in the source, such as its length and its date."""
         ...
 
 

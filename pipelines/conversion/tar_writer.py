@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from equimod.pipelines.codec import PNG_START
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.manifest import Manifest, Shard
-from equimod.pipelines.records.tar import CLASSES, FORM, MANIFEST, SAMPLE, SAMPLES, file_checksum, shard_name
+from equimod.pipelines.records.tar import CLASSES, FORM, MANIFEST, SAMPLES, shard_name
+from equimod.pipelines.stored import Digests, FileDigest
 
 
 class ShardWriter:
@@ -76,20 +77,20 @@ def write_shard(folder: Path, number: int) -> Iterator[ShardWriter]:
 def describe_shard(folder: Path, number: int, samples: int) -> Shard:
     """The manifest's entry of a shard that is in place."""
     path = folder / shard_name(number)
-    return Shard(path.name, samples, path.stat().st_size, file_checksum(path))
+    shard, index = FileDigest.of(path), FileDigest.of(path.with_suffix(".idx"))
+    return Shard(path.name, samples, shard.length, shard.sha256, index.sha256)
 
 
-def write_table(folder: Path, classes: list[str], rows: Iterable[tuple[int, ...]]) -> NDArray[np.void]:
-    """Write samples.npy and classes.json, durably; the table, one element of type SAMPLE a sample."""
-    table = np.array(list(rows), dtype=SAMPLE)
+def write_table(folder: Path, classes: list[str], table: NDArray[np.void]) -> dict[str, FileDigest]:
+    """Write samples.npy, a table with an element of type SAMPLE a sample, and classes.json, durably. Their digests."""
     with durable_file(folder / SAMPLES) as file:
         np.save(file, table, allow_pickle=False)
     with durable_file(folder / CLASSES) as file:
         file.write(json.dumps(classes).encode())
-    return table
+    return Digests.of(folder, (CLASSES, SAMPLES)).files
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json into `folder`, durably."""
     with durable_file(folder / MANIFEST) as file:
-        file.write(manifest.to_json(FORM).encode())
+        file.write(manifest.to_json(FORM))

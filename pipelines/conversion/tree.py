@@ -23,11 +23,12 @@ class TreeReader:
             raise DamagedImageError(error.strerror or str(error)) from error
         return check_image(content)
 
-    def length(self, item: Item) -> int:
+    def mark(self, item: Item) -> tuple[int, ...]:
         try:
-            return (self.root / item.name).stat().st_size
+            found = (self.root / item.name).stat()
         except OSError:
-            return -1
+            return ()
+        return found.st_size, found.st_mtime_ns
 
 
 def tree_source(path: Path, labels: Labels = "auto") -> Source:

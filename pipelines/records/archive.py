@@ -92,6 +92,8 @@ def uncompressed(path: Path) -> Path:
         with path.open("rb") as file, tempfile.TemporaryFile() as unpacked:
             with reading(file, path.stat().st_size, "unpacking") as shown, module.open(shown) as packed:
                 shutil.copyfileobj(packed, unpacked, 2**20)
+            unpacked.flush()
+            os.utime(unpacked.fileno(), ns=(path.stat().st_mtime_ns,) * 2)
             return Path(f"/proc/{os.getpid()}/fd/{os.dup(unpacked.fileno())}")
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
         raise RecordsError(f"{path} is damaged ({error}); download it again") from error
@@ -139,6 +141,14 @@ def read(path: Path, offset: int, length: int, deflated: bool = False) -> bytes:
         return zlib.decompress(content, -zlib.MAX_WBITS) if deflated else content
     except zlib.error as error:
         raise OSError(f"damaged in the archive ({error})") from error
+
+
+def changed(path: Path) -> int:
+    """When an archive was changed last, in nanoseconds; 0 where it is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @cache

@@ -8,29 +8,33 @@
     table       sample, pointer and size of every image, to the end of the file
 
 Files written by this project have the fields image, label, index, width, height (the last two of the original image)
-and a trailer, to which nothing points that ffcv looks at: class names, checksums, sources, manifest. Its place stands
-in the arguments of the field `index`, of which ffcv's IntField has none. Any other file needs an image and an integer
+and a trailer, to which nothing points that ffcv looks at: class names, checksums, sources, manifest, and a digest of
+all that is neither image nor trailer. Its place stands in the arguments of each integer field, of which ffcv's IntField
+has none; a file with one of these marks has to be whole. Any other file needs an image and an integer
 for the label, as those of ffcv-imagenet have: a sample's index is then its position in the file, its original size the
 stored one, the name of a class its number.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import mmap
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from equimod.pipelines.records.archive import changed
+from equimod.pipelines.records.file_reader import FileReader
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import RecordsError, StoredImage, content_digest, damaged
-from equimod.pipelines.records.read_ahead import read_ahead
+from equimod.pipelines.records.protocol import RecordsError, StoredImage, damaged, is_possible
+from equimod.pipelines.stored import DamagedFileError, decode_json
 
-FORM = ("equimod-beton", 1)
+FORM = ("equimod-beton", 2)
 SUFFIX = ".beton"
 VERSION = 2  # of FFCV's format
 HEADER = np.dtype(
@@ -45,7 +49,8 @@ INT_FIELD, IMAGE_FIELD = 1, 2
 TYPES = {0: np.dtype("<f8"), INT_FIELD: np.dtype("<i8"), IMAGE_FIELD: IMAGE, 3: BYTES, 4: POINTER, 5: BYTES, 6: POINTER}
 JPEG, RAW = 0, 1  # modes of an image
 TRAILER = np.dtype([("magic", "S8"), ("offset", "<u8"), ("size", "<u8"), ("crc32", "<u4")])
-MAGIC = b"equimod1"
+MAGIC = b"equimod2"
+ANY_MAGIC = MAGIC[:-1]  # of other versions of this project too
 
 
 @dataclass(frozen=True)
@@ -56,39 +61,45 @@ class Trailer:
     classes: list[str]
     crc32: NDArray[np.uint32]  # (N,) of the images as stored
     sources: bytes  # a line of JSON a sample: its path in the source
-    head_crc32: int  # see `head_checksum`
+    head: str  # see `head_digest`
 
     def pack(self) -> bytes:
-        """A line of JSON with the manifest and the class names, the checksums, the sources."""
-        head = {
-            "manifest": json.loads(self.manifest.to_json(FORM)),
-            "classes": self.classes,
-            "head_crc32": self.head_crc32,
-        }
-        return json.dumps(head).encode() + b"\n" + self.crc32.astype("<u4").tobytes() + self.sources
+        """A line of JSON with the digest and the class names, the manifest, the checksums, the sources."""
+        manifest = self.manifest.to_json(FORM)
+        head = json.dumps({"head": self.head, "classes": self.classes, "manifest": len(manifest)}).encode()
+        return head + b"\n" + manifest + self.crc32.astype("<u4").tobytes() + self.sources
 
     @classmethod
     def unpack(cls, content: bytes, samples: int, name: str) -> Trailer:
         """Raises RecordsError where the trailer cannot be understood; `name` is where it lies."""
-        head, _, rest = content.partition(b"\n")
+        line, _, rest = content.partition(b"\n")
         try:
-            fields = json.loads(head)
-            manifest = Manifest.parse(json.dumps(fields["manifest"]), name, FORM)
-            crc32, sources = np.frombuffer(rest, "<u4", samples), rest[4 * samples :]
-            return cls(manifest, fields["classes"], crc32, sources, fields["head_crc32"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecordsError(f"{name} has a damaged trailer; copy the file again or convert again") from error
+            head = decode_json(line, _Head, name)
+            if not 0 <= head.manifest <= len(rest) - 4 * samples:
+                raise DamagedFileError(f"{name} is damaged: its trailer has another length")
+        except DamagedFileError as error:
+            raise RecordsError(f"{error}; copy the file again or convert again") from error
+        manifest, rest = Manifest.parse(rest[: head.manifest], name, FORM), rest[head.manifest :]
+        return cls(manifest, head.classes, np.frombuffer(rest, "<u4", samples), rest[4 * samples :], head.head)
+
+
+class _Head(msgspec.Struct):
+    head: str
+    classes: list[str]
+    manifest: int  # bytes
 
 
 class BetonRecords:
-    """Random access to the samples of a .beton file, through one memory map.
+    """Random access to the samples of a .beton file.
 
     Raises RecordsError where the file is no .beton, is cut short or damaged, or holds no image and label.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = _mapped(path)
+        self._file = FileReader(path)
+        if not self._file.length:
+            raise RecordsError(f"{path} is empty; copy it again or convert again")
         header = self._array(HEADER, 0, 1)[0]
         if header["version"] != VERSION:
             raise RecordsError(f"{path} is no .beton file of version {VERSION}; give another or convert again")
@@ -105,22 +116,31 @@ class BetonRecords:
             np.stack([numbers["width"], numbers["height"]], axis=1).astype(np.int32) if original else self.stored_size
         )
         self._mode, self._pointer = image["mode"], image["pointer"]
-        self.length = self._lengths(int(header["table"]))
+        table = int(header["table"])
+        entries = self._array(ENTRY, table, max(0, self._file.length - table) // ENTRY.itemsize)
+        self.length = self._lengths(entries)
         self._check()
         self.raw = bool((self._mode == RAW).any())
-        self.trailer = self._trailer(fields)
+        self.trailer = self._trailer(fields, len(metadata))
         self.manifest = self.trailer.manifest if self.trailer else None
         self.form = f".beton, fields {', '.join(self.fields)}" + "; written by another program" * (self.trailer is None)
-        if self.trailer and self.trailer.head_crc32 != head_checksum(fields, metadata):
-            raise RecordsError(f"{path} has damaged metadata; copy the file again or convert again")
+        if self.trailer and self.trailer.head != head_digest(header, fields, metadata, entries):
+            raise self._damaged("it does not have its own digest")
+        self.checksum = (self.trailer.crc32 if self.trailer else np.zeros(len(metadata))).astype(np.int64)
+        self.changed = np.full(len(metadata), 0 if self.trailer else changed(path), dtype=np.int64)
         self.classes = self.trailer.classes if self.trailer else [str(n) for n in range(int(self.label.max()) + 1)]
-        if self.classes and self.label.min() < 0:
+        if self.trailer is None and self.label.min() < 0:
             raise RecordsError(f"{path} has labels below 0; write them as 0, 1, ... again")
+        if not is_possible(self):
+            raise RecordsError(f"{path} has metadata that cannot be true; copy it again or convert again")
 
     def _array(self, kind: np.dtype[np.void], offset: int, count: int) -> NDArray[np.void]:
-        if offset + count * kind.itemsize > len(self._map):
+        if offset + count * kind.itemsize > self._file.length:
             raise RecordsError(f"{self.path} is cut short, or no .beton file; copy it again or convert again")
-        return np.frombuffer(self._map, kind, count, offset)
+        return np.frombuffer(self._file.read(offset, count * kind.itemsize), kind, count)
+
+    def _damaged(self, fault: str) -> RecordsError:
+        return RecordsError(f"{self.path} is damaged: {fault}; copy it again or convert again")
 
     def _metadata(self, fields: NDArray[np.void], samples: int) -> NDArray[np.void]:
         if unknown := sorted({int(kind) for kind in fields["type"]} - TYPES.keys()):
@@ -138,9 +158,8 @@ class BetonRecords:
             raise RecordsError(f"{self.path} has no field {name!r}, but {', '.join(names) or 'none of its type'}")
         return name if name in names else names[0]
 
-    def _lengths(self, table: int) -> NDArray[np.int64]:
-        """Bytes of every image, from the allocation table at byte `table`."""
-        entries = self._array(ENTRY, table, max(0, len(self._map) - table) // ENTRY.itemsize)
+    def _lengths(self, entries: NDArray[np.void]) -> NDArray[np.int64]:
+        """Bytes of every image, from the allocation table."""
         entries = entries[np.argsort(entries["pointer"])]
         place = np.searchsorted(entries["pointer"], self._pointer)
         if not len(entries) or (entries["pointer"][place.clip(max=len(entries) - 1)] != self._pointer).any():
@@ -151,34 +170,39 @@ class BetonRecords:
     def _check(self) -> None:
         sides = self.stored_size.astype(np.int64)
         if (
-            (self._pointer.astype(np.int64) + self.length > len(self._map)).any()
+            (self._pointer > self._file.length).any()
+            or (self.length < 0).any()
+            or (self._pointer.astype(np.int64) + self.length > self._file.length).any()
             or (self.length != sides.prod(axis=1) * 3)[self._mode == RAW].any()
             or (self._mode > RAW).any()
-            or (np.diff(self.index) <= 0).any()
-            or (self.label < -1).any()
         ):
             raise RecordsError(f"{self.path} has metadata that cannot be true; copy it again or convert again")
 
-    def _trailer(self, fields: NDArray[np.void]) -> Trailer | None:
-        arguments = fields["arguments"][self.fields.index("index")].tobytes() if "index" in self.fields else b""
-        place = np.frombuffer(arguments.ljust(TRAILER.itemsize, b"\0"), TRAILER, 1)[0]
-        if place["magic"] != MAGIC:
+    def _trailer(self, fields: NDArray[np.void], samples: int) -> Trailer | None:
+        arguments = [argument.tobytes()[: TRAILER.itemsize] for argument in fields["arguments"]]
+        if not any(argument.startswith(ANY_MAGIC) for argument in arguments):
             return None
-        content = self._map[int(place["offset"]) : int(place["offset"]) + int(place["size"])]
+        places = {argument for argument, kind in zip(arguments, fields["type"], strict=True) if kind == INT_FIELD}
+        place = np.frombuffer(places.pop(), TRAILER, 1)[0] if len(places) == 1 else None
+        if place is None or not place["magic"].startswith(ANY_MAGIC):
+            raise self._damaged("its fields do not agree on who wrote it")
+        if place["magic"] != MAGIC:
+            raise RecordsError(f"{self.path} was written by another version of equimod; convert the source again")
+        offset, size = int(place["offset"]), int(place["size"])
+        content = self._file.read(offset, size)
         if zlib.crc32(content) != place["crc32"]:
-            raise RecordsError(f"{self.path} has a damaged trailer; copy the file again or convert again")
-        return Trailer.unpack(content, len(self.label), str(self.path))
+            raise self._damaged("its trailer does not have its checksum")
+        return Trailer.unpack(content, samples, str(self.path))
 
     def __len__(self) -> int:
         return len(self.label)
 
     def read(self, position: int) -> StoredImage:
-        """The JPEG file, or the pixels (H,W,3): a view into the mapped file.
+        """The JPEG file, or the pixels (H,W,3).
 
         Raises RecordsError where the bytes do not have their checksum.
         """
-        start = int(self._pointer[position])
-        content = memoryview(self._map)[start : start + int(self.length[position])]
+        content = self._file.read(int(self._pointer[position]), int(self.length[position]))
         if self.trailer and zlib.crc32(content) != self.trailer.crc32[position]:
             raise damaged(self.name(position))
         if self._mode[position] == JPEG:
@@ -189,7 +213,7 @@ class BetonRecords:
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """Have the system load these images ahead of `read`."""
         for start, length in zip(self._pointer[positions].tolist(), self.length[positions].tolist(), strict=True):
-            read_ahead(self._map, start, length)
+            self._file.will_read(start, length)
 
     @cached_property
     def _sources(self) -> list[bytes]:
@@ -203,24 +227,18 @@ class BetonRecords:
         """Path in the source and the file, as `n01440764/x.JPEG (train.beton)`."""
         return f"{self.source(position)} ({self.path.name})"
 
-    def fingerprint(self) -> str:
-        """Hexadecimal digest, equal for equal samples in the same order."""
-        return content_digest(self.classes, self.index, self.label, self.size, self.length)
 
-
-def head_checksum(fields: NDArray[np.void], metadata: NDArray[np.void]) -> int:
-    """CRC-32 of what is neither image nor trailer: types and names of the fields, the metadata."""
-    return zlib.crc32(fields["type"].tobytes() + fields["name"].tobytes() + metadata.tobytes())
-
-
-def _mapped(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise RecordsError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
-    except ValueError as error:
-        raise RecordsError(f"{path} is empty; copy it again or convert again") from error
+def head_digest(
+    header: np.void | NDArray[np.void], fields: NDArray[np.void], metadata: NDArray[np.void], entries: NDArray[np.void]
+) -> str:
+    """SHA-256, hexadecimal, of all that is neither image nor trailer, nor the trailer's place."""
+    digest = hashlib.sha256(header.tobytes())
+    for argument, field in zip(fields["arguments"], fields, strict=True):
+        digest.update(field["type"].tobytes() + field["name"])
+        digest.update(argument.tobytes()[TRAILER.itemsize if field["type"] == INT_FIELD else 0 :])
+    digest.update(metadata.tobytes())
+    digest.update(entries.tobytes())
+    return digest.hexdigest()
 
 
 def _names(fields: NDArray[np.void]) -> list[str]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from equimod.pipelines.progress import Progress, track
-from equimod.pipelines.records.protocol import RecordsError, content_digest
+from equimod.pipelines.records.protocol import RecordsError, edges_checksum
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
@@ -160,11 +161,13 @@ def _without_labels(root: Path, names: list[str]) -> ImageTree:
     return ImageTree(root, [], names, [-1] * len(names))
 
 
-def _header(path: Path) -> tuple[int, int, int]:
-    """Width, height in pixels and length in bytes of an image file."""
+def _header(path: Path) -> tuple[int, int, int, int, int]:
+    """Width, height in pixels, length in bytes, checksum, and nanoseconds of the last change of an image file."""
     try:
         with path.open("rb") as file, Image.open(file) as image:
-            return *image.size, os.fstat(file.fileno()).st_size
+            found = os.fstat(file.fileno())
+            checksum = edges_checksum(partial(os.pread, file.fileno()), found.st_size)
+            return *image.size, found.st_size, checksum, found.st_mtime_ns
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"
         raise RecordsError(
@@ -200,7 +203,7 @@ class FolderRecords:
         self.size = self.stored_size = headers[:, :2].astype(np.int32)
         self.raw = False
         self.manifest, self.form = None, "list of images" if path.is_file() else "folder of images"
-        self.length = headers[:, 2]
+        self.length, self.checksum, self.changed = headers[:, 2:].T
 
     def __len__(self) -> int:
         return len(self.index)
@@ -222,7 +225,3 @@ class FolderRecords:
     def name(self, position: int) -> str:
         """Path of the image."""
         return str(self._tree.path(position))
-
-    def fingerprint(self) -> str:
-        """Hexadecimal digest, equal for equal samples in the same order."""
-        return content_digest(self.classes, self.index, self.label, self.size, self.length)

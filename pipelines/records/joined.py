@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.folder import Labels
-from equimod.pipelines.records.protocol import Records, RecordsError, StoredImage, content_digest
+from equimod.pipelines.records.protocol import Records, RecordsError, StoredImage
 
 
 def join_classes(
@@ -56,6 +56,8 @@ class JoinedRecords:
         self.size = np.concatenate([part.size for part in parts])
         self.stored_size = np.concatenate([part.stored_size for part in parts])
         self.length = np.concatenate([part.length for part in parts])
+        self.checksum = np.concatenate([part.checksum for part in parts])
+        self.changed = np.concatenate([part.changed for part in parts])
         self.raw = any(part.raw for part in parts)
         self.manifest, self.form = None, " + ".join(part.form for part in parts)
 
@@ -87,7 +89,3 @@ class JoinedRecords:
         """Where this sample comes from and lies, for error messages."""
         part, inside = self._at(position)
         return self._parts[part].name(inside)
-
-    def fingerprint(self) -> str:
-        """Hexadecimal digest of the content, equal for equal samples in the same order."""
-        return content_digest(self.classes, self.index, self.label, self.size, self.length)

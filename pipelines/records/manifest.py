@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.stored import DamagedFileError, FileDigest, decode_json
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Shard:
     samples: int
     bytes: int
     sha256: str
+    index_sha256: str  # of DALI's index beside it
 
 
 @dataclass(frozen=True)
@@ -41,42 +45,52 @@ class Manifest:
     raw: bool  # whether pixels are stored (in shards as PNG files), not the files of the source
     samples: int
     classes: int
-    bytes: int  # of the images, or of the shards where there are any
-    image_size: dict[str, dict[str, float]]  # smallest, mean and largest width and height of the originals in pixels
+    total_bytes: int  # of the images, or of the shards where there are any
+    image_size: dict[
+        str, dict[str, int | float]
+    ]  # smallest, mean and largest width and height of the originals in pixels
     shard_size: int | None  # source positions a shard
     shards: tuple[Shard, ...]
     reencoded: tuple[Note, ...]
     left_out: tuple[Note, ...]
+    files: dict[str, FileDigest]  # the other files beside the shards
 
     @classmethod
-    def parse(cls, text: str, name: str, expected: tuple[str, int]) -> Manifest:
+    def parse(cls, content: bytes, name: str, expected: tuple[str, int]) -> Manifest:
         """Read a manifest of the `expected` format and version; `name` is where it lies, for errors.
 
         Raises RecordsError where it is damaged or of another format or version.
         """
         try:
-            fields = json.loads(text)
-            found = fields.pop("format"), fields.pop("version")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise RecordsError(f"{name} cannot be read as a manifest of records; convert the source again") from error
-        if found != expected:
-            raise RecordsError(
-                f"{name} says format {found[0]} version {found[1]}, this program reads {expected[0]} version "
-                f"{expected[1]}; convert the source again"
-            )
-        try:
-            for key, kind in (("shards", Shard), ("reencoded", Note), ("left_out", Note)):
-                fields[key] = tuple(kind(**entry) for entry in fields[key])
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise RecordsError(f"{name} has missing or unknown entries; convert the source again") from error
+            form = decode_json(content, _Form, name)
+            if (form.format, form.version) != expected:
+                raise RecordsError(
+                    f"{name} says format {form.format} version {form.version}, this program reads {expected[0]} "
+                    f"version {expected[1]}; convert the source again"
+                )
+            manifest = decode_json(content, cls, name)
+        except DamagedFileError as error:
+            raise RecordsError(f"{error}; copy it again or convert the source again") from error
+        if manifest.to_json(expected) != content:
+            raise RecordsError(f"{name} is damaged: it does not have its own digest; copy it or convert again")
+        return manifest
 
-    def to_json(self, form: tuple[str, int]) -> str:
-        """JSON text of a manifest of format and version `form`."""
-        return json.dumps({"format": form[0], "version": form[1], **asdict(self)}, indent=1)
+    def to_json(self, form: tuple[str, int]) -> bytes:
+        """JSON text of a manifest of format and version `form`, with a digest of itself."""
+        fields = json.dumps({"format": form[0], "version": form[1], **asdict(self)}, indent=1)
+        digest = hashlib.sha256(fields.encode()).hexdigest()
+        return f'{fields.removesuffix(_END)},\n "sha256": "{digest}"{_END}'.encode()
 
 
-def image_size_statistics(size: NDArray[Any]) -> dict[str, dict[str, float]]:
+class _Form(msgspec.Struct):
+    format: str
+    version: int
+
+
+_END = "\n}"
+
+
+def image_size_statistics(size: NDArray[Any]) -> dict[str, dict[str, int | float]]:
     """Smallest, mean and largest width and height in pixels of images of `size` (N,2)."""
     sides: Sequence[str] = ("width", "height")
     return {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,7 +17,8 @@ from equimod.pipelines.errors import EquimodError
 if TYPE_CHECKING:  # it raises errors of this file
     from equimod.pipelines.records.manifest import Manifest
 
-StoredImage = bytes | memoryview | NDArray[np.uint8]
+EDGE = 4096  # bytes
+StoredImage = bytes | NDArray[np.uint8]
 """An image as it is stored: an encoded file, or its RGB pixels (H,W,3)."""
 
 
@@ -37,6 +40,8 @@ class Records(Contents, Protocol):
     index: NDArray[np.int64]  # (N,) position of the sample in the source, ascending; gaps where one was left out
     stored_size: NDArray[np.int32]  # (N,2) width, height of the image that `read` gives: smaller after --max-side
     length: NDArray[np.int64]  # (N,) bytes of what `read` gives
+    checksum: NDArray[np.int64]  # (N,) CRC-32 of what `read` gives; of files in place see `edges_checksum`
+    changed: NDArray[np.int64]  # (N,) when a file in place was changed last, nanoseconds; 0 in records with checksums
     raw: bool  # whether `read` gives pixels, for some images at least
     form: str  # the format, and what is particular to it, for people
 
@@ -66,20 +71,54 @@ class Records(Contents, Protocol):
         """Where this sample comes from and lies, for error messages."""
         ...
 
-    def fingerprint(self) -> str:
-        """Hexadecimal digest of the content, equal for equal samples in the same order."""
-        ...
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Hexadecimal digests of what records hold, equal for equal samples in the same order."""
+
+    table: str  # classes, indices, labels and original sizes: the same in every format
+    content: str  # lengths and checksums: the same in all records that store the same bytes
+    dates: str  # of files in place
+
+    def __str__(self) -> str:
+        return f"{self.table[:16]} {self.content[:16]}"
 
 
-def content_digest(classes: Sequence[str], *columns: NDArray[Any]) -> str:
-    """Hexadecimal digest of class names and of a table's columns: index, label, size, length in bytes.
+def fingerprint(records: Records) -> Fingerprint:
+    """What `records` are known by."""
+    names = json.dumps(records.classes).encode()
+    return Fingerprint(
+        table=_digest(names, records.index, records.label, records.size),
+        content=_digest(b"", records.length, records.checksum),
+        dates=_digest(b"", records.changed),
+    )
 
-    The length stands for the content of an image, so the same images have the same digest in every format.
-    """
-    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+
+def _digest(names: bytes, *columns: NDArray[Any]) -> str:
+    digest = hashlib.sha256(names)
     for column in columns:
         digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
     return digest.hexdigest()
+
+
+def is_possible(records: Records) -> bool:
+    """Whether a table's columns can be true: indices that ascend, sizes of a pixel or more, labels of the classes."""
+    known = range(len(records.classes)) if records.classes else range(-1, 0)
+    return (
+        len(records) > 0
+        and bool(records.index[0] >= 0 and (np.diff(records.index) > 0).all())
+        and bool((records.size >= 1).all() and (records.stored_size >= 1).all())
+        and records.label.min() in known
+        and records.label.max() in known
+    )
+
+
+def edges_checksum(read: Callable[[int, int], bytes], length: int) -> int:
+    """CRC-32 of the first and the last 4 KiB of a file of `length` bytes, which `read(length, offset)` reads.
+
+    It stands for the content where reading all of it would take too long.
+    """
+    return zlib.crc32(read(EDGE, max(0, length - EDGE)), zlib.crc32(read(EDGE, 0)))
 
 
 def damaged(name: str) -> RecordsError:

@@ -4,18 +4,17 @@ shard-000000.tar   members of a sample: KEY.jpg (or .png), KEY.cls (label), KEY.
 shard-000000.idx   what NVIDIA's wds2idx writes
 samples.npy        where each sample lies, with its label, sizes and checksum: opening touches no shard
 classes.json       class names, position = label
-manifest.json      counts, checksums, what was re-encoded or left out; written last, so its presence means complete
+manifest.json      counts, digests of all other files and of itself, what was re-encoded or left out; written last, so
+                   its presence means complete
 """
 
 from __future__ import annotations
 
-import hashlib
+import io
 import json
-import mmap
 import resource
 import tarfile
 import threading
-import zipfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -24,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.progress import track
+from equimod.pipelines.records.file_reader import FileReader
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import RecordsError, content_digest, damaged
-from equimod.pipelines.records.read_ahead import read_ahead
+from equimod.pipelines.records.protocol import RecordsError, damaged, is_possible
+from equimod.pipelines.stored import DamagedFileError, Digests, FileDigest, decode_json, read_bytes
 
-FORM = ("equimod-tar", 2)
+FORM = ("equimod-tar", 3)
 MANIFEST, CLASSES, SAMPLES = "manifest.json", "classes.json", "samples.npy"
 PROGRESS = ".progress"  # folder of an unfinished conversion
 SPARE_FILES = 256  # descriptors left for everything but the shards
@@ -52,42 +52,33 @@ def load_manifest(folder: Path) -> Manifest:
     """Read manifest.json of `folder`. Raises RecordsError where it is damaged or of another format version."""
     path = folder / MANIFEST
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise RecordsError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    except UnicodeDecodeError as error:
-        raise RecordsError(f"{path} cannot be read as a manifest of records; convert the source again") from error
-    return Manifest.parse(text, str(path), FORM)
+        return Manifest.parse(read_bytes(path), str(path), FORM)
+    except DamagedFileError as error:
+        raise RecordsError(f"{error}; check its permissions") from error
 
 
 def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class TarRecords:
-    """Random access to the samples of tar shards, through one memory map a shard, opened at its first use.
+    """Random access to the samples of tar shards, each opened at its first use.
 
-    Raises RecordsError where a shard is missing or shorter than its table says, or the format is another version.
+    Raises RecordsError where the small files are damaged, or a shard is missing or of another length.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: Manifest = load_manifest(folder)
         self.form = f"tar shards with DALI's index, {len(self.manifest.shards):,} shards"
+        digests = Digests(self.manifest.files)
         try:
-            self.classes: list[str] = json.loads((folder / CLASSES).read_bytes())
-            self._table: NDArray[np.void] = np.load(folder / SAMPLES, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:  # the last two are of np.load
-            raise RecordsError(
-                f"{folder}: {CLASSES} or {SAMPLES} cannot be read ({error}); copy the records or convert again"
-            ) from error
-        if self._table.dtype != SAMPLE or len(self._table) != self.manifest.samples:
+            classes = digests.read_file(folder, CLASSES)
+            self.classes = decode_json(classes, list[str], str(folder / CLASSES))
+            self._table = _table(digests.read_file(folder, SAMPLES), folder / SAMPLES)
+        except DamagedFileError as error:
+            raise RecordsError(f"{error}; copy the records or convert again") from error
+        if len(self._table) != self.manifest.samples:
             raise RecordsError(f"{folder / SAMPLES} does not fit {MANIFEST}; copy the records or convert again")
         self._check_shards()
         self.label = self._table["label"].astype(np.int64)
@@ -95,8 +86,12 @@ class TarRecords:
         self.size = np.stack([self._table["width"], self._table["height"]], axis=1)
         self.stored_size = np.stack([self._table["stored_width"], self._table["stored_height"]], axis=1)
         self.length = self._table["size"].astype(np.int64)
+        self.checksum = self._table["crc32"].astype(np.int64)
+        self.changed = np.zeros(len(self._table), dtype=np.int64)
         self.raw = False
-        self._maps: dict[int, mmap.mmap] = {}
+        if not is_possible(self):
+            raise RecordsError(f"{folder / SAMPLES} holds what cannot be true; copy the records or convert again")
+        self._files: dict[int, FileReader] = {}
         self._opening = threading.Lock()
         _allow_open_files(len(self.manifest.shards) + SPARE_FILES)
 
@@ -115,38 +110,21 @@ class TarRecords:
     def __len__(self) -> int:
         return len(self._table)
 
-    def _open(self, shard: int) -> mmap.mmap:
-        if shard in self._maps:
-            return self._maps[shard]
+    def _open(self, shard: int) -> FileReader:
+        if shard in self._files:
+            return self._files[shard]
         with self._opening:
-            if shard not in self._maps:
-                path = self.folder / shard_name(shard)
-                try:
-                    with path.open("rb") as file:
-                        self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                except (OSError, ValueError) as error:
-                    raise RecordsError(
-                        f"{path} cannot be opened: {error}; where it says too many open files, raise `ulimit -n` "
-                        "or convert with a larger --shard-size"
-                    ) from error
-            return self._maps[shard]
+            if shard not in self._files:
+                self._files[shard] = FileReader(self.folder / shard_name(shard))
+            return self._files[shard]
 
-    def _bytes(self, shard: int, offset: int, size: int) -> memoryview:
-        content = self._open(shard)
-        if offset + size > len(content):
-            raise RecordsError(
-                f"{self.folder / shard_name(shard)} ends at byte {len(content):,}, before {offset + size:,} where its "
-                "sample does; copy it or convert again"
-            )
-        return memoryview(content)[offset : offset + size]
-
-    def read(self, position: int) -> memoryview:
-        """The encoded image, a view into the mapped shard.
+    def read(self, position: int) -> bytes:
+        """The encoded image.
 
         Raises RecordsError where the shard cannot be read or the image does not have its checksum.
         """
         row = self._table[position]
-        content = self._bytes(int(row["shard"]), int(row["offset"]), int(row["size"]))
+        content = self._open(int(row["shard"])).read(int(row["offset"]), int(row["size"]))
         if zlib.crc32(content) != row["crc32"]:
             raise damaged(self.name(position))
         return content
@@ -155,7 +133,7 @@ class TarRecords:
         """Have the system load these images ahead of `read`. A shard that cannot be opened is left to `read`."""
         for row in self._table[positions]:
             with suppress(RecordsError):
-                read_ahead(self._open(int(row["shard"])), int(row["offset"]), int(row["size"]))
+                self._open(int(row["shard"])).will_read(int(row["offset"]), int(row["size"]))
 
     def name(self, position: int) -> str:
         """Path in the source and the shard, as `n01440764/x.JPEG (records/shard-000003.tar)`."""
@@ -165,28 +143,40 @@ class TarRecords:
     def source(self, position: int) -> str:
         """The sample's path in the source; `sample INDEX` where the shard is damaged at that place."""
         row = self._table[position]
-        shard, offset = int(row["shard"]), int(row["offset"]) + int(row["size"])
+        offset = int(row["offset"]) + int(row["size"])
         try:
+            file = self._open(int(row["shard"]))
             for _ in ("cls", "json"):
                 header = -(-offset // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 offset = header + tarfile.BLOCKSIZE
-                block = bytes(self._bytes(shard, header, tarfile.BLOCKSIZE))
+                block = file.read(header, tarfile.BLOCKSIZE)
                 size = tarfile.TarInfo.frombuf(block, "ascii", "strict").size
                 start, offset = offset, offset + size
-            return str(json.loads(bytes(self._bytes(shard, start, size)))["name"])
+            return str(json.loads(file.read(start, size))["name"])
         except (tarfile.TarError, RecordsError, ValueError, KeyError):
             return f"sample {int(row['index'])}"  # an error about a damaged shard must not end in another error
 
-    def fingerprint(self) -> str:
-        """Hexadecimal digest, equal for equal samples in the same order."""
-        return content_digest(self.classes, self.index, self.label, self.size, self.length)
-
     def verify(self) -> None:
-        """Read every shard and compare its checksum. Raises RecordsError naming the first one that differs."""
+        """Read every shard and its index and compare their digests. RecordsError naming the first that differs."""
         for shard in track(self.manifest.shards, len(self.manifest.shards), "verifying", "shards"):
             path = self.folder / shard.name
-            if file_checksum(path) != shard.sha256:
-                raise RecordsError(f"{path} does not have the checksum of {MANIFEST}; copy it or convert again")
+            for file, sha256 in ((path, shard.sha256), (path.with_suffix(".idx"), shard.index_sha256)):
+                try:
+                    found = FileDigest.of(file).sha256
+                except OSError as error:
+                    raise RecordsError(f"{file} cannot be read ({error.strerror}); copy it or convert again") from error
+                if found != sha256:
+                    raise RecordsError(f"{file} does not have the digest of {MANIFEST}; copy it or convert again")
+
+
+def _table(content: bytes, path: Path) -> NDArray[np.void]:
+    try:
+        table: NDArray[np.void] = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # np.load raises anything
+        raise DamagedFileError(f"{path} is damaged ({error})") from error
+    if table.dtype != SAMPLE or table.ndim != 1:
+        raise DamagedFileError(f"{path} is damaged: it is no table of samples")
+    return table
 
 
 def _allow_open_files(wanted: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from equimod.pipelines.durable import go_back
+from equimod.pipelines.records.protocol import Fingerprint
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.stored import DIGESTS, DamagedFileError, Digests
 from equimod.train.checkpoint import (
@@ -30,6 +31,8 @@ from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo
 from equimod.train.loop import NotFiniteError, TrainState, assert_finite
 from equimod.train.run import build_train_state
+
+RECORDS = Fingerprint("samples", "their bytes", "their dates")
 
 
 class Contents:
@@ -53,13 +56,13 @@ def saved(config: Config, tmp_path: Path) -> Path:
     state = _state(config)
     state.grad_cache.scaler.scale(torch.ones(()))  # which makes its scale
     state.grad_cache.scaler.update(512.0)
-    save(tmp_path, Cursor(1, 2), 12, state, config, "these records")
+    save(tmp_path, Cursor(1, 2), 12, state, config, RECORDS)
     return step_folder(tmp_path, 12)
 
 
 def test_cursor_weights_and_scale_come_back(saved: Path, config: Config) -> None:
     state = _state(replace(config, seed=1))
-    assert restore(open_checkpoint(saved), state, "these records") == Cursor(1, 2)
+    assert restore(open_checkpoint(saved), state, RECORDS) == Cursor(1, 2)
     assert state.grad_cache.scaler.get_scale() == 512.0
     wanted = _state(config).model.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in state.model.state_dict().items())
@@ -67,13 +70,24 @@ def test_cursor_weights_and_scale_come_back(saved: Path, config: Config) -> None
 
 def test_other_records_are_refused(saved: Path, config: Config) -> None:
     with pytest.raises(CheckpointError, match="was trained on other records; give --data the same ones"):
-        restore(open_checkpoint(saved), _state(config), "other records")
+        restore(open_checkpoint(saved), _state(config), replace(RECORDS, table="other"), resume_anyway=True)
+
+
+@pytest.mark.parametrize("other", [{"content": "other"}, {"dates": "other"}])
+def test_the_same_samples_with_other_contents_go_on_when_told_to(
+    saved: Path, config: Config, other: dict[str, str]
+) -> None:
+    with pytest.raises(
+        CheckpointError, match="on images of other content or date; give --data the same ones, or --res"
+    ):
+        restore(open_checkpoint(saved), _state(config), replace(RECORDS, **other))
+    restore(open_checkpoint(saved), _state(config), replace(RECORDS, **other), resume_anyway=True)
 
 
 def test_another_model_is_refused(saved: Path, config: Config) -> None:
     wider = _state(replace(config, encoder=replace(config.encoder, width=16)))
     with pytest.raises(CheckpointError, match=r"does not fit the configured model: .*; give the run's config"):
-        restore(open_checkpoint(saved), wider, "these records")
+        restore(open_checkpoint(saved), wider, RECORDS)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +145,7 @@ def test_every_flipped_bit_is_noticed(saved: Path, config: Config) -> None:
 @pytest.fixture
 def two(saved: Path, config: Config) -> Path:
     """The folder of two checkpoints."""
-    save(saved.parent, Cursor(2, 0), 20, _state(config), config, "these records")
+    save(saved.parent, Cursor(2, 0), 20, _state(config), config, RECORDS)
     return saved.parent
 
 
@@ -178,7 +192,7 @@ def test_one_that_a_running_training_removes_meanwhile_is_no_fault(two: Path, co
     def load(path: Path) -> str:
         if not (two / "step-00000040").exists():
             for step in (30, 40):  # which removes both that are there
-                save(two, Cursor(step, 0), step, _state(config), config, "these records")
+                save(two, Cursor(step, 0), step, _state(config), config, RECORDS)
         return Checkpoint.open(path).path.name
 
     said: list[str] = []
@@ -188,7 +202,7 @@ def test_one_that_a_running_training_removes_meanwhile_is_no_fault(two: Path, co
 def test_going_back_forgets_what_came_after(two: Path, config: Config) -> None:
     go_back(two, "step-00000012")
     assert sorted(path.name for path in two.iterdir()) == ["newest", "step-00000012"]
-    save(two, Cursor(2, 0), 20, _state(config), config, "these records")
+    save(two, Cursor(2, 0), 20, _state(config), config, RECORDS)
     assert _found(two) == ("step-00000020", [])
 
 

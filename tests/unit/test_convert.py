@@ -75,7 +75,7 @@ def test_manifest_counts_what_is_there(expected: Path) -> None:
     manifest = load_manifest(expected)
     assert [shard.samples for shard in manifest.shards] == [5, 5, 5, 5, 4]
     assert (manifest.samples, manifest.classes, manifest.source) == (24, 3, "source")
-    assert manifest.bytes == sum(path.stat().st_size for path in expected.glob("*.tar"))
+    assert manifest.total_bytes == sum(path.stat().st_size for path in expected.glob("*.tar"))
     assert (manifest.reencoded, manifest.left_out) == ((), ())
     size = open_records(expected).size
     assert manifest.image_size["width"] == {
@@ -154,7 +154,7 @@ def test_repaired_image_costs_its_own_shard_only(
     truncate(source / "class_2" / "007.jpg")
     with pytest.raises(DamagedImagesError):
         convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
-    shutil.copy(image_tree / "class_2" / "007.jpg", source / "class_2" / "007.jpg")
+    shutil.copy2(image_tree / "class_2" / "007.jpg", source / "class_2" / "007.jpg")
     assert convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE)).written == 1
     assert contents(tmp_path / "out") == contents(expected)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.folder import FolderRecords
-from equimod.pipelines.records.read_ahead import read_ahead
 
 
 @pytest.fixture(params=["tar", "beton"])
@@ -31,35 +30,32 @@ def records(request: pytest.FixtureRequest, image_tree: Path, tmp_path: Path) ->
     return path
 
 
-class _Map(bytes):
-    """Mapped content that says what was asked of it."""
-
-    def madvise(self, *asked: int) -> None:
-        self.asked = asked
-
-
-def test_whole_pages_are_asked_for() -> None:
-    content = _Map(5 * mmap.PAGESIZE)
-    read_ahead(content, mmap.PAGESIZE + 100, 50)
-    assert content.asked == (mmap.MADV_WILLNEED, mmap.PAGESIZE, 150)
-
-
-def test_nothing_is_asked_of_a_place_after_the_end() -> None:
-    content = _Map(100)
-    read_ahead(content, 100, 50)
-    assert not hasattr(content, "asked")
-
-
 def test_the_bytes_asked_for_are_those_of_the_images(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bytes] = []
-    for module in ("tar", "beton"):
-        monkeypatch.setattr(
-            f"equimod.pipelines.records.{module}.read_ahead",
-            lambda content, start, length: asked.append(content[start : start + length]),
-        )
+
+    def fadvise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        asked.append(os.pread(descriptor, length, offset))
+
+    monkeypatch.setattr(os, "posix_fadvise", fadvise)
     opened = open_records(records)
     opened.will_read(np.array([20, 3, 11]))
-    assert asked == [bytes(opened.read(position)) for position in (20, 3, 11)]
+    assert asked == [opened.read(position) for position in (20, 3, 11)]
+
+
+@pytest.mark.parametrize("change", ["cut", "copied over"])
+def test_a_file_that_is_cut_or_replaced_under_its_reader_is_an_error_that_names_it(records: Path, change: str) -> None:
+    """Mapped, it would end the process."""
+    opened = open_records(records)
+    opened.read(0)
+    [file] = [path for path in (records, records / "shard-000000.tar") if path.is_file()]
+    if change == "cut":
+        os.truncate(file, 3000)
+    else:
+        file.write_bytes(bytes(reversed(file.read_bytes())))
+    with pytest.raises(RecordsError, match=file.name):
+        opened.read(23)
+    opened.will_read(np.array([23]))
 
 
 def test_a_shard_that_is_gone_is_left_to_read_which_names_it(image_tree: Path, tmp_path: Path) -> None:

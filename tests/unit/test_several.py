@@ -19,7 +19,7 @@ from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.images import open_images, survey
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.pipelines.records.protocol import Records, RecordsError, fingerprint
 from equimod.tools.convert_imagenet import main as convert_command
 from equimod.train.config import read_recipe
 from equimod.train.main import main as train
@@ -78,7 +78,7 @@ def test_an_archive_is_read_like_the_tree_in_it(tree: Path, tmp_path: Path) -> N
         assert (found.classes, found.label.tolist()) == (expected.classes, expected.label.tolist())
         assert found.size.tolist() == expected.size.tolist()
         assert [found.source(i) for i in range(5)] == [expected.source(i) for i in range(5)]
-        assert (found.fingerprint() == expected.fingerprint()) == ("deflated" not in path.name)  # which is of lengths
+        assert fingerprint(found).table == fingerprint(expected).table
     assert open_images(archives[0], "none").classes == []
 
 
@@ -140,7 +140,7 @@ def test_several_are_one_after_the_other_and_classes_go_by_name(tree: Path, othe
         assert str(other) in found.name(7)
         assert len(found) == 8
         found.will_read(np.array([6, 0, 7]))
-    assert open_images([tree, other]).fingerprint() != open_images([other, tree]).fingerprint()
+    assert fingerprint(open_images([tree, other])).table != fingerprint(open_images([other, tree])).table
 
 
 def test_gaps_of_a_part_stay(tree: Path, other: Path, tmp_path: Path) -> None:

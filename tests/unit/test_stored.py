@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,3 +90,8 @@ def test_json_becomes_what_it_describes() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(DamagedFileError, match=r"x\.json cannot be read: No such file"):
         read_json(tmp_path / "x.json", Example)
+
+
+def test_names_that_are_not_utf_8_come_back() -> None:
+    name = b"caf\xe9".decode(errors="surrogateescape")
+    assert decode_json(json.dumps([name]).encode(), list[str], "") == [name]

@@ -1,0 +1,49 @@
+"""Parts of a file that stays open, read anywhere and by any thread.
+
+Not mapped into memory: a file that is cut or replaced under a map ends the process by a signal. Parts can be requested
+in advance, since a thread that reads what is not in memory yet waits for the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from equimod.pipelines.durable import remedy
+from equimod.pipelines.records.protocol import RecordsError
+
+
+class FileReader:
+    """Raises RecordsError where the file cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            self.length = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise RecordsError(f"{path} cannot be read: {error.strerror}; {remedy(error)}") from error
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on. Raises RecordsError where they are not there or cannot be read."""
+        content = b""
+        try:
+            while len(content) < length and offset + length <= self.length:  # the system reads 2 GiB at a time
+                part = os.pread(self._descriptor, length - len(content), offset + len(content))
+                if not part:
+                    break
+                content = content + part if content else part
+        except OSError as error:
+            raise RecordsError(f"{self._path} cannot be read: {error.strerror}; {remedy(error)}") from error
+        if len(content) < length:
+            raise RecordsError(f"{self._path} is cut short, before byte {offset + length:,}; copy it or convert again")
+        return content
+
+    def will_read(self, offset: int, length: int) -> None:
+        """Have the system begin to load these bytes, without waiting, where it can."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
