@@ -1,17 +1,159 @@
-"""The image formats that records hold, told apart by their first bytes, and the one that is written without loss."""
+"""The image formats that are read, told apart by their first bytes; their limits; and one verdict on damage.
+
+Pillow's own limit against decompression bombs, a setting of the whole process, is set to MAX_PIXELS here.
+"""
 
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 JPEG_START = b"\xff\xd8"
 PNG_START = b"\x89PNG\r\n\x1a\n"
-PRINT_COLORSPACES = ("CMYK", "YCCK")
-"""Colour spaces of JPEGs that libjpeg-turbo does not turn into RGB."""
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"),
+    *("AVIF", "DIB", "JPEG2000", "MPO", "QOI"),
+)
+"""What Pillow is asked to open: images alone, nothing that runs another program (EPS) or that no magic number shows."""
+MAX_PIXELS = 2**28
+"""Pixels of the largest image that is read, by its header: 268 million, 805 MB as RGB."""
+USUAL_SCANS, MAX_SCANNED = 16, 2**30
+"""A JPEG may have USUAL_SCANS scans, or as many as take a second: scans times pixels are MAX_SCANNED."""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+class DamagedImageError(Exception):
+    """An image that cannot be read or decoded; the message is the reason alone, in one line."""
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """What the segments in front of the first scan of a JPEG say."""
+
+    width: int
+    height: int
+    components: int  # 1 gray, 3 colour, 4 for print
+    orderly: bool  # whether nothing stands between the segments
+    many_scans: bool  # more than it may have
+
+    @property
+    def printed(self) -> bool:
+        """Whether its colours are CMYK or YCCK, which libjpeg-turbo does not turn into RGB."""
+        return self.components == 4
+
+
+def read_jpeg_header(content: bytes | memoryview) -> JpegHeader:
+    """The header of a JPEG. Raises DamagedImageError where it is cut short, and for an image beyond the limits."""
+    at, orderly, frame, progressive = len(JPEG_START), True, None, False
+    while (segment := _segment(content, at)) and segment[0] != _SCAN:
+        marker, start, end = segment
+        orderly &= start == at + _MARKER
+        if marker in _FRAMES and frame is None:
+            frame, progressive = bytes(content[start + 2 : end]), marker not in _SEQUENTIAL
+        at = end
+    if segment is None or frame is None or len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise DamagedImageError("a JPEG that ends within its header")
+    height, width, components = struct.unpack_from(">HHB", frame, 1)
+    check_pixels(width, height)
+    orderly &= segment[1] == at + _MARKER
+    several = progressive or content[segment[1] + 2] < components  # in a scan
+    many = several and bytes(content).count(bytes((0xFF, _SCAN))) > most_scans(width, height)
+    return JpegHeader(width, height, components, orderly, many)
+
+
+_MARKER = 2  # bytes
+_SCAN = 0xDA
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the other three are tables, or reserved
+_SEQUENTIAL = {0xC0, 0xC1, 0xC9}
+_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+
+
+def _segment(content: bytes | memoryview, at: int) -> tuple[int, int, int] | None:
+    """Marker, start and end of the first segment from byte `at`; None without one. Other bytes are skipped, as libjpeg
+    skips them."""
+    size = len(content)
+    while at + 4 <= size:
+        if content[at] != 0xFF or content[at + 1] in (0, 0xFF):
+            at += 1
+        elif content[at + 1] in _BARE:
+            at += _MARKER
+        else:
+            start = at + _MARKER
+            end = start + int.from_bytes(content[start : start + 2])
+            return (content[at + 1], start, end) if start + 2 <= end <= size else None
+    return None
+
+
+def most_scans(width: int, height: int) -> int:
+    """How many scans a JPEG of this size may have."""
+    return max(USUAL_SCANS, MAX_SCANNED // max(1, width * height))
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises DamagedImageError for an image of more than MAX_PIXELS."""
+    if width * height > MAX_PIXELS:
+        raise DamagedImageError(f"it has {width}x{height} pixels, more than the {MAX_PIXELS:,} that are read")
+
+
+@contextmanager
+def open_image(file: BinaryIO) -> Iterator[Image.Image]:
+    """An image file of one of FORMATS by Pillow, whose header alone is read.
+
+    Raises DamagedImageError, inside the block too, for whatever the decoder raises, and beyond MAX_PIXELS.
+    """
+    with sound():
+        try:
+            image = Image.open(file, formats=_installed_formats())
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise DamagedImageError(f"it has more than the {MAX_PIXELS:,} pixels that are read") from error
+        except UnidentifiedImageError as error:
+            raise DamagedImageError(_unidentified(file)) from error
+        with image:
+            check_pixels(*image.size)
+            yield image
+
+
+_STARTS = (JPEG_START, PNG_START, b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
+
+
+def _unidentified(file: BinaryIO) -> str:
+    file.seek(0)
+    start = file.read(max(map(len, _STARTS)))
+    if not start:
+        return "it is empty"
+    return "its header is damaged" if start.startswith(_STARTS) else "it is no image, or of a format that is not read"
+
+
+@cache
+def _installed_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextmanager
+def sound() -> Iterator[None]:
+    """Whatever a decoder raises inside, as DamagedImageError: foreign ones raise exceptions of every kind."""
+    try:
+        yield
+    except DamagedImageError:
+        raise
+    except MemoryError as error:
+        raise DamagedImageError("there is not enough memory to decode it") from error
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DamagedImageError(reason or type(error).__name__) from error
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

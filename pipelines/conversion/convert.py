@@ -168,6 +168,7 @@ def _finish(source: Source, output: Path, settings: ConversionSettings, done: li
         image_size=image_size_statistics(np.stack([table["width"], table["height"]], axis=1)),
         shards=shards,
         reencoded=(before.reencoded if before else ()) + tuple(note for part in done for note in part.reencoded),
+        harmless=(before.harmless if before else ()) + tuple(note for part in done for note in part.harmless),
         left_out=(before.left_out if before else ()) + tuple(note for part in done for note in part.left_out),
     )
     save_manifest(manifest, output)
@@ -207,7 +208,7 @@ def other_records(output: Path) -> RecordsError:
 def shard_tasks(source: Source, output: Path, settings: ConversionSettings) -> list[ShardTask]:
     """The shards of a conversion: ranges of `shard_size` positions in the source."""
     return [
-        ShardTask(source.reader, output, number, list(items), settings.on_error, settings.shrink)
+        ShardTask(source.reader, output, number, list(items), settings.on_error, settings.encoding)
         for number, items in groupby(source.items, lambda item: item.index // settings.shard_size)
     ]
 
@@ -258,7 +259,7 @@ def convert_locked(source: Source, output: Path, settings: ConversionSettings) -
             raise other_records(output)
         return Conversion(manifest, written=0)
     size = asdict(settings.shrink) if settings.shrink else None
-    _check_plan(source, output, {"shard size": settings.shard_size, "size": size})
+    _check_plan(source, output, {"shard size": settings.shard_size, "size": size, "raw": settings.raw})
     remove_leftovers(output)
     remove_leftovers(output / PROGRESS)
     done = {task.number: part for task in _compared(tasks) if (part := taken_over(task))}

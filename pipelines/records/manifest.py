@@ -47,6 +47,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     reencoded: tuple[Note, ...]
     left_out: tuple[Note, ...]
+    harmless: tuple[Note, ...] = ()  # what libjpeg warned of in images that are stored as they are
 
     @classmethod
     def parse(cls, text: str, name: str, expected: tuple[str, int]) -> Manifest:
@@ -65,8 +66,8 @@ class Manifest:
                 f"{expected[1]}; convert the source again"
             )
         try:
-            for key, kind in (("shards", Shard), ("reencoded", Note), ("left_out", Note)):
-                fields[key] = tuple(kind(**entry) for entry in fields[key])
+            for key, kind in (("shards", Shard), ("reencoded", Note), ("left_out", Note), ("harmless", Note)):
+                fields[key] = tuple(kind(**entry) for entry in fields.get(key, ()))
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise RecordsError(f"{name} has missing or unknown entries; convert the source again") from error

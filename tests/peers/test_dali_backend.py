@@ -20,6 +20,7 @@ needs("dali", module=True)
 from equimod.pipelines.backends.dali_backend import DaliBackend, graph  # noqa: E402
 from equimod.pipelines.batch import Decoded  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
+from equimod.pipelines.codec import JpegHeader  # noqa: E402
 from equimod.pipelines.conversion.convert import convert  # noqa: E402
 from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy  # noqa: E402
@@ -165,7 +166,8 @@ def test_what_only_dali_rejects_is_named_by_batch(
     pipeline = _pipeline(tree)
     path = tree / "class" / "5.jpg"
     monkeypatch.setattr("equimod.pipelines.backends.dali_backend.decode_sample", lambda *_: None)
-    monkeypatch.setattr("equimod.pipelines.backends.dali_backend.decode_jpeg_header", lambda _: (1, 1, "YCbCr", "420"))
+    header = JpegHeader(1, 1, components=3, orderly=True, many_scans=False)
+    monkeypatch.setattr("equimod.pipelines.backends.dali_backend.read_jpeg_header", lambda _: header)
     path.write_bytes(b"\xff\xd8" + bytes(100) + b"\xff\xd9")
     with pytest.raises(RecordsError, match=r"DALI cannot decode a batch, whose first sample is .*jpg.*: .+"):
         list(pipeline.decoded(0))

@@ -18,10 +18,11 @@ ALLOWED = {
     "benchmarks": {"benchmarks", "train", "models", "pipelines"},
 }
 PIPELINES = (
-    {"errors", "durable", "timing", "workers", "cores", "progress"},
+    {"errors", "durable", "timing", "workers", "cores", "progress", "stored"},
     {"policy", "philox", "geometry", "params", "sampler", "resolution"},
+    {"codec"},
     {"records"},
-    {"codec", "kernel", "decode", "resize"},
+    {"kernel", "decode", "resize"},
     {"backends"},
     {"color", "ops", "triton_ops", "operators"},
     {"batch", "prefetch", "build"},
