@@ -6,6 +6,7 @@ Pillow's own limit against decompression bombs, a setting of the whole process, 
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -55,45 +56,36 @@ class JpegHeader:
 
 
 def read_jpeg_header(content: bytes | memoryview) -> JpegHeader:
-    """The header of a JPEG. Raises DamagedImageError where it is cut short, and for an image beyond the limits."""
-    at, orderly, frame, progressive = len(JPEG_START), True, None, False
-    while (segment := _segment(content, at)) and segment[0] != _SCAN:
-        marker, start, end = segment
-        orderly &= start == at + _MARKER
-        if marker in _FRAMES and frame is None:
-            frame, progressive = bytes(content[start + 2 : end]), marker not in _SEQUENTIAL
-        at = end
-    if segment is None or frame is None or len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
-        raise DamagedImageError("a JPEG that ends within its header")
-    height, width, components = struct.unpack_from(">HHB", frame, 1)
-    check_pixels(width, height)
-    orderly &= segment[1] == at + _MARKER
-    several = progressive or content[segment[1] + 2] < components  # in a scan
-    many = several and bytes(content).count(bytes((0xFF, _SCAN))) > most_scans(width, height)
-    return JpegHeader(width, height, components, orderly, many)
+    """The header of a JPEG. Raises DamagedImageError where it is cut short, and for an image beyond the limits.
+
+    Bytes between segments are skipped, as libjpeg skips them.
+    """
+    content = bytes(content)
+    at, orderly, frame, progressive = len(JPEG_START), True, b"", False
+    for _ in range(_MOST_SEGMENTS):
+        marker = _MARKER.search(content, at)
+        if marker is None:
+            break
+        kind, body = content[marker.end() - 1], marker.end() + 2
+        orderly &= marker.start() == at
+        at = marker.end() + int.from_bytes(content[body - 2 : body])
+        if kind in _FRAMES:
+            frame, progressive = content[body:at], kind not in _SEQUENTIAL
+        if kind == _SCAN and len(frame) >= _FRAME.size and body < at <= len(content):
+            _, height, width, components = _FRAME.unpack_from(frame)
+            check_pixels(width, height)
+            several = progressive or content[body] < components  # in this scan
+            many = several and content.count(bytes((0xFF, _SCAN))) > most_scans(width, height)
+            return JpegHeader(width, height, components, orderly, many)
+    raise DamagedImageError("a JPEG that ends within its header")
 
 
-_MARKER = 2  # bytes
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a segment
+_MOST_SEGMENTS = 2**14
 _SCAN = 0xDA
+_FRAME = struct.Struct(">BHHB")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the other three are tables, or reserved
 _SEQUENTIAL = {0xC0, 0xC1, 0xC9}
-_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
-
-
-def _segment(content: bytes | memoryview, at: int) -> tuple[int, int, int] | None:
-    """Marker, start and end of the first segment from byte `at`; None without one. Other bytes are skipped, as libjpeg
-    skips them."""
-    size = len(content)
-    while at + 4 <= size:
-        if content[at] != 0xFF or content[at + 1] in (0, 0xFF):
-            at += 1
-        elif content[at + 1] in _BARE:
-            at += _MARKER
-        else:
-            start = at + _MARKER
-            end = start + int.from_bytes(content[start : start + 2])
-            return (content[at + 1], start, end) if start + 2 <= end <= size else None
-    return None
 
 
 def most_scans(width: int, height: int) -> int:

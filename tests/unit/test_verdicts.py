@@ -213,3 +213,11 @@ def test_smaller_raw_copies_are_those_of_no_jpeg(tmp_path: Path) -> None:
     expected = Image.fromarray(pixels).resize((25, 20), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(decode.decode_sample(open_records(out), 0), np.asarray(expected))
     assert call(convert_imagenet.main, tmp_path / "source", out, *options, "--quality", "80").code == 2
+
+
+@pytest.mark.parametrize("filler", [b"\0", b"\xff", b"\xff\xd0", b"\xff\xe0\0\2"])
+def test_a_header_without_an_end_takes_no_time(filler: bytes) -> None:
+    begun = time.process_time()
+    with pytest.raises(DamagedImageError, match="ends within its header"):
+        read_jpeg_header(b"\xff\xd8" + filler * 10_000_000)
+    assert time.process_time() - begun < 1

@@ -21,7 +21,7 @@ from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.tar import load_manifest
-from equimod.tools import convert_imagenet
+from equimod.tools import convert_imagenet, inspect_records
 from equimod.train.config.recipes import read_recipe
 
 IMAGE = jpeg(picture(20, 16))
@@ -230,3 +230,12 @@ def test_records_keep_names_of_any_kind(tree: Path, tmp_path: Path) -> None:
         assert call(convert_imagenet.main, tree, tmp_path / output, "--workers", "1", *options).code == 0
         records = open_records(tmp_path / output)
         assert {f"a/{name}" for name in NAMES} <= {records.source(at) for at in range(len(records))}
+
+
+def test_a_sheet_takes_names_of_any_kind(tree: Path, tmp_path: Path) -> None:
+    for name in ("new\nline", os.fsdecode(b"caf\xe9"), "写真"):
+        _write(tree / name / "0.jpg")
+    done = call(inspect_records.main, tree, "--sheet", tmp_path / "sheet.png")
+    assert (done.code, done.err) == (0, "")
+    assert r"new\nline, " in done.out
+    done.out.encode()
