@@ -142,7 +142,7 @@ def ffcv(settings: LoaderSettings) -> Workload:
 
 def as_beton(records: Records, path: Path) -> BetonRecords:
     """Write `records` into a .beton file, as they are, and open it."""
-    write_beton(records, path, Manifest("", "", None, None, False, len(records), 0, 0, {}, None, (), (), (), {}))
+    write_beton(records, path, Manifest("", "", None, None, False, len(records), 0, 0, {}, None, (), (), (), (), {}))
     return BetonRecords(path)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 
 class EquimodError(Exception):
     """A failure whose message names what failed, where, and the remedy, in one line. Exit code 1."""
@@ -9,3 +12,13 @@ class EquimodError(Exception):
 
 class UsageError(EquimodError):
     """Options or settings that cannot be used: the message gives the name, the value and the remedy. Exit code 2."""
+
+
+def counted(kinds: Iterable[str]) -> str:
+    """How often each kind comes, the most frequent first, in one line: `3 .txt, 1 .heic`."""
+    return ", ".join(f"{number:,} {kind}" for kind, number in Counter(kinds).most_common())
+
+
+def one_line(text: object) -> str:
+    """Text with names in it in one line that can be printed: control characters and bytes beyond UTF-8 are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

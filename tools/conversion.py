@@ -15,7 +15,7 @@ from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.cores import available_cores
-from equimod.pipelines.errors import UsageError
+from equimod.pipelines.errors import UsageError, counted, one_line
 from equimod.pipelines.records.beton import SUFFIX
 from equimod.train.command import run_command
 
@@ -53,6 +53,8 @@ class ConversionOptions:
             raise UsageError(f"--quality {self.quality} is out of range; give 1 to 100")
         if self.quality is not None and self.max_side is None:
             raise UsageError("--quality is of the smaller copies that --max-side makes; give --max-side too")
+        if self.quality is not None and self.raw:
+            raise UsageError("--quality is of JPEG, and --raw stores pixels; leave one of them out")
         if self.raw and not beton:
             raise UsageError("--raw is of .beton files; give --format ffcv too")
         if self.shard_size is not None and beton:
@@ -88,11 +90,15 @@ def _convert(options: ConversionOptions, open_source: Callable[[], Source], outp
         conversion = write(source, output, options.settings())
     except DamagedImagesError as error:
         for note in error.damaged[:DAMAGED_SHOWN]:
-            print(f"damaged: {note.name}: {note.reason}", file=sys.stderr)
+            print(f"damaged: {note.name}: {one_line(note.reason)}", file=sys.stderr)
         if len(error.damaged) > DAMAGED_SHOWN:
             print(f"... and {len(error.damaged) - DAMAGED_SHOWN} more", file=sys.stderr)
         raise
     print(_summary(conversion, output, time.monotonic() - start))
+    manifest = conversion.manifest
+    for what, notes in (("re-encoded", manifest.reencoded), ("stored as it is, harmless", manifest.harmless)):
+        if notes:
+            print(f"{what}: {counted(note.reason for note in notes)}")
 
 
 def _summary(conversion: Conversion, output: Path, seconds: float) -> str:

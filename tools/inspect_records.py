@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.errors import UsageError
+from equimod.pipelines.errors import UsageError, one_line
 from equimod.pipelines.images import open_images
 from equimod.pipelines.progress import track
 from equimod.pipelines.records import Records
@@ -69,7 +69,7 @@ def describe(records: Records) -> list[str]:
 
 
 def _changed(manifest: Manifest) -> dict[str, tuple[Note, ...]]:
-    return {"re-encoded": manifest.reencoded, "left out": manifest.left_out}
+    return {"re-encoded": manifest.reencoded, "harmless": manifest.harmless, "left out": manifest.left_out}
 
 
 def _some(names: list[str]) -> str:
@@ -117,7 +117,7 @@ def contact_sheet(records: Records, samples: int) -> Image.Image:
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
         sheet.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
         width, tall = records.size[position].tolist()
-        name = records.classes[records.label[position]] if records.classes else ""
+        name = one_line(records.classes[records.label[position]]) if records.classes else ""
         text = (f"{records.index[position]}", name, f"{width} x {tall}")
         for line, words in enumerate(text):
             while pen.textlength(words) > CELL - 8:
@@ -128,7 +128,7 @@ def contact_sheet(records: Records, samples: int) -> Image.Image:
 
 def _inspect(arguments: Arguments) -> None:
     records = open_images(arguments.path, arguments.labels)
-    print("\n".join(describe(records)))
+    print("\n".join(map(one_line, describe(records))))
     if arguments.sheet:
         with durable_file(arguments.sheet) as file:
             contact_sheet(records, arguments.samples).save(file, arguments.sheet.suffix[1:].upper() or "PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from equimod.pipelines.durable import remedy
-from equimod.pipelines.errors import EquimodError, UsageError
+from equimod.pipelines.errors import EquimodError, UsageError, one_line
 from equimod.train.config import silence
 from equimod.train.signals import SIGTERM_EXIT, Terminated, sigterm_raises
 
@@ -23,6 +24,8 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
 
     An error is one line; `again` says there how to go on, such as "run the same command to continue".
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what it cannot encode
     try:
         with sigterm_raises():
             return command() or 0
@@ -43,10 +46,11 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
 
 def _fail(error: Exception | str, code: int) -> int:
     """Print one line, naming the rank where there are several. Returns `code`."""
-    # An error of a DataLoader's worker carries its traceback as text: the last line says what happened.
-    line = (str(error).strip().splitlines() or [""])[-1]
+    line = str(error).strip()
+    if "Traceback (most recent call last)" in line:  # of a DataLoader's worker: the last line says what happened
+        line = line.splitlines()[-1]
     rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"error: {rank}{line}", file=sys.stderr)
+    print(f"error: {rank}{one_line(line)}", file=sys.stderr)
     return code
 
 

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 from nvidia.dali.data_node import DataNode
-from simplejpeg import decode_jpeg_header
 
 from equimod.pipelines.backends import BackendConfig, Images, Request
-from equimod.pipelines.codec import JPEG_START, PNG_START, PRINT_COLORSPACES, encode_png
+from equimod.pipelines.codec import JPEG_START, PNG_START, DamagedImageError, encode_png, read_jpeg_header
 from equimod.pipelines.decode import decode_sample, undecodable
 from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.policy import AugmentationPolicy, Interpolation
@@ -88,9 +87,11 @@ class DaliBackend:
         assert not isinstance(content, np.ndarray)
         if bytes(content[:2]) == JPEG_START:
             try:
-                known = decode_jpeg_header(content)[2] not in PRINT_COLORSPACES and _JPEG_END in bytes(content[-_TAIL:])
-            except ValueError as error:
+                header = read_jpeg_header(content)
+            except DamagedImageError as error:
                 raise undecodable(self._records, position, error) from error
+            plain = header.orderly and not header.printed and not header.many_scans
+            known = plain and _JPEG_END in bytes(content[-_TAIL:])
         else:
             known = bytes(content[:8]) == PNG_START and bytes(content[24:26]) == _RGB_PNG
         return np.frombuffer(content if known else encode_png(decode_sample(self._records, position)), np.uint8)

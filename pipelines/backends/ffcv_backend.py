@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from equimod.pipelines.backends import BackendConfig, BackendUnavailableError, Images, Request, kept_torch_threads
-from equimod.pipelines.decode import decode_sample, undecodable
+from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.records.beton import JPEG, BetonRecords
 
@@ -52,6 +52,7 @@ class FfcvBackend:
         self._workers = min(config.workers, numba.config.NUMBA_NUM_THREADS)
         self._pin_memory = config.device.type == "cuda"
         outputs = config.with_x + len(config.policy.views)
+        self._cut = _cutter(resize_crop, outputs, config.policy.size, config.with_x)
         with kept_torch_threads():
             self._loader = Loader(
                 str(records.path),
@@ -79,11 +80,10 @@ class FfcvBackend:
     def _batch(self, request: Request, run: Callable[[Request, NDArray[np.int64]], Any]) -> Images:
         for position in request.position.tolist():
             self._records.read(position)  # holds it to its checksum, which ffcv does not know
-        pixels, status = run(request, self._geometry(request))
-        for row in np.flatnonzero(status[:, 0]):
-            position = int(request.position[row])
-            decode_sample(self._records, position)  # raises, with libjpeg's words, where it sees the damage too
-            raise undecodable(self._records, position, "ffcv's decoder rejects it")
+        geometry = self._geometry(request)
+        pixels, status = run(request, geometry)
+        for row in np.flatnonzero(status[:, 0]):  # a mere warning too: what is damage, decode_sample says
+            self._cut(decode_sample(self._records, int(request.position[row])), geometry[row], pixels[row])
         copies = [self._copy(pixels[:, output]) for output in range(pixels.shape[1])]
         return Images(copies[0] if self._with_x else None, tuple(copies[self._with_x :]))
 
@@ -121,8 +121,7 @@ class _Decoder(SimpleRGBImageDecoder):
     def generate_code(self) -> Callable[..., Any]:
         read, rows = self.memory_read, Compiler.get_iterator()
         decode_jpeg, resize = Compiler.compile(imdecode), Compiler.compile(resize_crop)
-        first_view, side = int(self._with_x), self._size
-        outputs = self._outputs
+        cut = Compiler.compile(_cutter(resize, self._outputs, self._size, self._with_x))
 
         # Compiled by numba: plain loops over arrays.
         def decode(batch_indices: Any, memory: Any, metadata: Any, storage_state: Any) -> Any:
@@ -139,18 +138,29 @@ class _Decoder(SimpleRGBImageDecoder):
                 else:
                     pixels = content.reshape(height, width, 3)
                     status[row, 0] = 0
-                if first_view:
-                    new_width, new_height, left, top = geometry[row, 0]
-                    whole = np.empty((new_height, new_width, 3), np.uint8)
-                    resize(pixels, 0, height, 0, width, whole)
-                    images[row, 0] = whole[top : top + side, left : left + side]
-                for view in range(first_view, outputs):
-                    x, y, box_width, box_height = geometry[row, view]
-                    resize(pixels, y, y + box_height, x, x + box_width, images[row, view])
+                cut(pixels, geometry[row], images[row])
             return images, status
 
         decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
+
+
+def _cutter(resize: Callable[..., None], outputs: int, side: int, with_x: bool) -> Callable[..., None]:
+    """The function that cuts the images of a sample, uint8 (K,S,S,3), out of its pixels (H,W,3), by `resize`."""
+    first_view = int(with_x)
+
+    def cut(pixels: Any, geometry: Any, images: Any) -> None:
+        height, width = pixels.shape[0], pixels.shape[1]
+        if first_view:
+            new_width, new_height, left, top = geometry[0]
+            whole = np.empty((new_height, new_width, 3), np.uint8)
+            resize(pixels, 0, height, 0, width, whole)
+            images[0] = whole[top : top + side, left : left + side]
+        for view in range(first_view, outputs):
+            x, y, box_width, box_height = geometry[view]
+            resize(pixels, y, y + box_height, x, x + box_width, images[view])
+
+    return cut
 
 
 class _Epoch(EpochIterator):

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from equimod.pipelines.codec import DamagedImageError, open_image
 from equimod.pipelines.conversion.archive_source import ArchiveReader
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.progress import track
@@ -75,10 +75,12 @@ def read_headers(source: Source, positions: range) -> NDArray[np.int64]:
             start = reader.content(item, HEADER)
             try:
                 return *_size(start), zlib.crc32(start)
-            except (OSError, SyntaxError, ValueError):  # a header that is longer
+            except DamagedImageError:  # a header that is longer
                 return *_size(reader.content(item)), zlib.crc32(start)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise _unreadable(f"{source.path}: {item.name}", "it is no image, or a damaged one") from error
+        except DamagedImageError as error:
+            raise _unreadable(f"{source.path}: {item.name}", str(error)) from error
+        except OSError as error:
+            raise _unreadable(f"{source.path}: {item.name}", error.strerror or str(error)) from error
 
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         headers = track(pool.map(header, positions), len(positions), "reading headers", "images")
@@ -86,7 +88,7 @@ def read_headers(source: Source, positions: range) -> NDArray[np.int64]:
 
 
 def _size(content: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(content)) as image:
+    with open_image(io.BytesIO(content)) as image:
         return image.size
 
 

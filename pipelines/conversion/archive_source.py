@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
-from equimod.pipelines.conversion.imagenet import DEVKIT, imagenet_items, is_imagenet
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, Encoding, check_image
+from equimod.pipelines.conversion.imagenet import DEVKIT, imagenet_items, is_imagenet, refuse_repeated
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.progress import Progress
 from equimod.pipelines.records.archive import Member, changed, members, read, uncompressed
-from equimod.pipelines.records.folder import Labels, folders_are_classes, is_image
+from equimod.pipelines.records.folder import Labels, folders_are_classes
+from equimod.pipelines.records.image_names import IMAGE_EXTENSIONS, hidden_of, images_of, tell_ignored
 from equimod.pipelines.records.protocol import RecordsError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp")
+_WEBDATASET_IMAGES = tuple(extension.removeprefix(".") for extension in IMAGE_EXTENSIONS)
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class ArchiveReader:
         archive, offset, whole, deflated = item.place
         return read(self.paths[archive], offset, whole if deflated else min(length or whole, whole), bool(deflated))
 
-    def load(self, item: Item) -> CheckedImage:
+    def load(self, item: Item, encoding: Encoding) -> CheckedImage:
         try:
             content = self.content(item)
         except OSError as error:
             raise DamagedImageError(error.strerror or str(error)) from error
-        return check_image(content)
+        return check_image(content, encoding)
 
     def length(self, item: Item) -> int:
         """Bytes of the file in the archive."""
@@ -73,14 +74,16 @@ def archive_source(path: Path, devkit: Path | None = None, labels: Labels = "aut
     """The images of an archive: one of ImageNet's, a webdataset shard, or folders of images. Raises RecordsError."""
     unpacked = uncompressed(path)
     [files] = members([unpacked])
-    if is_imagenet(files, devkit):
+    images, ignored = images_of((file.name, file) for file in files)
+    if is_imagenet(files, images, devkit):
         classes, items = imagenet_items(unpacked, files, devkit or path.parent / DEVKIT)
         return Source(path, classes, items, ArchiveReader((unpacked,)))
     if any(_is_webdataset(sample) for _, sample in _samples(files)):
         return _webdataset(path, [unpacked], [files], labels)
-    images = [file for file in files if is_image(file.name)]
     if not images:
         raise RecordsError(f"{path} holds neither images nor archives of classes; give another archive or a folder")
+    tell_ignored(path, ignored)
+    refuse_repeated(path, [file.name for file in images])
     names = _relative([file.name for file in images])
     labelled = folders_are_classes(path, names, labels)
     found = sorted(
@@ -124,7 +127,8 @@ def _webdataset(path: Path, paths: Sequence[Path], files: Sequence[list[Member]]
 
 def _samples(files: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
     """Files side by side that share a key: the path up to the first dot of the name. By their extension."""
-    for key, group in groupby(files, lambda file: _split(file.name)[0]):
+    shown = (file for file in files if not hidden_of(file.name))
+    for key, group in groupby(shown, lambda file: _split(file.name)[0]):
         yield key, {_split(file.name)[1]: file for file in group}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.codec import encode_png
-from equimod.pipelines.conversion.check import CheckedImage
+from equimod.pipelines.conversion.check import CheckedImage, Encoding, reduced
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.progress import track
 from equimod.pipelines.records.protocol import RecordsError
@@ -44,10 +44,10 @@ class CifarReader:
     path: Path  # the folder or the archive
     split: Split
 
-    def load(self, item: Item) -> CheckedImage:
+    def load(self, item: Item, encoding: Encoding) -> CheckedImage:
         batch, row = item.place
         pixels, _, _ = _batch(self.path, BATCHES[self.split][batch])
-        return CheckedImage(encode_png(pixels[row]), (SIDE, SIDE), (SIDE, SIDE), None)
+        return reduced(encode_png(pixels[row]), (SIDE, SIDE), (SIDE, SIDE), encoding)
 
     def mark(self, item: Item) -> tuple[int, ...]:
         pixels, _, _ = _batch(self.path, BATCHES[self.split][item.place[0]])

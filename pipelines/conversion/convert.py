@@ -175,6 +175,7 @@ def _finish(source: Source, output: Path, settings: ConversionSettings, done: li
         image_size=image_size_statistics(np.stack([table["width"], table["height"]], axis=1)),
         shards=shards,
         reencoded=(before.reencoded if before else ()) + tuple(note for part in done for note in part.reencoded),
+        harmless=(before.harmless if before else ()) + tuple(note for part in done for note in part.harmless),
         left_out=(before.left_out if before else ()) + tuple(note for part in done for note in part.left_out),
         files=files,
     )
@@ -199,17 +200,17 @@ def fits(manifest: Manifest, source: Source, tasks: list[ShardTask], settings: C
         and manifest.raw == raw
         and not (new_gaps and settings.on_error == "fail")
         and manifest.listing == _listing(source, [task.listing() for task in _compared(tasks)])
-        and not any(_loads(source, note) for note in new_gaps)
+        and not any(_loads(source, note, settings) for note in new_gaps)
     )
 
 
-def _loads(source: Source, note: Note) -> bool:
+def _loads(source: Source, note: Note, settings: ConversionSettings) -> bool:
     """Whether an image that was left out can be read now."""
     item = next((item for item in source.items if item.index == note.index), None)
     if item is None:
         return False
     try:
-        source.reader.load(item)
+        source.reader.load(item, settings.encoding)
     except DamagedImageError:
         return False
     return True
@@ -231,7 +232,7 @@ def other_records(output: Path) -> RecordsError:
 def shard_tasks(source: Source, output: Path, settings: ConversionSettings) -> list[ShardTask]:
     """The shards of a conversion: ranges of `shard_size` positions in the source."""
     return [
-        ShardTask(source.reader, output, number, list(items), settings.on_error, settings.shrink)
+        ShardTask(source.reader, output, number, list(items), settings.on_error, settings.encoding)
         for number, items in groupby(source.items, lambda item: item.index // settings.shard_size)
     ]
 
@@ -282,7 +283,7 @@ def convert_locked(source: Source, output: Path, settings: ConversionSettings) -
             raise other_records(output)
         return Conversion(manifest, written=0)
     size = asdict(settings.shrink) if settings.shrink else None
-    _check_plan(source, output, {"shard size": settings.shard_size, "size": size})
+    _check_plan(source, output, {"shard size": settings.shard_size, "size": size, "raw": settings.raw})
     remove_leftovers(output)
     remove_leftovers(output / PROGRESS)
     with ThreadPoolExecutor(settings.workers) as pool:

@@ -45,7 +45,8 @@ def convert_to_beton(source: Source, output: Path, settings: ConversionSettings)
     for path in source.paths:
         refuse_inside(path, output)
     raw = settings.raw or bool(source.origin and source.origin.raw)  # pixels stay pixels
-    settings = replace(settings, raw=raw, shard_size=SHARD_SIZE)
+    shrink = replace(settings.shrink, quality=None) if raw and settings.shrink else settings.shrink
+    settings = replace(settings, raw=raw, shrink=shrink, shard_size=SHARD_SIZE)
     parts = parts_folder(output)
     if output.exists() and not settings.overwrite:
         return _complete(source, output, settings)

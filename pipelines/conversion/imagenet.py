@@ -9,27 +9,38 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from equimod.pipelines.conversion.source import Item
 from equimod.pipelines.progress import track
-from equimod.pipelines.records.archive import Member, of_tar
-from equimod.pipelines.records.folder import is_image
+from equimod.pipelines.records.archive import BoundedTarInfo, Member, of_tar
+from equimod.pipelines.records.image_names import hidden_of, images_of
 from equimod.pipelines.records.protocol import RecordsError
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 VALIDATION = "ILSVRC2012_val_"
+LARGEST_DEVKIT = 16 * 2**20  # bytes that it unpacks to, several times those of the real one
 GROUND_TRUTH, META = "data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat"
 
 
-def is_imagenet(files: Sequence[Member], devkit: Path | None) -> bool:
-    """Whether an archive is one of ImageNet's: archives of classes, or validation images."""
-    if any(file.name.endswith(".tar") for file in files):
-        return True
-    images = [file for file in files if is_image(file.name)]
-    flat = bool(images) and not any("/" in file.name for file in images)
-    return flat and (devkit is not None or images[0].name.startswith(VALIDATION))
+def is_imagenet(files: Sequence[Member], images: Sequence[Member], devkit: Path | None) -> bool:
+    """Whether an archive is one of ImageNet's, by its files and those of them that are images: archives of classes, or
+    validation images, which lie in no folder and are called so, or are said to be by a `devkit`.
+    """
+    if not images:
+        return any(file.name.endswith(".tar") for file in files)
+    flat = not any("/" in image.name for image in images)
+    return flat and (devkit is not None or all(image.name.startswith(VALIDATION) for image in images))
+
+
+def refuse_repeated(path: Path, names: Sequence[str]) -> None:
+    """Raise RecordsError where a name in the archive `path` comes twice."""
+    if repeated := [name for name, number in Counter(names).items() if number > 1]:
+        raise RecordsError(
+            f"{path} holds {repeated[0]} more than once; unpack it, which keeps the last one, or write it anew"
+        )
 
 
 def imagenet_items(path: Path, files: Sequence[Member], devkit: Path) -> tuple[list[str], list[Item]]:
@@ -39,7 +50,8 @@ def imagenet_items(path: Path, files: Sequence[Member], devkit: Path) -> tuple[l
     The labels of the latter come from the archive `devkit`.
     Raises RecordsError where an archive is damaged, cut short, missing or another one.
     """
-    archives = [file for file in files if file.name.endswith(".tar")]
+    archives = [file for file in files if file.name.endswith(".tar") and not hidden_of(file.name)]
+    refuse_repeated(path, [PurePosixPath(archive.name).name for archive in archives])
     try:
         with path.open("rb") as file:
             shown = track(archives, len(archives), "listing", "classes")
@@ -49,13 +61,13 @@ def imagenet_items(path: Path, files: Sequence[Member], devkit: Path) -> tuple[l
     except tarfile.TarError as error:
         raise RecordsError(f"{path} is no tar archive, or a damaged one ({error}); download it again") from error
     if not found:
-        found = _by_class([file for file in files if is_image(file.name)], path, devkit)
+        found = _by_class(images_of((file.name, file) for file in files)[0], path, devkit)
     named = sorted(
         (f"{wnid}/{PurePosixPath(image.name).name}", wnid, image)
         for wnid in found
-        for image in found[wnid]
-        if is_image(image.name)
+        for image in images_of((image.name, image) for image in found[wnid])[0]
     )
+    refuse_repeated(path, [name for name, *_ in named])
     if not named:
         raise RecordsError(f"{path} holds no images; give ILSVRC2012_img_train.tar or ILSVRC2012_img_val.tar")
     label = {wnid: number for number, wnid in enumerate(sorted(found))}
@@ -87,9 +99,12 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     except ModuleNotFoundError as error:
         raise RecordsError("ImageNet's devkit is read with scipy; pip install 'equimod[imagenet]'") from error
     try:
-        with tarfile.open(path, "r:*") as archive:
-            content = {}
+        with tarfile.open(path, "r:*", tarinfo=BoundedTarInfo) as archive:
+            content, left = {}, LARGEST_DEVKIT
             for member in archive:
+                left -= member.size
+                if left < 0:
+                    raise ValueError(f"it unpacks to more than {LARGEST_DEVKIT:,} bytes")
                 for name in (GROUND_TRUTH, META):
                     if member.name.endswith(name) and (file := archive.extractfile(member)):
                         content[name] = file.read()

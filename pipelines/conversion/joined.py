@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from equimod.pipelines.conversion.check import CheckedImage
+from equimod.pipelines.conversion.check import CheckedImage, Encoding
 from equimod.pipelines.conversion.source import Item, Reader, Source
 from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.joined import join_classes
@@ -19,9 +19,9 @@ class JoinedReader:
     readers: tuple[Reader, ...]
     names: tuple[str, ...]
 
-    def load(self, item: Item) -> CheckedImage:
+    def load(self, item: Item, encoding: Encoding) -> CheckedImage:
         """See Reader."""
-        return self.readers[item.place[0]].load(self._own(item))
+        return self.readers[item.place[0]].load(self._own(item), encoding)
 
     def mark(self, item: Item) -> tuple[int, ...]:
         """See Reader."""

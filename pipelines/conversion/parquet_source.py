@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, Encoding, check_image
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.progress import track
@@ -34,7 +34,7 @@ class ParquetReader:
     paths: tuple[Path, ...]
     column: str
 
-    def load(self, item: Item) -> CheckedImage:
+    def load(self, item: Item, encoding: Encoding) -> CheckedImage:
         file, group, row, _ = item.place
         try:
             content = _images(self.paths[file], group, self.column)[row]
@@ -42,7 +42,7 @@ class ParquetReader:
             raise DamagedImageError(str(error).partition("\n")[0]) from error
         if content is None:
             raise DamagedImageError("no bytes are stored, only a path")
-        return check_image(content)
+        return check_image(content, encoding)
 
     def mark(self, item: Item) -> tuple[int, ...]:
         return item.place[3], changed(self.paths[item.place[0]])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from equimod.pipelines.codec import encode_png
-from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, Encoding, reduced
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.decode import decode
 from equimod.pipelines.progress import track
@@ -22,15 +22,15 @@ class RecordsReader:
 
     path: Path
 
-    def load(self, item: Item) -> CheckedImage:
+    def load(self, item: Item, encoding: Encoding) -> CheckedImage:
         records, position = _opened(self.path), item.place[0]
         try:
             image = records.read(position)
             decode(image)
-        except (RecordsError, ValueError, OSError) as error:
+        except RecordsError as error:
             raise DamagedImageError(str(error).partition("\n")[0]) from error
         content = encode_png(image) if isinstance(image, np.ndarray) else bytes(image)
-        return CheckedImage(content, _pair(records.size[position]), _pair(records.stored_size[position]), None)
+        return reduced(content, _pair(records.size[position]), _pair(records.stored_size[position]), encoding)
 
     def mark(self, item: Item) -> tuple[int, ...]:
         records, position = _opened(self.path), item.place[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from equimod.pipelines.conversion.check import Shrink
+from equimod.pipelines.conversion.check import Encoding, Shrink
 
 OnError = Literal["fail", "skip"]
 
@@ -24,3 +24,8 @@ class ConversionSettings:
     """Store pixels, in a .beton file."""
     overwrite: bool = False
     """Remove an earlier conversion in the output."""
+
+    @property
+    def encoding(self) -> Encoding:
+        """What becomes of images that are not stored as they are; what ends as pixels loses nothing on the way."""
+        return Encoding(self.shrink, lossless=self.raw)

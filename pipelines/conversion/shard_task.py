@@ -9,11 +9,12 @@ from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from equimod.pipelines.conversion.check import DamagedImageError, Shrink
+from equimod.pipelines.conversion.check import DamagedImageError, Encoding
 from equimod.pipelines.conversion.settings import OnError
 from equimod.pipelines.conversion.source import Item, Reader
 from equimod.pipelines.conversion.tar_writer import describe_shard, write_shard
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.errors import one_line
 from equimod.pipelines.records.manifest import Note, Shard
 from equimod.pipelines.records.tar import PROGRESS
 from equimod.pipelines.stored import DamagedFileError, read_json
@@ -28,7 +29,7 @@ class ShardTask:
     number: int
     items: list[Item]
     on_error: OnError
-    shrink: Shrink | None
+    encoding: Encoding
 
     @property
     def entry(self) -> Path:
@@ -50,6 +51,7 @@ class ShardDone:
     shard: Shard | None  # None where every image was left out
     rows: list[tuple[int, ...]]  # fields of tar.SAMPLE
     reencoded: tuple[Note, ...]
+    harmless: tuple[Note, ...]
     left_out: tuple[Note, ...]
 
     def save(self, path: Path) -> None:
@@ -96,21 +98,22 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
     task.entry.unlink(missing_ok=True)
     listing = task.listing()
     reencoded: list[Note] = []
+    harmless: list[Note] = []
     damaged: list[Note] = []
     try:
         with write_shard(task.output, task.number) as writer:
             for item in task.items:
                 if _Worker.stop.is_set():
                     raise _Stopped
+                name = one_line(item.name)
                 try:
-                    image = task.reader.load(item)
+                    image = task.reader.load(item, task.encoding)
                 except DamagedImageError as error:
-                    damaged.append(Note(item.index, item.name, str(error)))
+                    damaged.append(Note(item.index, name, str(error)))
                 else:
                     if image.reencoded:
-                        reencoded.append(Note(item.index, item.name, image.reencoded))
-                    if task.shrink:
-                        image = task.shrink.apply(image)
+                        reencoded.append(Note(item.index, name, image.reencoded))
+                    harmless += [Note(item.index, name, warning) for warning in image.harmless]
                     writer.add(
                         image.content,
                         index=item.index,
@@ -126,6 +129,6 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
     except _Refused:
         return damaged
     shard = describe_shard(task.output, task.number, len(writer.rows)) if writer.rows else None
-    done = ShardDone(listing, shard, writer.rows, tuple(reencoded), tuple(damaged))
+    done = ShardDone(listing, shard, writer.rows, tuple(reencoded), tuple(harmless), tuple(damaged))
     done.save(task.entry)
     return done

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from equimod.pipelines.conversion.check import CheckedImage
+from equimod.pipelines.conversion.check import CheckedImage, Encoding
 from equimod.pipelines.records.manifest import Manifest
 
 
@@ -22,8 +22,8 @@ class Item:
 class Reader(Protocol):
     """Reads the items of a source. Small and picklable: it goes to every worker process."""
 
-    def load(self, item: Item) -> CheckedImage:
-        """The image, decoded once as a check. Raises DamagedImageError."""
+    def load(self, item: Item, encoding: Encoding) -> CheckedImage:
+        """The image as it is to be stored, decoded once as a check. Raises DamagedImageError."""
         ...
 
     def mark(self, item: Item) -> tuple[int, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, check_image
+from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, Encoding, check_image
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.records.folder import Labels, scan
+from equimod.pipelines.records.walk import open_regular
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,13 @@ class TreeReader:
 
     root: Path
 
-    def load(self, item: Item) -> CheckedImage:
+    def load(self, item: Item, encoding: Encoding) -> CheckedImage:
         try:
-            content = (self.root / item.name).read_bytes()
+            with open_regular(self.root / item.name) as file:
+                content = file.read()
         except OSError as error:
             raise DamagedImageError(error.strerror or str(error)) from error
-        return check_image(content)
+        return check_image(content, encoding)
 
     def mark(self, item: Item) -> tuple[int, ...]:
         try:

@@ -25,6 +25,10 @@ from equimod.pipelines.records.protocol import RecordsError
 _LOCAL_HEADER = struct.Struct("<26x2H")  # in front of a file in a zip; ends with the lengths of its name and of more
 COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
 """Modules that open a compressed file, by its first bytes."""
+LARGEST_FILE = 2**29
+"""Bytes that a file in an archive may unpack to."""
+LONGEST_NAME = 2**20  # bytes, of a member with its other properties
+_EXTENDED = {b"L", b"K", b"x", b"g", b"X"}  # types of members that describe the next one
 _PATTERN = re.compile(r"[{*?\[]")
 
 
@@ -104,10 +108,19 @@ def uncompressed(path: Path) -> Path:
         ) from error
 
 
+class BoundedTarInfo(tarfile.TarInfo):
+    """A member of an archive, whose name is not as long as memory is."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if self.type in _EXTENDED and self.size > LONGEST_NAME:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+
 def of_tar(file: BinaryIO, start: int, length: int) -> Iterator[Member]:
     """The files in the tar archive that lies in `file` at byte `start`. Raises TarError where it is cut or damaged."""
     file.seek(start)
-    with tarfile.open(fileobj=file, mode="r:") as archive:
+    with tarfile.open(fileobj=file, mode="r:", tarinfo=BoundedTarInfo) as archive:
         for member in archive:
             if member.offset_data + member.size > start + length:
                 raise tarfile.ReadError(f"{member.name} goes on after the end of the archive")
@@ -138,7 +151,7 @@ def read(path: Path, offset: int, length: int, deflated: bool = False) -> bytes:
     if len(content) < length:
         raise OSError("the archive ends before the file does")
     try:
-        return zlib.decompress(content, -zlib.MAX_WBITS) if deflated else content
+        return _inflated(content) if deflated else content
     except zlib.error as error:
         raise OSError(f"damaged in the archive ({error})") from error
 
@@ -149,6 +162,14 @@ def changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _inflated(content: bytes) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = stream.decompress(content, LARGEST_FILE)
+    if not stream.eof:
+        raise OSError(f"it is cut short in the archive, or longer than {LARGEST_FILE:,} bytes")
+    return inflated
 
 
 @cache

@@ -13,12 +13,13 @@ from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from equimod.pipelines.codec import DamagedImageError, open_image
 from equimod.pipelines.progress import Progress, track
+from equimod.pipelines.records.image_names import IMAGE_EXTENSIONS, say_once, tell_ignored
 from equimod.pipelines.records.protocol import RecordsError, edges_checksum
+from equimod.pipelines.records.walk import Walk, open_regular
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 Labels = Literal["auto", "folder", "none"]
 """What labels the images of a folder have: the name of the first folder on their way, or none. auto: that name where
@@ -41,11 +42,6 @@ class ImageTree:
         return self.root / self.names[index]
 
 
-def is_image(name: str) -> bool:
-    """Whether a file is an image by its name."""
-    return name.lower().endswith(IMAGE_EXTENSIONS)
-
-
 def _unreadable(error: OSError) -> NoReturn:
     raise RecordsError(
         f"{error.filename} cannot be read: {error.strerror}; check the path and its permissions"
@@ -56,18 +52,6 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _images_below(root: Path, progress: Progress, name: str = ".") -> list[str]:
-    """Images at any depth below a folder of `root`, relative to `root`, in the order of torchvision's make_dataset."""
-    images = []
-    walk = os.walk(root / name, followlinks=True, onerror=_unreadable)
-    for parent, _, files in sorted(progress.count(walk)):
-        if is_image(parent):
-            raise RecordsError(f"{parent} is a folder named like an image; rename or remove it")
-        relative = Path(parent).relative_to(root)
-        images += [(relative / file).as_posix() for file in sorted(filter(is_image, files))]
-    return images
-
-
 def scan(path: Path, labels: Labels = "auto") -> ImageTree:
     """The images of a folder or of a list of images. Raises RecordsError."""
     return scan_list(path, labels) if path.suffix in LISTS and not path.is_dir() else scan_tree(path, labels)
@@ -76,30 +60,34 @@ def scan(path: Path, labels: Labels = "auto") -> ImageTree:
 def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
     """List the images of a folder; none is opened.
 
-    Raises RecordsError where it is missing, unreadable, without images, holds several splits, has an empty class, or
-    where `labels` are "auto" and its folders may or may not be classes.
+    Raises RecordsError where it is missing, unreadable, without images, holds several splits, or where `labels` are
+    "auto" and its folders may or may not be classes. What is ignored, and classes without images, are told.
     """
     try:
         if not root.exists():
             raise RecordsError(f"{root} does not exist; give a folder of images")
-        folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        directly = sorted(entry.name for entry in os.scandir(root) if is_image(entry.name) and entry.is_file())
+        with Progress("listing", "folders") as progress:
+            walk = Walk(root, progress)
     except OSError as error:
         _unreadable(error)
-    with Progress("listing", "folders") as progress:
-        if labels == "none":
-            return _without_labels(root, _images_below(root, progress))
-        below = [_images_below(root, progress, name) for name in folders]
-    nested = [name for name, paths in zip(folders, below, strict=True) if all(path.count("/") > 1 for path in paths)]
+    if walk.files:
+        tell_ignored(root, walk.ignored)
+    if labels == "none":
+        return _without_labels(root, walk.files)
+    below: dict[str, list[str]] = {name: [] for name in ("", *walk.folders)}
+    for path in walk.files:
+        below[path[: path.find("/") + 1].rstrip("/")].append(path)
+    directly = below.pop("")
+    nested = [name for name, paths in below.items() if paths and all(path.count("/") > 1 for path in paths)]
     if splits := [name for name in nested if name.lower() in SPLITS]:
         one = "train" if "train" in splits else splits[0]
         raise RecordsError(f"{root} holds splits, not classes ({', '.join(splits)}); give one, such as {root / one}")
-    if not folders_are_classes(root, [*directly, *(path for paths in below for path in paths)], labels):
+    if not folders_are_classes(root, walk.files, labels):
         return _without_labels(root, directly)
-    if empty := [name for name, paths in zip(folders, below, strict=True) if not paths]:
-        raise RecordsError(f"{root} has classes without images: {_shorten(empty)}; fill or remove these folders")
-    numbers = [label for label, paths in enumerate(below) for _ in paths]
-    return ImageTree(root, folders, [path for paths in below for path in paths], numbers)
+    if empty := [name for name, paths in below.items() if not paths]:
+        say_once(f"{root}: classes without images: {_shorten(empty)}")
+    numbers = [label for label, paths in enumerate(below.values()) for _ in paths]
+    return ImageTree(root, walk.folders, [path for paths in below.values() for path in paths], numbers)
 
 
 def folders_are_classes(path: Path, names: Sequence[str], labels: Labels) -> bool:
@@ -164,15 +152,14 @@ def _without_labels(root: Path, names: list[str]) -> ImageTree:
 def _header(path: Path) -> tuple[int, int, int, int, int]:
     """Width, height in pixels, length in bytes, checksum, and nanoseconds of the last change of an image file."""
     try:
-        with path.open("rb") as file, Image.open(file) as image:
+        with open_regular(path) as file, open_image(file) as image:
             found = os.fstat(file.fileno())
             checksum = edges_checksum(partial(os.pread, file.fileno()), found.st_size)
             return *image.size, found.st_size, checksum, found.st_mtime_ns
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "it is no image, or a damaged one"
+    except (OSError, DamagedImageError) as error:
         raise RecordsError(
-            f"{path} cannot be read: {reason}; repair or remove it, or leave such images out with "
-            "equimod convert --on-error skip"
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}; repair or remove it, or leave such "
+            "images out with equimod convert --on-error skip"
         ) from error
 
 
@@ -211,7 +198,8 @@ class FolderRecords:
     def read(self, position: int) -> bytes:
         """The file as it is. Raises RecordsError where it cannot be read."""
         try:
-            return self._tree.path(position).read_bytes()
+            with open_regular(self._tree.path(position)) as file:
+                return file.read()
         except OSError as error:
             _unreadable(error)
 

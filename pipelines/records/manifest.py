@@ -53,6 +53,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     reencoded: tuple[Note, ...]
     left_out: tuple[Note, ...]
+    harmless: tuple[Note, ...]  # what libjpeg warned of in images that are stored as they are
     files: dict[str, FileDigest]  # the other files beside the shards
 
     @classmethod

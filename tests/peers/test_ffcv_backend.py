@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jpegs import HARMLESS, ODD_SAMPLINGS, harmless, jpeg, of_sampling, picture
 from needs import needs
 from PIL import Image
 
@@ -16,8 +17,10 @@ needs("ffcv", module=True)
 from equimod.pipelines.backends import BackendUnavailableError  # noqa: E402
 from equimod.pipelines.batch import Decoded  # noqa: E402
 from equimod.pipelines.build import Pipeline, build_pipeline  # noqa: E402
+from equimod.pipelines.conversion import open_source  # noqa: E402
 from equimod.pipelines.conversion.beton_writer import write_beton  # noqa: E402
 from equimod.pipelines.conversion.convert import convert  # noqa: E402
+from equimod.pipelines.conversion.convert_beton import convert_to_beton  # noqa: E402
 from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
@@ -171,3 +174,21 @@ def test_huge_and_tiny_images_and_boxes_of_a_pixel(tmp_path: Path) -> None:
     (batch,) = _pipeline(tmp_path / "sizes.beton", batch_size=4).decoded(0)
     for images in _images(batch):
         assert (images.float() - 200).abs().max() <= 2
+
+
+def test_sound_jpegs_that_are_unusual_agree_with_the_native_backend(tmp_path: Path) -> None:
+    """ffcv's decoder has the same code for a mere warning as for damage: what it is, decode_sample says."""
+    folder = tmp_path / "tree" / "class"
+    folder.mkdir(parents=True)
+    contents = [harmless(jpeg(picture(96, 64)), kind) for kind in HARMLESS]
+    contents += [of_sampling(sampling, 101, 67) for sampling in ODD_SAMPLINGS]
+    for number, content in enumerate(contents):
+        (folder / f"{number:02d}.jpg").write_bytes(content)
+    settings = ConversionSettings(workers=1)
+    convert_to_beton(open_source(tmp_path / "tree"), tmp_path / "x.beton", settings)
+    records = open_records(tmp_path / "x.beton")
+    assert [bytes(records.read(at)) for at in range(len(contents))] == contents
+    several = (_pipeline(tmp_path / "x.beton", backend=backend, batch_size=11) for backend in ("native", "ffcv"))
+    for a, b in zip(*(pipeline.decoded(0) for pipeline in several), strict=True):
+        for p, q in zip(_images(a), _images(b), strict=True):
+            assert (p.float() - q.float()).abs().mean(dim=(1, 2, 3)).max() < 10

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 from equimod.pipelines import decode
 library = ctypes.CDLL(sys.argv[1])
-library.equimod_decode.argtypes = decode.LIBRARY.equimod_decode.argtypes
+for name in ("equimod_decode", "equimod_decode_whole"):
+    getattr(library, name).argtypes = getattr(decode.LIBRARY, name).argtypes
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
@@ -36,7 +37,11 @@ for number in range(int(sys.argv[2])):
     y0, y1 = sorted(rng.integers(0, height + 1, 2).tolist())
     content, out = libc.malloc(max(1, len(jpeg))), libc.malloc(3 * width * height)  # not a byte more than is needed
     ctypes.memmove(content, jpeg.ctypes.data, len(jpeg))
-    results[library.equimod_decode(content, len(jpeg), width, height, x0, y0, x1, y1, out)] += 1
+    results[library.equimod_decode(content, len(jpeg), width, height, x0, y0, x1, y1, 16, out)] += 1
+    reason = ctypes.create_string_buffer(200)
+    for whole in (out, None):
+        found = library.equimod_decode_whole(content, len(jpeg), width, height, 16, whole, reason)
+        assert (found < 0) == bool(reason.value)
     libc.free(content)
     libc.free(out)
 print("done", *results)

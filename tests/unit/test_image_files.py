@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from equimod.pipelines.conversion.check import check_image
+from equimod.pipelines.conversion.check import Encoding, check_image
 from equimod.pipelines.decode import decode, decode_sample
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.protocol import RecordsError
@@ -46,7 +46,7 @@ def _read(name: str, content: bytes, folder: Path) -> NDArray[np.int64]:
     """The pixels (H,W,3) of a file in a folder, which are those that it is converted to, but for a level or two."""
     (folder / name).write_bytes(content)
     pixels = decode_sample(open_records(folder), 0).astype(np.int64)
-    converted = decode(check_image(content).content).astype(np.int64)
+    converted = decode(check_image(content, Encoding()).content).astype(np.int64)
     assert np.abs(pixels - converted).max() <= 3
     return pixels
 
@@ -105,9 +105,17 @@ def test_a_file_is_what_its_content_says(tmp_path: Path) -> None:
     assert (_read("a.jpg", _file(RISING, "PNG"), tmp_path)[..., 0] == RISING).all()
 
 
-def test_a_gif_is_read_from_a_list_alone(tmp_path: Path) -> None:
-    (tmp_path / "a.gif").write_bytes(_file(RISING, "GIF"))
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("JPEG", "a.jfif"), ("GIF", "a.gif"), ("JPEG2000", "a.jp2"), ("AVIF", "a.avif")],
+)
+def test_other_extensions_of_images_are_read(form: str, name: str, tmp_path: Path) -> None:
+    assert np.abs(_read(name, _file(np.dstack([RISING] * 3), form), tmp_path)[..., 0] - RISING).max() < 20
+
+
+def test_a_list_may_name_any_file(tmp_path: Path) -> None:
+    (tmp_path / "a.x").write_bytes(_file(RISING, "GIF"))
     with pytest.raises(RecordsError, match="holds no images"):
         open_records(tmp_path)
-    (tmp_path / "list.txt").write_text("a.gif\n")
+    (tmp_path / "list.txt").write_text("a.x\n")
     assert (decode_sample(open_records(tmp_path / "list.txt"), 0)[..., 0] == RISING).all()

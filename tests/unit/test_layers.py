@@ -20,8 +20,9 @@ ALLOWED = {
 PIPELINES = (
     {"errors", "durable", "stored", "timing", "workers", "cores", "progress"},
     {"policy", "philox", "geometry", "params", "sampler", "resolution"},
+    {"codec"},
     {"records"},
-    {"codec", "kernel", "decode", "resize"},
+    {"kernel", "decode", "resize"},
     {"backends"},
     {"color", "ops", "triton_ops", "operators"},
     {"batch", "prefetch", "build"},

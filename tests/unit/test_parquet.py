@@ -12,6 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion.check import Encoding
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import Records, RecordsError, open_records
@@ -102,7 +103,7 @@ def test_files_without_the_metadata_of_hugging_face_are_read_by_their_columns(
     parquet.write_table(table, tmp_path / "a.parquet")
     source = open_source(tmp_path / "a.parquet")
     assert (source.classes, source.items[3].name) == (["0", "1"], "a/3")
-    assert source.reader.load(source.items[3]).content == images[3]
+    assert source.reader.load(source.items[3], Encoding()).content == images[3]
 
 
 def test_a_folder_of_splits_is_asked_about(images: list[bytes], tmp_path: Path) -> None:

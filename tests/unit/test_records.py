@@ -218,11 +218,13 @@ def test_file_instead_of_a_folder(tmp_path: Path) -> None:
     assert "run equimod convert" in error_of(tmp_path / "train-{000..146}.tar")
 
 
-def test_classes_without_images(tmp_path: Path) -> None:
+def test_classes_without_images_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(tmp_path / "a" / "1.jpg")
     for i in range(7):
         (tmp_path / f"empty_{i}").mkdir()
-    assert "empty_0, empty_1, empty_2, empty_3, empty_4 and 2 more" in error_of(tmp_path)
+    assert open_records(tmp_path).classes == ["a", *(f"empty_{i}" for i in range(7))]
+    told = capsys.readouterr().err
+    assert "classes without images: empty_0, empty_1, empty_2, empty_3, empty_4 and 2 more" in told
 
 
 @pytest.mark.parametrize("name", ["a/1.jpg", "a.jpg"])

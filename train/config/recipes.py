@@ -89,12 +89,21 @@ def _is_of_wrong_type(base: Config, key: str, value: Any) -> bool:
         return False
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses aliases: a few nested ones stand for more values than fit into memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias (*{self.peek_event().anchor}); write the value out")
+        return super().compose_node(parent, index)
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
+        mapping = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a safe one
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; recipes lie in {RECIPES}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}; correct it") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path} must hold settings as `key: value`, not {type(mapping).__name__}")
