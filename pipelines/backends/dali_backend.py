@@ -79,7 +79,7 @@ class DaliBackend:
             edges = {"x_start": corner, "x_end": corner + self._policy.x.size}  # of the crop, in the resized image
             inputs |= {name: (edge * stored_size / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
         for number, (boxes, view) in enumerate(zip(request.boxes, self._policy.views, strict=True)):
-            inputs |= _view_inputs(number, boxes.numpy(), view, stored_size)
+            inputs |= view_inputs(number, boxes.numpy(), view, stored_size)
         for name, batch in inputs.items():
             pipeline.feed_input(name, batch)
         pipeline.schedule_run()
@@ -119,7 +119,7 @@ class DaliBackend:
         return Images(images[0] if self._with_x else None, tuple(images[1:] if self._with_x else images))
 
 
-def _view_inputs(
+def view_inputs(
     number: int, boxes: NDArray[np.float64], view: ViewPolicy, stored_size: NDArray[np.int32]
 ) -> dict[str, NDArray[np.generic]]:
     """What view `number` slices out of each image, in whole pixels, and where in that its box lies, as (y, x)."""

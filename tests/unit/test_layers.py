@@ -21,7 +21,7 @@ PIPELINES = (
     {"errors", "durable", "timing", "workers", "cores", "progress"},
     {"policy", "philox", "geometry", "params", "sampler", "resolution"},
     {"records"},
-    {"codec", "kernel", "decode", "resize"},
+    {"codec", "kernel", "decode", "resize", "resize_part"},
     {"backends"},
     {"color", "ops", "triton_ops", "operators"},
     {"batch", "prefetch", "build"},
