@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 INSTRUCTION_SETS = {"plain": 1, "avx2": 2, "avx512": 4, "neon": 8}
 """The bit of each in the kernel's answer to which of them it has on this processor."""
 
-_FIELDS = ("x", "y", "width", "height", "full_width", "full_height", "left", "top", "size", "cubic")
-CropSpec = np.dtype([("out", np.uintp), *((name, np.int32) for name in _FIELDS)], align=True)
+_BOX = ("x", "y", "width", "height")
+_KEPT = ("full_width", "full_height", "left", "top", "size", "cubic")
+CropSpec = np.dtype(
+    [("out", np.uintp), *((name, np.float64) for name in _BOX), *((name, np.int32) for name in _KEPT)], align=True
+)
 """A crop of an image and its resize: `struct CropSpec` of native/resample.c.
 
 The box x, y, width, height is resized to full_width x full_height, of which the square of `size` at left, top is kept.
+A box of whole pixels is cropped first, as torchvision does it, so that no pixel beside it counts. One that has a
+fraction is Pillow's `Image.resize(size, resample, box)`: the filter reaches over its edges, but not the image's.
 `out` is filled in by `resize.CropResizer`.
 """
 

@@ -23,6 +23,12 @@ def random_box(rng: np.random.Generator, width: int, height: int) -> Box:
     return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
 
 
+def random_part(rng: np.random.Generator, width: int, height: int) -> tuple[float, float, float, float]:
+    """Any box with fractions of an image of width x height pixels."""
+    (x0, y0), (x1, y1) = np.sort(rng.random((2, 2)) * [width, height], axis=0).tolist()
+    return x0, y0, x1 - x0, y1 - y0
+
+
 def random_image(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
     """Noise, black and white, which overshoots most, or an edge; in rows that are farther apart than they are long."""
     kind, padding = rng.integers(3), int(rng.integers(0, 40))

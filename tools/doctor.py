@@ -136,12 +136,12 @@ def loading_ms() -> float:
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((500, 375), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=95)
     policy, images = POLICIES["simclr_imagenet"], 0
-    boxes = np.array([[60, 40, 330, 250]])
+    boxes, sizes = np.array([[60.0, 40.0, 330.0, 250.0]]), np.array([[500, 375]], dtype=np.int32)
     crops = [crop_specs(boxes, view.crop.size, view.crop.interpolation) for view in policy.views]
-    specs = np.concatenate([center_crop_specs(np.array([[500, 375]], dtype=np.int32), policy.x), *crops])
+    specs = np.concatenate([center_crop_specs(sizes, sizes, policy.x), *crops])
     targets = [np.empty((1, policy.size, policy.size, 3), dtype=np.uint8) for _ in specs]
     resize, decode_region = CropResizer(specs[None], targets), RegionDecoder()
-    region = tuple(regions_of_interest(specs[None])[0].tolist())
+    region = tuple(regions_of_interest(specs[None], sizes)[0].tolist())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -27,7 +27,7 @@ class Request:
     """A batch to be read: where its samples lie, and the box of each view."""
 
     position: NDArray[np.int64]  # (N,) in the records
-    boxes: tuple[Tensor, ...]  # a view: int64 (N,4), x, y, width, height in pixels of the image as it is stored
+    boxes: tuple[Tensor, ...]  # a view: float64 (N,4), x, y, width, height in pixels of the image as it is stored
 
 
 @dataclass(frozen=True)

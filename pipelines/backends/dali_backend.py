@@ -1,8 +1,10 @@
 """NVIDIA DALI decodes, crops and resizes: on the GPU where the images are for one, otherwise on the CPU.
 
 Bytes and boxes come from outside (`fn.external_source`), so order and parameters are this project's, and the views are
-those of every other backend. DALI stops at crop and resize: its colour operators are not torchvision's. One definition
-serves CPU and GPU. Not run on a GPU yet; a test builds and serializes that form.
+those of every other backend. A box with fractions, of a smaller copy, is a region of DALI's resize, whose filter
+reaches over the edges as the native kernel's does; the edges are float32, counted from the corner of what is sliced.
+DALI stops at crop and resize: its colour operators are not torchvision's. One definition serves CPU and GPU. Not run on
+a GPU yet; a test builds and serializes that form.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from equimod.pipelines.backends import BackendConfig, Images, Request
 from equimod.pipelines.codec import JPEG_START, PNG_START, DamagedImageError, encode_png, read_jpeg_header
 from equimod.pipelines.decode import decode_sample, undecodable
 from equimod.pipelines.geometry import center_geometry
-from equimod.pipelines.policy import AugmentationPolicy, Interpolation
+from equimod.pipelines.policy import AugmentationPolicy, Interpolation, ViewPolicy
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.resize import crop_specs, regions_of_interest
 
 _BATCHES_AHEAD = 2
 _INTERPOLATION = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
@@ -68,15 +71,14 @@ class DaliBackend:
     def _start(self, pipeline: Pipeline, request: Request) -> None:
         give = self._pixels if self._records.raw else self._encoded
         inputs: dict[str, Any] = {"image": [give(int(position)) for position in request.position]}
+        size, stored_size = (a[request.position] for a in (self._records.size, self._records.stored_size))
         if self._with_x:
-            stored_size = self._records.stored_size[request.position]
-            places = [center_geometry(width, height, self._policy.x) for width, height in stored_size.tolist()]
+            places = [center_geometry(width, height, self._policy.x) for width, height in size.tolist()]
             resized, corner = (np.array(column) for column in zip(*places, strict=True))
             edges = {"x_start": corner, "x_end": corner + self._policy.x.size}  # of the crop, in the resized image
             inputs |= {name: (edge * stored_size / resized)[:, ::-1].astype(np.float32) for name, edge in edges.items()}
-        for number, boxes in enumerate(request.boxes):
-            box = boxes.numpy().astype(np.int32)
-            inputs |= {f"start_{number}": box[:, :2].copy(), f"shape_{number}": box[:, 2:].copy()}
+        for number, (boxes, view) in enumerate(zip(request.boxes, self._policy.views, strict=True)):
+            inputs |= view_inputs(number, boxes.numpy(), view, stored_size)
         for name, batch in inputs.items():
             pipeline.feed_input(name, batch)
         pipeline.schedule_run()
@@ -118,6 +120,22 @@ class DaliBackend:
         return Images(images[0] if self._with_x else None, tuple(images[1:] if self._with_x else images))
 
 
+def view_inputs(
+    number: int, boxes: NDArray[np.float64], view: ViewPolicy, stored_size: NDArray[np.int32]
+) -> dict[str, NDArray[np.generic]]:
+    """What view `number` slices out of each image, in whole pixels, and where in that its box lies, as (y, x)."""
+    specs = crop_specs(boxes, view.crop.size, view.crop.interpolation)[:, None]
+    x0, y0, x1, y1 = regions_of_interest(specs, stored_size).T
+    corner = np.stack([x0, y0], axis=1)
+    start, end = boxes[:, :2] - corner, boxes[:, :2] + boxes[:, 2:] - corner
+    return {
+        f"slice_start_{number}": corner.astype(np.int32),
+        f"slice_shape_{number}": np.stack([x1 - x0, y1 - y0], axis=1).astype(np.int32),
+        f"box_start_{number}": start[:, ::-1].astype(np.float32),
+        f"box_end_{number}": end[:, ::-1].astype(np.float32),
+    }
+
+
 def graph(policy: AugmentationPolicy, *, with_x: bool, pixels: bool, gpu: bool, **settings: Any) -> Pipeline:
     """The pipeline: x and the views of a batch, uint8 (N,S,S,3), from bytes and boxes as `DaliBackend` feeds them.
 
@@ -140,8 +158,9 @@ def graph(policy: AugmentationPolicy, *, with_x: bool, pixels: bool, gpu: bool, 
             place = {"roi_start": _input("x_start", types.FLOAT), "roi_end": _input("x_end", types.FLOAT)}
             outputs.append(_resized(image, policy.x.interpolation, policy.x.size, **place))
         for number, view in enumerate(policy.views):
-            box = fn.slice(image, _input(f"start_{number}"), _input(f"shape_{number}"), axes=[1, 0])
-            outputs.append(_resized(box, view.crop.interpolation, view.crop.size))
+            around = fn.slice(image, _input(f"slice_start_{number}"), _input(f"slice_shape_{number}"), axes=[1, 0])
+            place = {f"roi_{end}": _input(f"box_{end}_{number}", types.FLOAT) for end in ("start", "end")}
+            outputs.append(_resized(around, view.crop.interpolation, view.crop.size, **place))
         pipeline.set_outputs(*outputs)
     return pipeline
 

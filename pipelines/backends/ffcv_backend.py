@@ -1,7 +1,8 @@
 """FFCV's Loader over a .beton file, with one decode a sample for x and all views.
 
 Boxes come from the requests, so the views are those of every other backend. Their pixels are not quite: FFCV resizes by
-area and decodes with the fast DCT. What is known to go wrong in ffcv 1.0.2 is fenced here:
+area and decodes with the fast DCT. It crops whole pixels, so in smaller copies an edge of a box moves by up to half a
+pixel of the copy. What is known to go wrong in ffcv 1.0.2 is fenced here:
 - an exception in its thread leaves the caller waiting for ever: `_Epoch` hands it over;
 - an early break leaves the thread behind: `_Epoch.close` ends and joins it;
 - batches share buffers: images are copied out before the buffer is used again;
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from equimod.pipelines.backends import BackendConfig, BackendUnavailableError, Images, Request, kept_torch_threads
 from equimod.pipelines.decode import decode_sample
-from equimod.pipelines.geometry import center_geometry
+from equimod.pipelines.geometry import center_geometry, whole_box
 from equimod.pipelines.records.beton import JPEG, BetonRecords
 
 _BATCHES_AHEAD = 2
@@ -89,10 +90,11 @@ class FfcvBackend:
 
     def _geometry(self, request: Request) -> NDArray[np.int64]:
         """(N,K,4): for x the size of the whole image after its resize and the corner of the crop, for views the box."""
-        columns = [boxes.numpy() for boxes in request.boxes]
+        stored_size = self._records.stored_size[request.position]
+        columns = [whole_box(boxes, stored_size).numpy() for boxes in request.boxes]
         if self._with_x:
-            stored_size = self._records.stored_size[request.position].tolist()
-            places = [center_geometry(width, height, self._policy.x) for width, height in stored_size]
+            size = self._records.size[request.position].tolist()
+            places = [center_geometry(width, height, self._policy.x) for width, height in size]
             columns.insert(0, np.array([(*size, *corner) for size, corner in places], dtype=np.int64))
         return np.stack(columns, axis=1)
 

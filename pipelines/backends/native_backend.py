@@ -53,25 +53,25 @@ class NativeBackend:
     def _start(
         self, request: Request, pool: ThreadPoolExecutor, own: threading.local
     ) -> tuple[Images, list[Future[None]]]:
-        n, size = len(request.position), self._config.policy.size
+        n, side = len(request.position), self._config.policy.size
 
         # Decoders write pixel after pixel, and so the batch lies in memory; its shape is (N,3,S,S) all the same.
         def empty() -> Tensor:
-            return torch.empty((n, size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
+            return torch.empty((n, side, side, 3), dtype=torch.uint8, pin_memory=self._pin_memory).permute(0, 3, 1, 2)
 
         images = Images(empty() if self._config.with_x else None, tuple(empty() for _ in request.boxes))
         of_output = [
             crop_specs(boxes.numpy(), policy.crop.size, policy.crop.interpolation)
             for policy, boxes in zip(self._config.policy.views, request.boxes, strict=True)
         ]
+        size, stored_size = (a[request.position] for a in (self._config.records.size, self._config.records.stored_size))
         if self._config.with_x:
-            of_output.insert(
-                0, center_crop_specs(self._config.records.stored_size[request.position], self._config.policy.x)
-            )
+            of_output.insert(0, center_crop_specs(size, stored_size, self._config.policy.x))
         targets = [t.permute(0, 2, 3, 1).numpy() for t in (images.x, *images.views) if t is not None]
         rows = np.array_split(np.arange(n), min(n, _TASKS_A_WORKER * self._config.workers))
         specs = np.stack(of_output, axis=1)
-        fill = partial(self._fill, own, request.position, regions_of_interest(specs), CropResizer(specs, targets))
+        regions = regions_of_interest(specs, stored_size)
+        fill = partial(self._fill, own, request.position, regions, CropResizer(specs, targets))
         return images, [pool.submit(fill, some.tolist()) for some in rows]
 
     def _fill(

@@ -1,5 +1,8 @@
 /* Antialiased crop and resize of one decoded image, bit for bit as torch does it on uint8 tensors.
  *
+ * A box of whole pixels is cropped, then resized: no pixel beside it counts. One that has a fraction is resized out of
+ * the whole image, as Pillow's `resize(box=...)` does it: the filter reaches over its edges.
+ *
  * Horizontal before vertical, 16-bit weights, and bytes in between: a cubic overshoots, and torch (as Pillow) cuts that
  * off at 0 and 255 after each pass, so the other order gives other pixels wherever edges are sharp. Rows go through the
  * horizontal pass eight at a time, and as soon as an output row has all its rows they go through the vertical one, so
@@ -16,7 +19,7 @@
 /* A crop of an image and its resize. Matches CropSpec in kernel.py. */
 typedef struct {
     uint8_t *out;                    /* size * size * 3 bytes */
-    int32_t x, y, width, height;     /* the box, in pixels of the image */
+    double x, y, width, height;      /* the box, in pixels of the image */
     int32_t full_width, full_height; /* what the box is resized to */
     int32_t left, top, size;         /* the square of it that is kept */
     int32_t cubic;                   /* 1 bicubic, 0 bilinear */
@@ -93,10 +96,15 @@ static int32_t precision_of(const double *weight, int64_t count)
     return precision;
 }
 
-/* One axis of a crop: outputs first .. first + n of a resize from `length` to `full` pixels. */
+/* One axis of a crop: outputs first .. first + n of a resize from `length` pixels, or a span of them, to `full`. */
 typedef struct {
     int32_t length, full, first, n, cubic;
 } Geometry;
+
+/* What is resized, in pixels of the axis: all of them, from 0 to its length, or a part. */
+typedef struct {
+    double start, length;
+} Span;
 
 /* An axis in one block of memory. `kept`: it is in the table below, for good. */
 typedef struct {
@@ -107,9 +115,9 @@ typedef struct {
 } Weighed;
 
 /* NULL without memory. */
-static Weighed *make_axis(Geometry of, Weigh *weigh)
+static Weighed *make_axis(Geometry of, Span span, Weigh *weigh)
 {
-    double scale = (double)of.length / of.full, stretch = scale >= 1 ? scale : 1;
+    double scale = span.length / of.full, stretch = scale >= 1 ? scale : 1;
     double support = (of.cubic ? 2 : 1) * stretch;
     int32_t taps = 2 * (int32_t)ceil(support) + 1, pairs = 0;
     int64_t cells = (int64_t)taps * of.full;
@@ -117,8 +125,8 @@ static Weighed *make_axis(Geometry of, Weigh *weigh)
     int32_t *low = malloc(of.full * sizeof *low), *width = malloc(of.full * sizeof *width);
     Weighed *made = NULL;
     if (weight && low && width) {
-        weigh(&(Weights){scale, support, 1 / stretch, of.length, of.full, taps, of.cubic, weight, weight + cells, low,
-                         width});
+        weigh(&(Weights){span.start, scale, support, 1 / stretch, of.length, of.full, taps, of.cubic, weight,
+                         weight + cells, low, width});
         for (int32_t o = of.first; o < of.first + of.n; o++)
             pairs = (width[o] + 1) / 2 > pairs ? (width[o] + 1) / 2 : pairs;
         made = calloc(1, sizeof *made + ((int64_t)pairs + 1) * of.n * sizeof *low);
@@ -142,12 +150,15 @@ static Weighed *make_axis(Geometry of, Weigh *weigh)
 }
 
 /* Weights by geometry: boxes of few hundred lengths come up again and again. What is put in stays and never changes, so
- * threads need no lock, and memory has a bound (SLOTS axes of some 4 KB); what finds no place is made for one use. */
+ * threads need no lock, and memory has a bound (SLOTS axes of some 4 KB); what finds no place is made for one use, as is
+ * every part of an axis: hardly any comes up again. */
 enum { SLOTS = 4096, PROBES = 8, MOST_KEPT_PAIRS = 8 };
 static Weighed *table[SLOTS];
 
-static const Weighed *axis_of(Geometry of, Weigh *weigh)
+static const Weighed *axis_of(Geometry of, Span span, Weigh *weigh)
 {
+    if (span.start != 0 || span.length != of.length)
+        return make_axis(of, span, weigh);
     const int32_t parts[] = {of.length, of.full, of.first, of.n, of.cubic};
     uint32_t hash = 0;
     for (int i = 0; i < 5; i++)
@@ -158,7 +169,7 @@ static const Weighed *axis_of(Geometry of, Weigh *weigh)
         if (held && memcmp(&held->of, &of, sizeof of) == 0)
             return held;
     }
-    Weighed *made = make_axis(of, weigh);
+    Weighed *made = make_axis(of, span, weigh);
     for (int i = 0; made && !made->kept && made->axis.pairs <= MOST_KEPT_PAIRS && i < PROBES; i++) {
         Weighed *empty = NULL;
         made->kept = 1;
@@ -181,7 +192,7 @@ typedef struct {
     int32_t capacity;
 } Ring;
 
-static void resize(const uint8_t *box, int64_t stride, const Axis *columns, const Axis *rows, const Ring *ring,
+static void resize(const uint8_t *image, int64_t stride, const Axis *columns, const Axis *rows, const Ring *ring,
                    const Passes *passes, uint8_t *out)
 {
     int32_t ready = rows->low[0];
@@ -191,7 +202,7 @@ static void resize(const uint8_t *box, int64_t stride, const Axis *columns, cons
         while (ready < end) {
             const uint8_t *source[ROWS];
             for (int32_t r = 0; r < ROWS; r++)
-                source[r] = box + (ready + r < rows->length ? ready + r : rows->length - 1) * stride;
+                source[r] = image + (ready + r < rows->length ? ready + r : rows->length - 1) * stride;
             passes->horizontal(columns, source, ring->line + ready % ring->capacity, ring->scratch);
             ready += ROWS;
         }
@@ -200,12 +211,24 @@ static void resize(const uint8_t *box, int64_t stride, const Axis *columns, cons
     }
 }
 
-static int resize_crop(const uint8_t *image, int64_t stride, const CropSpec *spec, const Passes *passes)
+static int is_whole(double x, double y, double width, double height)
 {
-    const Weighed *columns =
-        axis_of((Geometry){spec->width, spec->full_width, spec->left, spec->size, spec->cubic}, passes->weigh);
-    const Weighed *rows =
-        axis_of((Geometry){spec->height, spec->full_height, spec->top, spec->size, spec->cubic}, passes->weigh);
+    return x == floor(x) && y == floor(y) && width == floor(width) && height == floor(height);
+}
+
+static int resize_crop(const uint8_t *image, int64_t width, int64_t height, int64_t stride, const CropSpec *spec,
+                       const Passes *passes)
+{
+    Span across = {spec->x, spec->width}, down = {spec->y, spec->height};
+    if (is_whole(spec->x, spec->y, spec->width, spec->height)) {
+        image += (int64_t)spec->y * stride + 3 * (int64_t)spec->x;
+        width = (int64_t)spec->width, height = (int64_t)spec->height;
+        across.start = down.start = 0;
+    }
+    const Weighed *columns = axis_of(
+        (Geometry){(int32_t)width, spec->full_width, spec->left, spec->size, spec->cubic}, across, passes->weigh);
+    const Weighed *rows = axis_of(
+        (Geometry){(int32_t)height, spec->full_height, spec->top, spec->size, spec->cubic}, down, passes->weigh);
     int failed = !columns || !rows;
     if (!failed) {
         const int64_t row = (3 * (int64_t)spec->size + 63) / 64 * 64 + ROW_PAD;
@@ -217,8 +240,7 @@ static int resize_crop(const uint8_t *image, int64_t stride, const CropSpec *spe
         for (int32_t i = 0; !failed && i < 2 * ring.capacity; i++)
             ring.line[i] = ring.bytes + i % ring.capacity * row;
         if (!failed)
-            resize(image + spec->y * stride + 3 * (int64_t)spec->x, stride, &columns->axis, &rows->axis, &ring, passes,
-                   spec->out);
+            resize(image, stride, &columns->axis, &rows->axis, &ring, passes, spec->out);
         free(ring.bytes);
         free(ring.scratch);
         free(ring.line);
@@ -228,9 +250,11 @@ static int resize_crop(const uint8_t *image, int64_t stride, const CropSpec *spe
     return failed ? -1 : 0;
 }
 
-static int within(int64_t first, int64_t length, int64_t end)
+/* Whether what is kept lies in the resized box, and the box, not empty and made of numbers, in the image's side. */
+static int within(int32_t first, int32_t kept, int32_t full, double start, double length, int64_t side)
 {
-    return first >= 0 && length >= 1 && end <= MAX_SIDE && first + length <= end;
+    return first >= 0 && kept >= 1 && full <= MAX_SIDE && (int64_t)first + kept <= full && side <= MAX_SIDE &&
+           start >= 0 && length > 0 && start + length <= side;
 }
 
 /* The instruction sets that serve here, most capable last: a bit each, 1 plain, 2 AVX2, 4 AVX-512, 8 NEON. */
@@ -254,12 +278,12 @@ EXPORT int64_t equimod_resample(const uint8_t *image, int64_t width, int64_t hei
         return -2;
     for (int64_t i = 0; i < count; i++) {
         const CropSpec *spec = specs + i;
-        if (!within(spec->x, spec->width, width) || !within(spec->y, spec->height, height) ||
-            !within(spec->left, spec->size, spec->full_width) || !within(spec->top, spec->size, spec->full_height))
+        if (!within(spec->left, spec->size, spec->full_width, spec->x, spec->width, width) ||
+            !within(spec->top, spec->size, spec->full_height, spec->y, spec->height, height))
             return i + 1;
     }
     for (int64_t i = 0; i < count; i++)
-        if (resize_crop(image, stride, specs + i, passes))
+        if (resize_crop(image, width, height, stride, specs + i, passes))
             return -1;
     return 0;
 }

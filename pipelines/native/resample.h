@@ -36,7 +36,7 @@ typedef void Vertical(const Axis *axis, int32_t o, const uint8_t *const *rows, u
 
 /* Weights of `count` outputs from the first on; see resample.c. */
 typedef struct {
-    double scale, support, inverse;
+    double start, scale, support, inverse;
     int32_t length, count, taps, cubic;
     double *weight;       /* taps * count, tap after tap */
     double *total;        /* count */
@@ -92,7 +92,7 @@ static inline __attribute__((always_inline)) void weigh_inline(const Weights *re
     const int32_t count = w->count;
     double *restrict total = w->total;
     for (int32_t o = 0; o < count; o++) {
-        double center = w->scale * (o + 0.5);
+        double center = w->start + w->scale * (o + 0.5);
         int32_t low = (int32_t)(center - w->support + 0.5), high = (int32_t)(center + w->support + 0.5);
         low = low < 0 ? 0 : low;
         high = high > w->length ? w->length : high;
@@ -103,7 +103,7 @@ static inline __attribute__((always_inline)) void weigh_inline(const Weights *re
     for (int32_t t = 0; t < w->taps; t++) {
         double *restrict weight = w->weight + (int64_t)t * count;
         for (int32_t o = 0; o < count; o++) {
-            double x = (t + w->low[o] - w->scale * (o + 0.5) + 0.5) * w->inverse, value;
+            double x = (t + w->low[o] - (w->start + w->scale * (o + 0.5)) + 0.5) * w->inverse, value;
             x = x < 0 ? -x : x;
             if (w->cubic) {
                 double inner = (1.5 * x - 2.5) * x * x + 1, outer = ((-0.5 * x + 2.5) * x - 4) * x + 2;

@@ -191,7 +191,7 @@ def test_damage_in_records_is_named_with_file_and_sample(damage: str, image_tree
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_the_graph_for_a_gpu_is_built_and_serialized_without_one(pixels: bool) -> None:
-    """Only the seven inputs are on the host; everything from the decoder on runs on the GPU and stays there."""
+    """Only the eleven inputs are on the host; everything from the decoder on runs on the GPU and stays there."""
     settings = {"with_x": True, "pixels": pixels, "batch_size": 8, "num_threads": 2, "device_id": None}
 
     def devices(gpu: bool) -> list[bytes]:
@@ -199,7 +199,7 @@ def test_the_graph_for_a_gpu_is_built_and_serialized_without_one(pixels: bool) -
         return re.findall(rb"\x06device\x12\x06string\*.(cpu|gpu|mixed)", serialized, re.DOTALL)
 
     found = devices(gpu=True)
-    assert found.count(b"cpu") == 7
+    assert found.count(b"cpu") == 11
     assert found.count(b"mixed") == (not pixels)
     assert found.count(b"gpu") >= 5  # three resizes and two slices
     assert set(devices(gpu=False)) == {b"cpu"}

@@ -96,6 +96,10 @@ for number in range(int(sys.argv[2])):
     image[:] = rng.integers(0, 256, image.shape)
     w, h = int(rng.integers(1, width + 1)), int(rng.integers(1, height + 1))
     box = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
+    if number % 3 == 0:  # a box with fractions, which may end with the image
+        x, y = rng.random(2) * [width, height] * rng.integers(2, size=2)
+        w, h = np.where(rng.integers(2, size=2), 1, rng.random(2)) * [width - x, height - y]
+        box = x, y, min(w, width - x), min(h, height - y)
     size = int(rng.integers(1, 60))
     results = []
     for one in kernels:

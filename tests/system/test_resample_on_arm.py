@@ -1,4 +1,4 @@
-"""The NEON form of the compiled kernel, cross-compiled and emulated, beside torch's, byte for byte.
+"""The NEON form of the compiled kernel, cross-compiled and emulated, beside torch's and NumPy's, byte for byte.
 
 Images and outputs lie beside memory that traps, so a byte too many, read or written, ends the program.
 """
@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from needs import ARM_COMPILER, ARM_PACKAGES, arm_emulator, needs_arm
 from numpy.typing import NDArray
-from torch_resize import Box, random_box, random_image, with_torch
+from torch_resize import random_box, random_image, random_part, with_torch
 
 from equimod.pipelines.resize import crop_specs
+from equimod.pipelines.resize_part import resize_part
 
 needs_arm(module=True)
 pytestmark = pytest.mark.ci
@@ -35,7 +36,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [emulator, str(program)]
 
 
-def _case(image: NDArray[np.uint8], boxes: list[Box], size: int, mode: str, at_end: bool) -> bytes:
+def _case(image: NDArray[np.uint8], boxes: list[tuple[float, ...]], size: int, mode: str, at_end: bool) -> bytes:
     (height, width, _), stride = image.shape, image.strides[0]
     first_to_last = np.lib.stride_tricks.as_strided(image, ((height - 1) * stride + 3 * width,), (1,))
     header = np.array([width, height, stride, len(boxes), at_end], dtype=np.int64)
@@ -44,14 +45,16 @@ def _case(image: NDArray[np.uint8], boxes: list[Box], size: int, mode: str, at_e
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-def test_bytes_are_those_of_torch(harness: list[str], mode: str) -> None:
+def test_bytes_are_those_of_torch_and_of_numpy(harness: list[str], mode: str) -> None:
     rng, cases, expected = np.random.default_rng(0), [], []
     for number in range(150):
         width, height = (int(side) for side in rng.integers(1, 701 if number % 3 else 40, 2))
         image, size = random_image(rng, width, height), int(rng.choice([1, 7, 32, 96, 224]))
-        boxes = [(0, 0, width, height), random_box(rng, width, height)]
+        boxes = [(0, 0, width, height), random_box(rng, width, height), random_part(rng, width, height)]
         cases.append(_case(image, boxes, size, mode, at_end=number % 4 > 0))
-        expected += [((width, height), box, size, with_torch(image, box, size, mode)) for box in boxes]
+        expected += [((width, height), box, size, with_torch(image, box, size, mode)) for box in boxes[:2]]
+        part = resize_part(image, boxes[2], (size, size), (0, 0, size), mode == "bicubic")
+        expected.append(((width, height), boxes[2], size, part))
     done = subprocess.run(harness, input=b"".join(cases), capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr.decode()}"
     found = np.frombuffer(done.stdout, dtype=np.uint8)

@@ -11,7 +11,7 @@ import simplejpeg
 from needs import needs_jpeg
 from numpy.typing import NDArray
 from PIL import Image
-from torch_resize import random_box
+from torch_resize import random_box, random_part
 
 from equimod.pipelines.decode import RegionDecoder
 from equimod.pipelines.policy import POLICIES
@@ -123,11 +123,12 @@ def test_cuts_look_at_nothing_beside_what_is_seen_of_the_image() -> None:
     rng, policy = np.random.default_rng(5), POLICIES["simclr_imagenet"].x
     for _ in range(60):
         width, height = (int(side) for side in rng.integers(1, 600, 2))
-        boxes = np.array([random_box(rng, width, height)])
-        specs = np.concatenate([center_crop_specs(np.array([[width, height]], dtype=np.int32), policy)] * 2)[None]
+        boxes = np.array([[random_box, random_part][int(rng.integers(2))](rng, width, height)])
+        sizes = np.array([[width, height]], dtype=np.int32)
+        specs = np.concatenate([center_crop_specs(sizes * int(rng.integers(1, 4)), sizes, policy)] * 2)[None]
         specs[0, 1] = crop_specs(boxes, policy.size, ["bicubic", "bilinear"][int(rng.integers(2))])[0]
         kept = specs[:, :: int(rng.choice([1, 2]))][:, : int(rng.integers(1, 3))]
-        x0, y0, x1, y1 = regions_of_interest(kept)[0].tolist()
+        x0, y0, x1, y1 = regions_of_interest(kept, sizes)[0].tolist()
         assert 0 <= x0 < x1 <= width
         assert 0 <= y0 < y1 <= height
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)

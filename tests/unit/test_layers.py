@@ -22,7 +22,7 @@ PIPELINES = (
     {"policy", "philox", "geometry", "params", "sampler", "resolution"},
     {"codec"},
     {"records"},
-    {"kernel", "decode", "resize"},
+    {"kernel", "decode", "resize", "resize_part"},
     {"backends"},
     {"color", "ops", "triton_ops", "operators"},
     {"batch", "prefetch", "build"},

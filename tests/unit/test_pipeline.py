@@ -78,9 +78,8 @@ def test_augmented_views_of_real_images_are_torchvisions_within_half_a_level(ima
 
 def _center(image: np.ndarray, policy: CenterPolicy) -> torch.Tensor:
     target = np.empty((policy.size, policy.size, 3), dtype=np.uint8)
-    CropResizer(center_crop_specs(np.array([image.shape[1::-1]], dtype=np.int32), policy)[None], [target[None]])(
-        0, image
-    )
+    size = np.array([image.shape[1::-1]], dtype=np.int32)
+    CropResizer(center_crop_specs(size, size, policy)[None], [target[None]])(0, image)
     return torch.from_numpy(target).permute(2, 0, 1)
 
 

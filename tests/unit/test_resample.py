@@ -57,7 +57,8 @@ def test_x_is_the_same_with_and_without_the_kernel(compiled: Kernel) -> None:
     for size in [(500, 375), (375, 500), (256, 256), (300, 1000), (57, 91)]:
         image = random_image(rng, *size)
         found, expected = (np.empty((224, 224, 3), dtype=np.uint8) for _ in range(2))
-        specs = center_crop_specs(np.array([size], dtype=np.int32), policy)
+        sizes = np.array([size], dtype=np.int32)
+        specs = center_crop_specs(sizes, sizes, policy)
         _resize(image, specs, [found], compiled)
         _resize(image, specs, [expected], None)
         np.testing.assert_array_equal(found, expected)
@@ -81,8 +82,14 @@ def test_threads_do_not_disturb_each_other(compiled: Kernel) -> None:
 
 
 @pytest.mark.parametrize("kernel", [resize.KERNEL, None], ids=["kernel", "torch"])
-@pytest.mark.parametrize("box", [(1, 0, 10, 10), (0, 1, 10, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 2**31 - 1, 5)])
-def test_a_box_beside_the_image_is_refused(box: tuple[int, int, int, int], kernel: Kernel | None) -> None:
+@pytest.mark.parametrize(
+    "box",
+    [
+        *[(1, 0, 10, 10), (0, 1, 10, 10), (-1, 0, 5, 5), (0, 0, 0, 5), (0, 0, 2**31 - 1, 5), (0, 0, 1e300, 5)],
+        *[(0.5, 0, 9.6, 10), (0, -0.01, 5, 5), (0, 3, 5, 7.01), (2, 2, -0.5, 1), (np.nan, 0, 5, 5), (0, 0, 5, np.nan)],
+    ],
+)
+def test_a_box_beside_the_image_is_refused(box: tuple[float, ...], kernel: Kernel | None) -> None:
     image, target = np.zeros((10, 10, 3), dtype=np.uint8), np.zeros((8, 8, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="does not lie in an image of 10x10 pixels"):
         _resize(image, crop_specs(np.array([box]), 8, "bilinear"), [target], kernel)
