@@ -22,7 +22,8 @@ from equimod.pipelines.errors import EquimodError
 
 TEMPORARY_PREFIX = ".partial-"
 POINTER = "newest"
-_PLAIN = re.compile(r"\w[\w.-]*")
+NUMBERED = re.compile(r"(?:step-)?\d+")
+"""Names of the sub-folders that take turns. Others are not touched."""
 SYNC_THREADS = 16  # concurrent fsyncs share one commit of the file system's journal
 
 
@@ -110,31 +111,34 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def pointed(folder: Path) -> list[str]:
-    """The names in the pointer file of `folder`, newest first, that sub-folders may have; none without it."""
-    try:
-        names = (folder / POINTER).read_bytes().decode(errors="replace").split("\n")
-    except FileNotFoundError:
-        return []
-    return [name for name in names if _PLAIN.fullmatch(name)]
+def pointed(folder: Path) -> list[str] | None:
+    """The names in the pointer file of `folder`, newest first; None where there is none, or it is damaged."""
+    pointer = folder / POINTER
+    if not pointer.is_file():
+        return None
+    names = pointer.read_bytes().decode(errors="replace").split("\n")
+    return names if all(map(NUMBERED.fullmatch, names)) else None
+
+
+def complete(folder: Path) -> list[Path]:
+    """The sub-folders of `folder` that are numbered, whether its pointer names them or not, by name, the last first."""
+    return sorted((path for path in folder.glob("*") if path.is_dir() and NUMBERED.fullmatch(path.name)), reverse=True)
 
 
 def kept(folder: Path) -> list[Path]:
     """The sub-folders that the pointer file of `folder` names, newest first, as far as they are there.
 
-    Where there is none, as in a partial copy or with a damaged pointer, all that have a final name, by name: they are
-    complete as well.
+    Where there is none, as in a partial copy or with a damaged pointer, all that are complete.
     """
-    named = [folder / name for name in pointed(folder) if (folder / name).is_dir()]
-    complete = (path for path in folder.glob("*") if path.is_dir() and not path.name.startswith(TEMPORARY_PREFIX))
-    return named or sorted(complete, reverse=True)
+    named = [folder / name for name in pointed(folder) or () if (folder / name).is_dir()]
+    return named or complete(folder)
 
 
 def prune(folder: Path) -> None:
-    """Remove temporaries and every sub-folder that the pointer file does not name."""
+    """Remove temporaries and every numbered sub-folder that the pointer file does not name."""
     wanted = kept(folder)
-    for path in folder.iterdir():
-        if path.is_dir() and path not in wanted and not path.name.startswith(TEMPORARY_PREFIX):
+    for path in complete(folder):
+        if path not in wanted:
             path.rename(_temporary(path))  # a removal that is killed half-way leaves nothing under a final name
     remove_leftovers(folder)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +18,7 @@ import msgspec
 from equimod.pipelines.errors import EquimodError
 
 DIGESTS = "digests.json"
+_NO_FILE = "it is no file, but a pipe, a socket or a device"
 T = TypeVar("T")
 
 
@@ -37,10 +42,23 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file to read. Raises OSError as `open`, and for a pipe, a socket or a device, which might never end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, _NO_FILE, str(path)) if error.errno == errno.ENXIO else error from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _NO_FILE, str(path))
+    return os.fdopen(descriptor, "rb")
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a small file. Raises DamagedFileError where it cannot be read."""
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
         raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -65,7 +83,7 @@ class FileDigest:
     @classmethod
     def of(cls, path: Path) -> FileDigest:
         """The digest of a file. Raises OSError where it cannot be read."""
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             return cls(file.tell(), sha256)
 

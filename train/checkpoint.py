@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from equimod.pipelines.durable import durable_dir, durable_file, kept, pointed, rotate
+from equimod.pipelines.durable import POINTER, complete, durable_dir, durable_file, kept, pointed, rotate
 from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.records.protocol import Fingerprint
 from equimod.pipelines.sampler import Cursor
@@ -147,7 +147,9 @@ def first_sound(folder: Path, load: Callable[[Path], T], say: Callable[[str], No
     """
     while True:
         skipped, names = [], pointed(folder)
-        for path in dict.fromkeys([*(folder / name for name in names), *kept(folder)]):
+        if names is None and (folder / POINTER).exists():
+            skipped.append(f"{folder / POINTER} is damaged")
+        for path in dict.fromkeys([*(folder / name for name in names or ()), *complete(folder)]):
             try:
                 found = load(path)
             except DamagedFileError as error:

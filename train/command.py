@@ -39,9 +39,19 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
     except OSError as error:
         # Without a number it is our own, such as a folder that is there already, and says what to do.
         return _fail(f"{error}; {remedy(error)} and {again}" if error.errno else error, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        told = str(error).strip().splitlines()
+        return _fail(f"not enough memory ({told[0] if told else 'none is left'}); ask for less, or free some", 1)
     except (KeyboardInterrupt, Terminated) as stop:
         print(f"interrupted; {again}", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else SIGTERM_EXIT
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is Python's or torch's that memory is used up, of the host or a GPU."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
 
 
 def _fail(error: Exception | str, code: int) -> int:

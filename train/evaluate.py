@@ -56,7 +56,7 @@ class _Options:
     def possible(self, chosen: Sequence[str], config: Config, labelled: bool) -> list[str]:
         """Those of the `chosen` evaluators that the data has labels for. ConfigError where one was asked for that it
         has none for, and for labelled data without validation images."""
-        if labelled and not config.val:
+        if labelled and chosen and not config.val:
             raise ConfigError(f"{self.run_dir} names no val images; give --val RECORDS")
         for name in chosen:
             if EVALUATORS[name].needs_labels and not labelled and getattr(self, name):

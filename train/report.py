@@ -15,6 +15,7 @@ import msgspec
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.progress import Progress
+from equimod.pipelines.stored import open_regular
 from equimod.train.trackers import close_trackers, open_trackers
 
 if TYPE_CHECKING:  # torch takes seconds to import, which reading events does not need
@@ -130,7 +131,8 @@ def read_events(metrics: Path) -> list[dict[str, Any]]:
 
     Lines that are none are left out; it says how many, but for a last one that a kill cut in two.
     """
-    *lines, cut = metrics.read_bytes().split(b"\n")
+    with open_regular(metrics) as file:
+        *lines, cut = file.read().split(b"\n")
     events = [event for line in lines if (event := _event(line)) is not None]
     if len(events) < len(lines):
         print(f"{metrics}: {len(lines) - len(events):,} damaged line(s) left out", flush=True)

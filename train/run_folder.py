@@ -18,6 +18,8 @@ from equimod.train.environment import Environment
 from equimod.train.trackers import ID_FILES
 
 CHECKPOINTS = "checkpoints"
+FOLDERS = (CHECKPOINTS, "tensorboard", "figures", "wandb")
+FILES = ("metrics.jsonl", "encoder.safetensors", "eval.json", *ID_FILES)
 
 
 @contextmanager
@@ -54,6 +56,7 @@ def checkpoint_to_resume(config: Config, say: Callable[[str], None]) -> Checkpoi
     elif config.resume != "never":
         checkpoint = open_checkpoint(Path(config.resume))
     has_run = (folder / CONFIG).exists()
+    _refuse_others_folder(config, folder, has_run)
     is_its_own = checkpoint is not None and checkpoint.path.resolve().is_relative_to(folder.resolve())
     if has_run and not (config.overwrite or config.resume == "auto" or is_its_own):
         raise ConfigError(f"{folder} holds a run; give --resume auto to go on, --overwrite to delete it, or --output")
@@ -67,6 +70,16 @@ def checkpoint_to_resume(config: Config, say: Callable[[str], None]) -> Checkpoi
     if checkpoint:
         _compare_environments(config, checkpoint, say)
     return checkpoint
+
+
+def _refuse_others_folder(config: Config, folder: Path, has_run: bool) -> None:
+    """Raise ConfigError where a run in `folder` would write into what is no run's."""
+    own = [name for name in (*FOLDERS, *FILES) if (folder / name).exists()]
+    if own and not has_run:
+        raise ConfigError(f"{folder} holds {own[0]} and no {CONFIG}: it is no run's; give another --output")
+    for path in (*(config.data or ()), *(config.val or ())):
+        if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(f"{folder} lies in the images of {path}; give another --output")
 
 
 def _compare_environments(config: Config, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
@@ -96,7 +109,7 @@ def take(config: Config, checkpoint: Checkpoint | None) -> None:
 
 def _delete_run(folder: Path) -> None:
     """Delete what a run and its evaluation write, and nothing else that the folder may hold."""
-    for name in (CHECKPOINTS, "tensorboard", "figures", "wandb"):
+    for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("metrics.jsonl", "encoder.safetensors", "eval.json", *ID_FILES, CONFIG):
+    for name in (*FILES, CONFIG):
         (folder / name).unlink(missing_ok=True)

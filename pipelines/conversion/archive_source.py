@@ -59,9 +59,11 @@ class ArchiveReader:
 
 def matches(pattern: Path) -> list[Path]:
     """The files that a pattern with braces or wildcards stands for. Raises RecordsError where one is missing."""
-    paths = [path for text in _expanded(str(pattern)) for path in _globbed(Path(text))]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise RecordsError(f"{missing[0]} does not exist; {pattern} stands for it")
+    paths = []
+    for path in (path for text in _expanded(str(pattern)) for path in _globbed(Path(text))):
+        if not path.is_file():
+            raise RecordsError(f"{path} does not exist; {pattern} stands for it")
+        paths.append(path)
     return paths
 
 
@@ -182,16 +184,15 @@ def _globbed(path: Path) -> list[Path]:
     return sorted(path.parent.glob(path.name)) or [path]
 
 
-def _expanded(pattern: str) -> list[str]:
+def _expanded(pattern: str) -> Iterator[str]:
     """`a-{00..02}.tar` as a-00.tar, a-01.tar, a-02.tar; `{a,b}` as a and b."""
     braces = _BRACES.search(pattern)
     if braces is None:
-        return [pattern]
+        yield pattern
+        return
     first, between, last = braces[1].partition("..")
+    choices: Iterable[str] = braces[1].split(",")
     if between and first.isdecimal() and last.isdecimal():
-        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        choices = braces[1].split(",")
-    return [
-        text for choice in choices for text in _expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])
-    ]
+        choices = (f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1))
+    for choice in choices:
+        yield from _expanded(pattern[: braces.start()] + choice + pattern[braces.end() :])

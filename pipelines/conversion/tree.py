@@ -8,7 +8,7 @@ from pathlib import Path
 from equimod.pipelines.conversion.check import CheckedImage, DamagedImageError, Encoding, check_image
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.records.folder import Labels, scan
-from equimod.pipelines.records.walk import open_regular
+from equimod.pipelines.stored import open_regular
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from equimod.pipelines.codec import DamagedImageError, open_image
 from equimod.pipelines.progress import Progress, track
 from equimod.pipelines.records.image_names import IMAGE_EXTENSIONS, say_once, tell_ignored
 from equimod.pipelines.records.protocol import RecordsError, edges_checksum
-from equimod.pipelines.records.walk import Walk, open_regular
+from equimod.pipelines.records.walk import Walk
+from equimod.pipelines.stored import open_regular
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 Labels = Literal["auto", "folder", "none"]

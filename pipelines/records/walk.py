@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections import Counter
 from pathlib import Path
-from typing import BinaryIO
 
 from equimod.pipelines.progress import Progress
 from equimod.pipelines.records.image_names import hidden_kind, is_image, kind
 from equimod.pipelines.records.protocol import RecordsError
 
 _REPEATED = "link to a folder that is read already"
-_NO_FILE = "it is no file, but a pipe, a socket or a device"
 
 
 class Walk:
@@ -87,15 +83,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _identity(folder: Path) -> tuple[int, int]:
     found = folder.stat()
     return found.st_dev, found.st_ino
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read. Raises OSError as `open`, and for a pipe, a socket or a device, which might never end."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise OSError(error.errno, _NO_FILE, str(path)) if error.errno == errno.ENXIO else error from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, _NO_FILE, str(path))
-    return os.fdopen(descriptor, "rb")

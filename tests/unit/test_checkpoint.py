@@ -173,12 +173,17 @@ def test_the_one_before_is_taken_where_the_newest_is_damaged_or_gone_and_that_is
     assert "step-00000020 is no checkpoint: it is not there" in said
 
 
-@pytest.mark.parametrize("pointer", [b"", b"\xff\xfe\0", b"../elsewhere\nstep-1/..", b"step-00000021", None])
+@pytest.mark.parametrize(
+    "pointer",
+    [b"", b"\xff\xfe\0", b"../elsewhere\nstep-1/..", b"step-00000021", b"step-\x10020\nstep-00000012", None],
+)
 def test_a_pointer_that_names_nothing_here_is_as_none(two: Path, pointer: bytes | None) -> None:
     (two / "newest").unlink()
     if pointer is not None:
         (two / "newest").write_bytes(pointer)
-    assert _found(two)[0] == "step-00000020"
+    name, said = _found(two)
+    assert name == "step-00000020"
+    assert len(said) == (pointer is not None)
 
 
 def test_without_a_sound_one_it_is_said_which_was_the_newest(two: Path) -> None:

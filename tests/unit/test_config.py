@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -94,6 +95,8 @@ def test_options_go_over_the_recipe() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("seed: 1\nepochs: 3\nseed: 2", "a key twice among seed, epochs; correct it"),
+        (f"epochs: {'[' * 3000}", "is not YAML in UTF-8"),
         ("epoch: 3", r"no setting is called epoch \(did you mean epochs\?\)"),
         ("optim: {lrr: 3}", r"no setting is called optim.lrr \(did you mean optim.lr\?|lr\?\)"),
         ("optim: 3", "optim holds settings of its own"),
@@ -103,7 +106,7 @@ def test_options_go_over_the_recipe() -> None:
         ("- 1", "`key: value`"),
         ("a: [", "not YAML"),
         ("# \xe9", "not YAML in UTF-8"),
-        ("extends: other.yaml", "cannot read"),
+        ("extends: other.yaml", "cannot be read"),
         ("extends: mine.yaml", "extends mine.yaml, which extends it in turn"),
     ],
 )
@@ -117,6 +120,17 @@ def test_a_wrong_recipe_is_refused_by_file_and_key(
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_recipe_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    recipe = tmp_path / "mine.yaml"
+    if kind == "pipe":
+        os.mkfifo(recipe)
+    else:
+        recipe.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"mine\.yaml cannot be read: it is no file, but a pipe"):
+        read_recipe(recipe)
 
 
 def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
@@ -162,6 +176,7 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
         ("--method simclr --equivariance.weight 2", "^equivariance.weight=2.0 has no effect without EquiMod"),
         ("--method byol --simclr.dim 8", "^simclr.dim=8 has no effect with --method byol; leave it out"),
         ("--method byol --byol.momentum 1.5", r"byol.momentum=1.5 must lie in \[0, 1\]"),
+        ("--method simclr --image-size 1", "kernel_size=3 is too large for images of 1 pixels; give less than twice"),
         ("--method simclr --optim.lr 1e40", r"optim.lr=1e\+40 is too large; give 1e\+38 or less"),
         ("--method simclr --optim.weight-decay inf", "optim.weight_decay=inf is too large"),
         ("--method simclr --output runs/\udce9", "is not UTF-8, which TensorBoard needs; give another"),
@@ -195,7 +210,7 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
         ("--method simclr --resolution.start 64", "resolution.start=64 does not grow to 64 pixels"),
         ("--method simclr --resolution.until 1", "resolution.until=1.0 must lie between 0 and 1"),
         ("--method simclr --resolution.start 32 --resolution.until 0.001", "images of 0 of .* epochs smaller"),
-        ("--config nowhere.yaml", "cannot read nowhere.yaml"),
+        ("--config nowhere.yaml", "nowhere.yaml cannot be read"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_the_remedy(options: str, message: str) -> None:

@@ -255,6 +255,49 @@ def test_weights_that_are_not_finite_are_not_saved_in_the_last_step_either(
     assert not (run / "encoder.safetensors").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["checkpoints", "figures", "encoder.safetensors", "metrics.jsonl"])
+def test_a_folder_that_is_no_runs_is_left_alone(
+    options: list[str], tmp_path: Path, name: str, overwrite: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one may have that keeps weights of other programs in checkpoints/."""
+    own = tmp_path / "mine" / name / "resnet50" if "." not in name else tmp_path / "mine" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
+    more = ["--overwrite"] if overwrite else []
+    assert main([*options, *more, "--output", str(tmp_path / "mine")]) == 2
+    assert f"mine holds {name} and no config.yaml: it is no run's; give another --output" in capsys.readouterr().err
+    assert own.read_text() == "mine"
+
+
+def test_a_folder_of_ones_own_among_checkpoints_is_left_alone(options: list[str], run: Path) -> None:
+    (run / "checkpoints" / "best").mkdir()
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
+    assert main([*options, "--output", str(run), "--resume", "auto"]) == 0
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["best", "newest", "step-00000010", "step-00000012"]
+
+
+@pytest.mark.parametrize("inside", ["", "run"])
+def test_a_run_does_not_go_among_its_images(
+    options: list[str], image_tree: Path, inside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(image_tree.rglob("*"))
+    assert main([*options, "--output", str(image_tree / inside)]) == 2
+    assert "lies in the images of" in capsys.readouterr().err
+    assert sorted(image_tree.rglob("*")) == before
+
+
+def test_memory_that_is_not_there_is_one_line(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*options, "--output", str(tmp_path / "run"), "--simclr.dim", "100000000000"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: not enough memory (")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_log_is_on_the_disk_before_a_checkpoint_says_that_its_steps_are_done(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import tyro
 import yaml
 
 from equimod.models.settings import METHOD_NAMES, ConfigError
+from equimod.pipelines.stored import DamagedFileError, read_bytes
 from equimod.train.config import augment
 from equimod.train.config.differences import differing
 from equimod.train.config.settings import Config, nearest
@@ -97,12 +98,18 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"an alias (*{self.peek_event().anchor}); write the value out")
         return super().compose_node(parent, index)
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            raise yaml.YAMLError(f"a key twice among {', '.join(map(str, mapping))}")
+        return mapping
+
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        mapping = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a safe one
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; recipes lie in {RECIPES}") from error
+        mapping = yaml.load(read_bytes(path).decode(), _Loader)  # a safe one
+    except DamagedFileError as error:
+        raise ConfigError(f"{error}; recipes lie in {RECIPES}") from error
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}; correct it") from error
     if not isinstance(mapping, dict):

@@ -224,6 +224,12 @@ class Config(MethodSettings, _RunSettings):
                 f"image_size={self.image_size} and augment.x.size={self.augment.size} contradict each other; leave the "
                 "sizes of augment out"
             )
+        for view in self.augment.views:
+            if view.blur and view.blur.kernel_size // 2 >= self.augment.size:
+                raise ConfigError(
+                    f"augment.blur.kernel_size={view.blur.kernel_size} is too large for images of {self.augment.size} "
+                    "pixels; give less than twice their side"
+                )
         for name in OPERATORS:
             if len({getattr(view, name) is None for view in self.augment.views}) > 1:
                 raise ConfigError(

@@ -33,7 +33,7 @@ def summary(folder: Path) -> dict[str, Any]:
     """
     config = read_run(folder)
     scores = read_scores(folder)
-    if not scores:
+    if not scores.get("evaluators"):
         raise ConfigError(f"{folder} has no {EVAL}; run equimod evaluate {folder} first")
     seconds, waited = _training_seconds(read_events(folder / "metrics.jsonl"), config.batch_size)
     settings = {key: value for key, value in yaml.safe_load(config.to_yaml()).items() if key not in _OF_THE_MACHINE}
