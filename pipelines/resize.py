@@ -120,7 +120,7 @@ def _without_kernel(image: NDArray[np.uint8], spec: np.void) -> NDArray[np.uint8
 
 
 def _with_torch(box: NDArray[np.uint8], full: tuple[int, int], mode: Interpolation) -> NDArray[np.uint8]:
-    box = box if box.flags.writeable else box.copy()  # torch takes no memory such as a mapped file
+    box = box if box.flags.writeable else box.copy()  # torch takes no memory that is read-only
     # The batch dimension goes first: torch then sees channels_last, and does not turn the pixels around and back.
     pixels = torch.from_numpy(box)[None].permute(0, 3, 1, 2)
     if box.shape[1::-1] != full:

@@ -126,7 +126,7 @@ def limit(seconds: Mapping[str, float], wall: float, on_gpu: Set[str] = frozense
     The step does where training waits for data less than `WAITS` of the time. Otherwise the prefetch thread does where
     its own work takes longer than the loader (`load` and `read_ahead`). Otherwise the loader does: its disk where its
     threads spend more than `READS` of their work in `read`, or where `read_ahead` takes longer than `load`; else its
-    CPU. Reading is a checksum over bytes of a memory map, so what is not in memory yet comes from the disk within it.
+    CPU. Reading is a copy and a checksum; what is not in memory yet comes from the disk within it.
     """
     waited = data_wait(seconds, wall, on_gpu)
     begin = f"training waits for data {waited:.0%} of the time: "

@@ -180,7 +180,7 @@ def _table(content: bytes, path: Path) -> NDArray[np.void]:
 
 
 def _allow_open_files(wanted: int) -> None:
-    """Raise this process's limit of open files: a mapped shard holds one, and ImageNet has more shards than 1,024."""
+    """Raise this process's limit of open files: an open shard holds one, and ImageNet has more shards than 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
