@@ -24,7 +24,7 @@ from equimod.pipelines.conversion.convert_beton import convert_to_beton  # noqa:
 from equimod.pipelines.conversion.settings import ConversionSettings  # noqa: E402
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy  # noqa: E402
 from equimod.pipelines.records import open_records  # noqa: E402
-from equimod.pipelines.records.beton import BetonRecords  # noqa: E402
+from equimod.pipelines.records.beton import MAGIC, BetonRecords  # noqa: E402
 from equimod.pipelines.records.protocol import RecordsError  # noqa: E402
 from equimod.pipelines.records.tar import TarRecords  # noqa: E402
 
@@ -151,7 +151,7 @@ def test_a_damaged_jpeg_is_named_with_file_and_sample(damage: str, trailer: bool
     start, length = int(records._pointer[DAMAGED]), int(records.length[DAMAGED])
     content = bytearray(beton.read_bytes())
     if not trailer:
-        content = content.replace(b"equimod1", b"\0" * 8)
+        content = content.replace(MAGIC, bytes(len(MAGIC)))
     first, last = {"truncated": (length // 2, length), "header": (0, 60), "middle": (length // 2, length * 3 // 4)}[
         damage
     ]

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from fake_clock import FakeClock
+from PIL import Image
 from small_conversion import SHARD_SIZE, contents
 
 from equimod.pipelines.conversion import open_source
@@ -61,10 +62,9 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def blocked(source: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A conversion to tmp_path/out that waits at its last image, which is a pipe, all other shards being in place."""
-    pipe = source / "class_2" / "007.jpg"
-    pipe.unlink()
-    os.mkfifo(pipe)
+    """A conversion to tmp_path/out that is at its last image for seconds, all other shards being in place."""
+    slow = source / "class_2" / "007.jpg"
+    Image.new("L", (14_000, 14_000)).save(slow, "PNG", compress_level=1)
     process = subprocess.Popen(
         command(source, tmp_path / "out", "--workers", "2"),
         stderr=subprocess.PIPE,
@@ -75,7 +75,7 @@ def blocked(source: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[byt
     try:
         wait_for(lambda: len(list((tmp_path / "out").glob(".progress/0*.json"))) == 4)
         wait_for(lambda: any((tmp_path / "out").glob(".partial-*")))
-        yield process, pipe
+        yield process, slow
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def test_killed_conversion_goes_on_to_the_same_bytes(
     blocked: tuple[subprocess.Popen[bytes], Path], image_tree: Path, source: Path, expected: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    process, pipe = blocked
+    process, slow = blocked
     workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
     process.kill()
@@ -95,8 +95,7 @@ def test_killed_conversion_goes_on_to_the_same_bytes(
     with pytest.raises(RecordsError, match="run the converter again"):
         open_records(output)
     assert not (output / "shard-000004.tar").exists()
-    pipe.unlink()
-    shutil.copy(image_tree / "class_2" / "007.jpg", pipe)
+    shutil.copy2(image_tree / "class_2" / "007.jpg", slow)
     before = {path.name: path.stat().st_mtime_ns for path in output.glob("shard-*")}
     assert convert(source, output, ConversionSettings(workers=2, shard_size=SHARD_SIZE)).written == 1
     assert contents(output) == contents(expected)
@@ -114,9 +113,8 @@ def test_stop_signal_is_one_line_and_its_exit_code(
     stop: signal.Signals,
     code: int,
 ) -> None:
-    process, pipe = blocked
+    process, _ = blocked
     kill(process.pid, stop)
-    os.close(os.open(pipe, os.O_RDWR))  # lets the worker go on
     assert process.wait(60) == code
     assert process.stderr is not None
     assert process.stderr.read() == b"interrupted; run the same command to continue\n"
@@ -126,9 +124,6 @@ def test_stop_signal_is_one_line_and_its_exit_code(
 def test_two_converters_do_not_share_an_output(
     blocked: tuple[subprocess.Popen[bytes], Path], source: Path, tmp_path: Path
 ) -> None:
-    _, pipe = blocked
-    pipe.unlink()
-    shutil.copy(source / "class_2" / "006.jpg", pipe)
     with pytest.raises(RecordsError, match="being written by another process"):
         convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
 

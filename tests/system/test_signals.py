@@ -101,7 +101,7 @@ def test_ranks_whose_launcher_is_killed_save_and_end(options: list[str], tmp_pat
         ranks = [child for child in psutil.Process(launcher.pid).children(recursive=True) if _is_rank(child)]
         assert len(ranks) == 2
         launcher.send_signal(signal.SIGKILL)
-        assert _wait(lambda: not any(map(psutil.Process.is_running, ranks)), 5)
+        assert _wait(lambda: not any(map(_is_alive, ranks)), 5)
     found = first_sound(run / "checkpoints", lambda path: Checkpoint.open(path).check(), print)
     assert found is not None
     steps = [event["step"] for event in events(run) if event["event"] == "step"]
@@ -120,7 +120,14 @@ def test_ranks_that_cannot_stop_are_gone_soon_after_their_launcher(options: list
         ranks = [child for child in psutil.Process(launcher.pid).children(recursive=True) if _is_rank(child)]
         assert len(ranks) == 2
         launcher.send_signal(signal.SIGKILL)
-        assert _wait(lambda: not any(map(psutil.Process.is_running, ranks)), 6)
+        assert _wait(lambda: not any(map(_is_alive, ranks)), 8)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _is_rank(process: psutil.Process) -> bool:

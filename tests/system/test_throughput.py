@@ -148,7 +148,8 @@ def test_error_of_a_dataloader_worker_gives_one_line(
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise OSError(
-            "Caught OSError in DataLoader worker process 0.\nTraceback:\n  ...\nOSError: image is truncated\n"
+            "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  ...\n"
+            "OSError: image is truncated\n"
         )
 
     monkeypatch.setattr(benchmark, "interleave", broken)
