@@ -8,16 +8,17 @@ import json
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from equimod.pipelines.errors import EquimodError
 
 DIGESTS = "digests.json"
+_END = "\n}"
 _NO_FILE = "it is no file, but a pipe, a socket or a device"
 T = TypeVar("T")
 
@@ -43,7 +44,12 @@ def _refuse(constant: str) -> None:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file to read. Raises OSError as `open`, and for a pipe, a socket or a device, which might never end."""
+    """Open a file to read. Raises OSError as `regular_descriptor`."""
+    return os.fdopen(regular_descriptor(path), "rb")
+
+
+def regular_descriptor(path: Path) -> int:
+    """A descriptor of a file, open to read. Raises OSError for a pipe, a socket or a device, which might never end."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -51,7 +57,7 @@ def open_regular(path: Path) -> BufferedReader:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, _NO_FILE, str(path))
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_bytes(path: Path) -> bytes:
@@ -66,6 +72,17 @@ def read_bytes(path: Path) -> bytes:
 def read_json(path: Path, kind: type[T]) -> T:
     """A file of JSON as a `kind`, see `decode_json`. Raises DamagedFileError where it cannot be read or is none."""
     return decode_json(read_bytes(path), kind, str(path))
+
+
+def seal(fields: dict[str, Any]) -> bytes:
+    """JSON text of `fields` with a digest of itself: as it was if the fields that are read from it give it again."""
+    text = json.dumps(fields, indent=1)
+    return f'{text.removesuffix(_END)},\n "sha256": "{_sha256(text.encode())}"{_END}'.encode()
+
+
+def unsealed(name: str) -> DamagedFileError:
+    """The error about a text of `seal` that is not as it was."""
+    return DamagedFileError(f"{name} is damaged: it does not have its own digest")
 
 
 @dataclass(frozen=True)
@@ -101,21 +118,16 @@ class Digests:
 
     def pack(self) -> bytes:
         """JSON text with a digest of the list itself."""
-        files = msgspec.json.encode(self.files)
-        return msgspec.json.format(msgspec.json.encode(_Sealed(msgspec.Raw(files), _sha256(files))), indent=1)
-
-    @classmethod
-    def unpack(cls, content: bytes, name: str) -> Digests:
-        """The list that `pack` wrote; `name` is where it lies. Raises DamagedFileError where it is not as it was."""
-        digests = cls(decode_json(content, _Unsealed, name).files)
-        if digests.pack() != content:
-            raise DamagedFileError(f"{name} is damaged: it does not have its own digest")
-        return digests
+        return seal(asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Digests:
         """The list at `path`. Raises DamagedFileError where it cannot be read or is not as it was."""
-        return cls.unpack(read_bytes(path), str(path))
+        content = read_bytes(path)
+        digests = decode_json(content, cls, str(path))
+        if digests.pack() != content:
+            raise unsealed(str(path))
+        return digests
 
     def read_file(self, folder: Path, name: str) -> bytes:
         """The content of a file of `folder`. Raises DamagedFileError where it cannot be read or is not as listed."""
@@ -135,15 +147,6 @@ class Digests:
                 raise DamagedFileError(f"{path} cannot be read: {error.strerror}") from error
             if found != self.files.get(name):
                 raise _changed(path)
-
-
-class _Sealed(msgspec.Struct):
-    files: msgspec.Raw
-    sha256: str
-
-
-class _Unsealed(msgspec.Struct):
-    files: dict[str, FileDigest]
 
 
 def _changed(path: Path) -> DamagedFileError:

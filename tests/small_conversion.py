@@ -10,3 +10,7 @@ SHARD_SIZE = 5
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of every file by its name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])

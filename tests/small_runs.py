@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from equimod.train.checkpoint import newest
+from equimod.pipelines.durable import kept
 
 STEPS = 12  # 24 images in batches of 8 make 3 steps an epoch
 OPTIONS = ["--epochs", "4", "--batch-size", "8", "--encoder.arch", "resnet10", "--encoder.width", "8"]
 OPTIONS += ["--equivariance.projector", "16", "8", "--equivariance.embedding", "8", "--optim.warmup-epochs", "1"]
 OPTIONS += ["--optim.lr", "0.5", "--log.every", "1", "--log.checkpoint-every", "2", "--system.workers", "1"]
 """Options of such a run, but for its method, its data and its output."""
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint below a folder."""
+    return next(iter(kept(folder)), None)
 
 
 def events(run: Path) -> list[dict[str, Any]]:

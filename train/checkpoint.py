@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from equimod.pipelines.durable import POINTER, complete, durable_dir, durable_file, kept, pointed, rotate
+from equimod.pipelines.durable import POINTER, complete, durable_dir, durable_file, pointed, rotate
 from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.records.protocol import Fingerprint
 from equimod.pipelines.sampler import Cursor
@@ -107,8 +107,7 @@ def save(
 ) -> None:
     """Write the checkpoint of a step below `folder`, point to it, and drop all but the two newest.
 
-    Raises OSError on a full disk; what was there before is then
-    untouched.
+    Raises OSError on a full disk; what was there before is then untouched.
     """
     path = step_folder(folder, global_step)
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,12 +129,6 @@ def save(
 def step_folder(folder: Path, global_step: int) -> Path:
     """Where the checkpoint of a step lies below `folder`."""
     return folder / f"step-{global_step:08d}"
-
-
-def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint below `folder`, None where there is none."""
-    checkpoints = kept(folder)
-    return checkpoints[0] if checkpoints else None
 
 
 def first_sound(folder: Path, load: Callable[[Path], T], say: Callable[[str], None]) -> T | None:

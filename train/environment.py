@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,8 +39,9 @@ class Environment:
     code: dict[str, str]
 
     @classmethod
+    @cache
     def here(cls, backend: str) -> Environment:
-        """That of this process, which loads images with `backend`."""
+        """That of this process, which loads images with `backend`, as it was when it was first asked for."""
         libraries = {name: _version(name) for name in (*_LIBRARIES, *_OF_BACKENDS.get(backend, ()))}
         others = {"python": platform.python_version(), **{name: _version(name) for name in _BESIDE}}
         return cls(libraries, others, code_digests())
@@ -66,8 +68,12 @@ class Environment:
         return [name for name in changed if moving != name.startswith(_SURROUNDINGS)]
 
 
+@cache
 def code_digests() -> dict[str, str]:
-    """A digest of each file of code that a run depends on, by its path in the package."""
+    """A digest of each file of code that a run depends on, by its path in the package.
+
+    Files may be replaced under a process, which goes on with the code that it began with: they are read once.
+    """
     roots = [Path(part.__path__[0]) for part in (models, pipelines, train_package)]
     files = [(root, path) for root in roots for path in sorted(root.rglob("*.py"))]
     return {

@@ -69,7 +69,8 @@ def run_training(config: Config) -> int:
             assert_same_on_all_ranks(config.backend, "the backend", dist_info)
             pipeline = training_pipeline(config, records, dist_info)
             state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
-        run = PreparedRun(config, records, found, pipeline, state, dist_info, resume_from, (why, *notes))
+        told = (f"backend {config.backend}: {why}", *notes)
+        run = PreparedRun(config, records, found, pipeline, state, dist_info, resume_from, told)
         start = Cursor(0, 0)
         if resume_from is not None:
             start = restore(resume_from, state, found, resume_anyway=config.resume_anyway)
@@ -251,8 +252,7 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
         start_step=start_step,
     ) as reporter:
         reporter.say(run.opening(start_step))
-        reporter.say(f"backend {config.backend}: {run.notes[0]}")
-        for note in run.notes[1:]:
+        for note in run.notes:
             reporter.say(note)
         if run.dist_info.device.type == "cuda":
             reporter.say(f"operators: {run.pipeline.operators.description}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from equimod.pipelines.durable import remedy
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.stored import regular_descriptor
 
 
 class FileReader:
@@ -19,7 +20,7 @@ class FileReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = regular_descriptor(path)
             self.length = os.fstat(self._descriptor).st_size
         except OSError as error:
             raise RecordsError(f"{path} cannot be read: {error.strerror}; {remedy(error)}") from error

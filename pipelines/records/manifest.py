@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.protocol import RecordsError
-from equimod.pipelines.stored import DamagedFileError, FileDigest, decode_json
+from equimod.pipelines.stored import DamagedFileError, FileDigest, decode_json, seal, unsealed
 
 
 @dataclass(frozen=True)
@@ -70,25 +68,20 @@ class Manifest:
                     f"version {expected[1]}; convert the source again"
                 )
             manifest = decode_json(content, cls, name)
+            if manifest.to_json(expected) != content:
+                raise unsealed(name)
         except DamagedFileError as error:
             raise RecordsError(f"{error}; copy it again or convert the source again") from error
-        if manifest.to_json(expected) != content:
-            raise RecordsError(f"{name} is damaged: it does not have its own digest; copy it or convert again")
         return manifest
 
     def to_json(self, form: tuple[str, int]) -> bytes:
         """JSON text of a manifest of format and version `form`, with a digest of itself."""
-        fields = json.dumps({"format": form[0], "version": form[1], **asdict(self)}, indent=1)
-        digest = hashlib.sha256(fields.encode()).hexdigest()
-        return f'{fields.removesuffix(_END)},\n "sha256": "{digest}"{_END}'.encode()
+        return seal({"format": form[0], "version": form[1], **asdict(self)})
 
 
 class _Form(msgspec.Struct):
     format: str
     version: int
-
-
-_END = "\n}"
 
 
 def image_size_statistics(size: NDArray[Any]) -> dict[str, dict[str, int | float]]:

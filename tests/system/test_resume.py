@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 from ranks import run_ranks
-from small_runs import OPTIONS, STEPS, events, losses, same_end
+from small_runs import OPTIONS, STEPS, events, losses, newest, same_end
 
 from equimod.models.settings import METHOD_NAMES
 from equimod.pipelines.timing import TRAINING
-from equimod.train.checkpoint import newest
 from equimod.train.main import main
 
 TESTS = Path(__file__).parents[1]

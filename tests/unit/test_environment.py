@@ -28,6 +28,14 @@ def test_every_file_of_code_is_known_by_its_path() -> None:
     assert not [name for name in code if not name.startswith(("models/", "pipelines/", "train/"))]
 
 
+def test_code_that_is_replaced_under_a_process_is_not_taken_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint says what computed it, not what lies on the disk when it is written."""
+    before = Environment.here("native")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"of another commit")
+    assert Environment.here("native") == before
+    assert code_digests() == before.code
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -58,6 +58,12 @@ def test_a_file_that_is_cut_or_replaced_under_its_reader_is_an_error_that_names_
     opened.will_read(np.array([23]))
 
 
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.beton")
+    with pytest.raises(RecordsError, match=r"x\.beton cannot be read: it is no file, but a pipe"):
+        open_records(tmp_path / "x.beton")
+
+
 def test_a_shard_that_is_gone_is_left_to_read_which_names_it(image_tree: Path, tmp_path: Path) -> None:
     convert(image_tree, tmp_path / "records", ConversionSettings(workers=1, shard_size=10))
     opened = open_records(tmp_path / "records")

@@ -15,13 +15,12 @@ import pytest
 import torch
 from faulty_train import with_fault
 from safetensors.torch import load_file
-from small_runs import STEPS, events, losses, same_end
+from small_runs import STEPS, events, losses, newest, same_end
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from equimod.models.encoder import Encoder
 from equimod.pipelines.durable import locked
 from equimod.train import checkpoint, loop
-from equimod.train.checkpoint import newest
 from equimod.train.config import read_recipe
 from equimod.train.main import main
 from equimod.train.report import Reporter

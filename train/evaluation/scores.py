@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from equimod.pipelines.stored import DamagedFileError, read_json
+from equimod.pipelines.stored import DamagedFileError, decode_json, read_bytes
 from equimod.train.config import ConfigError
 
 EVAL = "eval.json"
@@ -29,8 +29,9 @@ def read_scores(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        read_json(path, _Form)
-        found: dict[str, Any] = read_json(path, dict[str, str | int | float | dict[str, Any]])
+        content = read_bytes(path)
+        decode_json(content, _Form, str(path))
+        found: dict[str, Any] = decode_json(content, dict[str, str | int | float | dict[str, Any]], str(path))
     except DamagedFileError as error:
         raise ConfigError(f"{error}; remove it and evaluate again") from error
     return found
