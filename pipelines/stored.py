@@ -11,16 +11,20 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from equimod.pipelines.errors import EquimodError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 DIGESTS = "digests.json"
 _END = "\n}"
 _NO_FILE = "it is no file, but a pipe, a socket or a device"
 T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
 
 
 class DamagedFileError(EquimodError):
@@ -80,6 +84,17 @@ def seal(fields: dict[str, Any]) -> bytes:
     return f'{text.removesuffix(_END)},\n "sha256": "{_sha256(text.encode())}"{_END}'.encode()
 
 
+def decode_sealed(content: bytes, kind: type[D], name: str) -> D:
+    """A text of `seal` as a `kind`, the dataclass whose fields it holds; `name` is where it lies.
+
+    Raises DamagedFileError where it is not as it was written.
+    """
+    found = decode_json(content, kind, name)
+    if seal(asdict(found)) != content:
+        raise unsealed(name)
+    return found
+
+
 def unsealed(name: str) -> DamagedFileError:
     """The error about a text of `seal` that is not as it was."""
     return DamagedFileError(f"{name} is damaged: it does not have its own digest")
@@ -123,11 +138,7 @@ class Digests:
     @classmethod
     def read(cls, path: Path) -> Digests:
         """The list at `path`. Raises DamagedFileError where it cannot be read or is not as it was."""
-        content = read_bytes(path)
-        digests = decode_json(content, cls, str(path))
-        if digests.pack() != content:
-            raise unsealed(str(path))
-        return digests
+        return decode_sealed(read_bytes(path), cls, str(path))
 
     def read_file(self, folder: Path, name: str) -> bytes:
         """The content of a file of `folder`. Raises DamagedFileError where it cannot be read or is not as listed."""

@@ -18,7 +18,7 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import one_line
 from equimod.pipelines.records.manifest import Note, Shard
 from equimod.pipelines.records.tar import PROGRESS
-from equimod.pipelines.stored import DamagedFileError, read_json
+from equimod.pipelines.stored import DamagedFileError, decode_sealed, read_bytes, seal
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class ShardTask:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """A complete shard: its entry in `.progress/`."""
+    """A complete shard: its entry in `.progress/`, which has a digest of itself."""
 
     listing: str
     shard: Shard | None  # None where every image was left out
@@ -57,14 +57,14 @@ class ShardDone:
 
     def save(self, path: Path) -> None:
         with durable_file(path) as file:
-            file.write(json.dumps(asdict(self)).encode())
+            file.write(seal(asdict(self)))
 
 
 def taken_over(task: ShardTask) -> ShardDone | None:
     """The shard as an earlier run left it; None where there is none, it is damaged or does not fit the task, or where
     images were left out, which may have been repaired."""
     try:
-        done = read_json(task.entry, ShardDone)
+        done = decode_sealed(read_bytes(task.entry), ShardDone, str(task.entry))
         if done.left_out or done.listing != task.listing():
             return None
         if done.shard and done.shard != describe_shard(task.output, task.number, len(done.rows)):

@@ -147,6 +147,8 @@ class BetonRecords:
             raise RecordsError(f"{self.path} has a field of the unknown type {unknown[0]}; write it without that field")
         if samples == 0:
             raise RecordsError(f"{self.path} holds no samples; convert again")
+        if len(set(_names(fields))) < len(fields):
+            raise RecordsError(f"{self.path} has two fields of one name; copy it again or write it anew")
         types = [TYPES[int(kind)] for kind in fields["type"]]
         kind = np.dtype(list(zip(_names(fields), types, strict=True)), align=True)
         return self._array(kind, HEADER.itemsize + fields.nbytes, samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -124,12 +125,13 @@ def scan_list(file: Path, labels: Labels = "auto") -> ImageTree:
     only.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        with open_regular(file) as opened:
+            text = io.StringIO(opened.read().decode("utf-8-sig"), newline="")
+        rows = [row for row in csv.reader(text, delimiter="," if file.suffix == ".csv" else "\t") if row]
     except OSError as error:
         _unreadable(error)
-    except UnicodeDecodeError as error:
-        raise RecordsError(f"{file} is no list of images in UTF-8 ({error.reason}); write it anew") from error
-    rows = [row for row in csv.reader(text.splitlines(), delimiter="," if file.suffix == ".csv" else "\t") if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecordsError(f"{file} is no list of images in UTF-8 ({error}); write it anew") from error
     if not rows:
         raise RecordsError(f"{file} names no images; write the path of one into each line")
     lengths = {len(row) for row in rows}
@@ -137,6 +139,8 @@ def scan_list(file: Path, labels: Labels = "auto") -> ImageTree:
         line = next(number for number, row in enumerate(rows, 1) if len(row) != len(rows[0]) or len(row) > 2)
         raise RecordsError(f"{file}: entry {line} does not hold a path, or a path and a label, as the first one does")
     names = [row[0] for row in rows]
+    if wrong := next((number for number, name in enumerate(names, 1) if "\0" in name), None):
+        raise RecordsError(f"{file}: entry {wrong} holds a NUL, which no path does; correct it")
     if lengths == {1} or labels == "none":
         return ImageTree(file.parent, [], names, [-1] * len(names))
     classes = sorted({row[1] for row in rows})

@@ -12,7 +12,7 @@ from commands import call
 
 from equimod.models.settings import METHOD_NAMES, MethodSettings
 from equimod.train import command
-from equimod.train.config import RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe
+from equimod.train.config import RECIPES, Config, ConfigError, default_recipe, differences, parse, read_recipe, recipes
 from equimod.train.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,11 @@ def test_options_go_over_the_recipe() -> None:
     ("text", "message"),
     [
         ("seed: 1\nepochs: 3\nseed: 2", "a key twice among seed, epochs; correct it"),
-        (f"epochs: {'[' * 3000}", "is not YAML in UTF-8"),
+        (f"epochs: {'[' * 3000}", "is not YAML in UTF-8: values nested more than 20 deep"),
+        (
+            "equivariance: {embedding: [--epochs, '3']}",
+            r"equivariance.embedding=\['--epochs', '3'\] is of the wrong type",
+        ),
         ("epoch: 3", r"no setting is called epoch \(did you mean epochs\?\)"),
         ("optim: {lrr: 3}", r"no setting is called optim.lrr \(did you mean optim.lr\?|lr\?\)"),
         ("optim: 3", "optim holds settings of its own"),
@@ -120,6 +124,20 @@ def test_a_wrong_recipe_is_refused_by_file_and_key(
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_of_the_wrong_type_in_a_whole_configuration_is_found_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try takes a tenth of a second."""
+    whole = read_recipe(RECIPES / "simclr_equimod_shapes.yaml").to_yaml()
+    (tmp_path / "mine.yaml").write_text(whole.replace("workers: null", "workers: nothing"))
+    tries: list[object] = []
+    read = recipes.read_options
+    monkeypatch.setattr(recipes, "read_options", lambda *given: tries.append(given) or read(*given))
+    with pytest.raises(ConfigError, match=r"mine\.yaml: system\.workers='nothing' is of the wrong type"):
+        read_recipe(tmp_path / "mine.yaml")
+    assert len(tries) < 6
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -37,6 +38,22 @@ def test_a_shard_that_changed_since_it_was_written_is_written_again(
     shard = tmp_path / "out" / f"shard-000000{suffix}"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    shutil.copy2(image_tree / "class_2" / "007.jpg", source / "class_2" / "007.jpg")
+    assert convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE)).written == 2
+    assert contents(tmp_path / "out") == contents(expected)
+
+
+def test_an_entry_that_changed_since_it_was_written_is_not_taken_over(
+    image_tree: Path, source: Path, expected: Path, tmp_path: Path
+) -> None:
+    """Labels stand in it, which are in no other file that is compared."""
+    truncate(source / "class_2" / "007.jpg")
+    with pytest.raises(DamagedImagesError):
+        convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
+    entry = tmp_path / "out" / ".progress" / "000000.json"
+    fields = json.loads(entry.read_text())
+    fields["rows"][0][5] = 2  # its label
+    entry.write_text(json.dumps(fields, indent=1))
     shutil.copy2(image_tree / "class_2" / "007.jpg", source / "class_2" / "007.jpg")
     assert convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE)).written == 2
     assert contents(tmp_path / "out") == contents(expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import shutil
 from pathlib import Path
 
@@ -182,6 +184,8 @@ def test_a_list_may_give_paths_alone_relative_to_itself(photos: Path, tmp_path: 
         (b"a.jpg\tcat\tdog\n", "entry 1 does not hold"),
         (b"gone.jpg\n", "gone.jpg cannot be read: No such file or directory"),
         (b"\xff\xfe\n", "is no list of images in UTF-8"),
+        (b"a" * 200_000, r"is no list of images in UTF-8 \(field larger than field limit"),
+        (b"a.jpg\nb\0.jpg\n", "entry 2 holds a NUL, which no path does"),
     ],
 )
 def test_a_list_that_is_none_is_refused_in_one_line(content: bytes, message: str, tmp_path: Path) -> None:
@@ -189,3 +193,20 @@ def test_a_list_that_is_none_is_refused_in_one_line(content: bytes, message: str
     with pytest.raises(RecordsError, match=message) as caught:
         open_records(tmp_path / "list.txt")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["é\n.jpg", "\u2028.jpg", "a,b.jpg", 'a"b.jpg'])
+def test_a_list_of_a_spreadsheet_may_name_any_file(photos: Path, tmp_path: Path, name: str) -> None:
+    """With a byte order mark, lines that end in two characters, and quotes around what needs them."""
+    shutil.copy(next(photos.iterdir()), tmp_path / name)
+    with (tmp_path / "list.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([[name, "cat"], [name, "dog"]])
+    records = open_records(tmp_path / "list.csv")
+    assert [records.source(i) for i in range(2)] == [name, name]
+    assert records.classes == ["cat", "dog"]
+
+
+def test_a_list_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(RecordsError, match=r"list\.txt cannot be read: it is no file, but a pipe"):
+        open_records(tmp_path / "list.txt")

@@ -77,26 +77,60 @@ def read_with_parent(path: Path, extending: tuple[Path, ...] = ()) -> tuple[Conf
         config = _changed(base, leaves)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if config is None:
-        wrong = next(key for key, value in leaves.items() if _is_of_wrong_type(base, key, value))
-        raise ConfigError(f"{path}: {wrong}={leaves[wrong]!r} is of the wrong type; see --help for what it takes")
+    except _WrongTypeError as error:
+        wrong = _of_wrong_type(base, leaves, str(error))
+        raise ConfigError(
+            f"{path}: {wrong}={leaves[wrong]!r} is of the wrong type; see --help for what it takes"
+        ) from error
     return config, base
 
 
-def _is_of_wrong_type(base: Config, key: str, value: Any) -> bool:
+class _WrongTypeError(Exception):
+    """A setting has a value of the wrong type: the message names its option."""
+
+
+def _of_wrong_type(base: Config, leaves: Mapping[str, Any], said: str) -> str:
+    """A setting whose value is of the wrong type, which an error `said` perhaps, before others."""
+    text = said.replace("_", "-")
+    named = sorted((text.find(_option(name)), name) for name in leaves if _option(name) in text)
+    if named and _are_refused(base, {named[0][1]: leaves[named[0][1]]}):
+        return named[0][1]
+    names = list(leaves)
+    while len(names) > 1:  # one after the other would take seconds
+        first, rest = names[: len(names) // 2], names[len(names) // 2 :]
+        names = first if _are_refused(base, {name: leaves[name] for name in first}) else rest
+    return names[0]
+
+
+def _are_refused(base: Config, leaves: Mapping[str, Any]) -> bool:
+    """Whether one of these settings is of the wrong type."""
     try:
-        return _changed(base, {key: value}) is None
+        _changed(base, leaves)
+    except _WrongTypeError:
+        return True
     except ConfigError:  # of the right type
-        return False
+        pass
+    return False
+
+
+_DEEPEST = 20  # values in values; settings need four
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses aliases: a few nested ones stand for more values than fit into memory."""
+    """Refuses aliases, of which a few nested ones stand for more values than fit into memory, and what is nested so
+    deep that it takes seconds to read."""
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"an alias (*{self.peek_event().anchor}); write the value out")
-        return super().compose_node(parent, index)
+        if self._depth == _DEEPEST:
+            raise yaml.YAMLError(f"values nested more than {_DEEPEST} deep")
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping = super().construct_mapping(node, deep)
@@ -110,7 +144,7 @@ def _load(path: Path) -> dict[str, Any]:
         mapping = yaml.load(read_bytes(path).decode(), _Loader)  # a safe one
     except DamagedFileError as error:
         raise ConfigError(f"{error}; recipes lie in {RECIPES}") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}; correct it") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path} must hold settings as `key: value`, not {type(mapping).__name__}")
@@ -137,14 +171,19 @@ def _leaves(mapping: Mapping[str, Any], settings: Any, path: Path, prefix: str =
             raise ConfigError(f"{path}: {prefix}{key} holds settings of its own, not the value {value!r}")
 
 
-def _changed(base: Config, leaves: Mapping[str, Any]) -> Config | None:
-    """`base` with the settings of a recipe; None where one is of the wrong type. Raises ConfigError for others."""
-    arguments = [word for key, value in leaves.items() for word in as_options(key, value)]
-    try:
-        with silence():
+def _changed(base: Config, leaves: Mapping[str, Any]) -> Config:
+    """`base` with the settings of a recipe. Raises _WrongTypeError, and ConfigError for other faults of theirs."""
+    arguments: list[str] = []
+    for key, value in leaves.items():
+        option, *words = as_options(key, value)
+        if any(word.startswith("--") for word in words):  # would be another option
+            raise _WrongTypeError(option)
+        arguments += [option, *words]
+    with io.StringIO() as said, redirect_stdout(said), redirect_stderr(said):
+        try:
             return read_options(arguments, base)
-    except SystemExit:
-        return None
+        except SystemExit as exit:
+            raise _WrongTypeError(said.getvalue()) from exit
 
 
 def read_options(arguments: Sequence[str], base: Config) -> Config:
@@ -158,10 +197,15 @@ def read_options(arguments: Sequence[str], base: Config) -> Config:
 
 def as_options(key: str, value: Any) -> list[str]:
     """A setting of a recipe as the command line has it: ("optim.warmup_epochs", 3) as --optim.warmup-epochs 3."""
-    option = key.replace("_", "-")
+    if isinstance(value, bool) and not value:
+        return [f"--no-{_option(key)[2:]}"]
     if isinstance(value, bool):
-        return [f"--{option}" if value else f"--no-{option}"]
-    return [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        return [_option(key)]
+    return [_option(key), *(map(str, value) if isinstance(value, list) else [str(value)])]
+
+
+def _option(key: str) -> str:
+    return f"--{key.replace('_', '-')}"
 
 
 def without_unused(config: Config, before: Config, recipe: Config, path: Path | None) -> Config:

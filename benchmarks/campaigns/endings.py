@@ -1,0 +1,247 @@
+"""Trainings and conversions are ended from outside at any moment, and gone on with until they are done."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from equimod.benchmarks.campaigns import toys
+from equimod.benchmarks.campaigns.campaign import Trial
+from equimod.pipelines.durable import TEMPORARY_PREFIX, kept
+from equimod.train.checkpoint import MODEL, OPTIMIZER, Checkpoint, CheckpointError, first_sound
+from equimod.train.report import read_events
+from equimod.train.run_folder import CHECKPOINTS
+from equimod.train.signals import SIGTERM_EXIT
+
+GONE = 5.0  # seconds, after which no process of an ended run is left
+_EPOCHS = ("--epochs", "6")
+
+
+def kills(folder: Path, seed: int, count: int) -> Iterator[Trial]:
+    """SIGKILL for a training that writes a checkpoint every step: every other time one of two ranks under torchrun,
+    and then for the launcher as often as for a rank."""
+    yield from _of_trainings(folder, seed, count, signal.SIGKILL)
+
+
+def terminations(folder: Path, seed: int, count: int) -> Iterator[Trial]:
+    """SIGTERM for a training that writes no checkpoint before its end, with one rank and with two in turn."""
+    yield from _of_trainings(folder, seed, count, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A training of so many ranks, and how it ends when nothing disturbs it."""
+
+    images: Path
+    ranks: int
+    every: str  # steps a checkpoint
+    undisturbed: Path
+    seconds: float  # from its start to its end
+
+    @classmethod
+    def of(cls, folder: Path, ranks: int, number: signal.Signals) -> _Training:
+        every = "1" if number is signal.SIGKILL else "1000000"
+        training = cls(folder / "tree", ranks, every, folder / f"undisturbed {ranks}", 0.0)
+        began = time.monotonic()
+        toys.completed(training.command(training.undisturbed))
+        return cls(training.images, ranks, every, training.undisturbed, time.monotonic() - began)
+
+    def command(self, output: Path) -> list[str]:
+        options = (*_EPOCHS, "--log.checkpoint-every", self.every, "--resume", "auto")
+        return toys.train(self.images, output, *options, ranks=self.ranks)
+
+    def differs(self, output: Path) -> str:
+        """How a run that is done differs from the undisturbed one; empty where it does not."""
+        if _names(output) != _names(self.undisturbed):
+            return f"it has other files: {sorted(_names(output) ^ _names(self.undisturbed))}"
+        (ended, *_), (expected, *_) = kept(output / CHECKPOINTS), kept(self.undisturbed / CHECKPOINTS)
+        if ended.name != expected.name:
+            return f"it ends with {ended.name}"
+        differing = [n for n in (MODEL, OPTIMIZER) if (ended / n).read_bytes() != (expected / n).read_bytes()]
+        differing += ["the losses"] if _losses(output) != _losses(self.undisturbed) else []
+        return f"other than undisturbed: {', '.join(differing)}" if differing else ""
+
+
+def _of_trainings(folder: Path, seed: int, count: int, number: signal.Signals) -> Iterator[Trial]:
+    toys.tree(folder, 24)
+    trainings = [_Training.of(folder, ranks, number) for ranks in (1, 2)]
+    left = count
+    for run in itertools.count():  # one is ended several times before it is done, another not once
+        training, output = trainings[run % 2], folder / "run"
+        trials = list(_until_done(training, output, number, np.random.default_rng([seed, run]), left))
+        if fault := training.differs(output):
+            trials[-1:] = [Trial("silently wrong", f"run {run} of {training.ranks} ranks: {fault}")]
+        yield from trials
+        shutil.rmtree(output)
+        left -= len(trials)
+        if left <= 0:
+            return
+
+
+def _until_done(
+    training: _Training, output: Path, number: signal.Signals, rng: np.random.Generator, most: int
+) -> Iterator[Trial]:
+    """End a training at random moments, `most` times at most, and go on with it, until it is done."""
+    for _ in range(most):
+        moment = float(rng.uniform(0, training.seconds))
+        with subprocess.Popen(
+            training.command(output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                said = process.communicate(timeout=moment)[1]
+            except subprocess.TimeoutExpired:
+                yield _ended(process, training, output, number, rng, moment)
+                continue
+            finally:
+                process.kill()
+        if process.returncode:
+            yield Trial("not resumable", f"it ends by itself with {process.returncode}: {said.strip()[-300:]}")
+        return
+    toys.completed(training.command(output))
+
+
+def _ended(
+    process: subprocess.Popen[str],
+    training: _Training,
+    output: Path,
+    number: signal.Signals,
+    rng: np.random.Generator,
+    moment: float,
+) -> Trial:
+    """Send the signal to a running training, and see what is left of it."""
+    what = f"{number.name} for {training.ranks} ranks after {moment:.2f} s"
+    processes = _of_run(output)
+    children = [found for found in processes if found.pid != process.pid]
+    hit = process.pid
+    if training.ranks > 1 and children and rng.random() < 0.5:
+        hit = children[int(rng.integers(len(children)))].pid
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(hit).send_signal(number)
+    began = time.monotonic()
+    if not _all_end(output, GONE):
+        left = len(_of_run(output))
+        for found in _of_run(output):
+            found.kill()
+        return Trial("a process is left", f"{what}: {left} of its processes are there after {GONE:.0f} s")
+    seconds = time.monotonic() - began
+    said = process.communicate()[1]
+    if training.ranks == 1 and process.returncode not in (0, SIGTERM_EXIT, -number):
+        return Trial("another error", f"{what}: exit code {process.returncode}, {said.strip()[-300:]}")
+    return _looked_at(what, output, number, seconds)
+
+
+def _looked_at(what: str, output: Path, number: signal.Signals, seconds: float) -> Trial:
+    skipped: list[str] = []
+    checkpoints = output / CHECKPOINTS
+    try:
+        found = first_sound(checkpoints, lambda path: Checkpoint.open(path).check().path, skipped.append)
+    except CheckpointError as error:
+        return Trial("not resumable", f"{what}: {error}")
+    if skipped:
+        return Trial("not resumable", f"{what}: a checkpoint is damaged: {skipped[0]}")
+    saved = int(found.name.removeprefix("step-")) if found else 0
+    logged = max((step for step, _ in _losses(output)), default=0)
+    most = 1 if number is signal.SIGKILL else 0
+    if logged - saved > most:
+        return Trial("steps lost", f"{what}: {logged - saved} steps are lost")
+    when = "in its start" if not logged and not saved else "in training"
+    return Trial(f"{when}, {'a step' if logged > saved else 'nothing'} lost")
+
+
+def _of_run(output: Path) -> list[psutil.Process]:
+    """The processes that work for a run, by their command lines."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(output) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _all_end(output: Path, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while _of_run(output):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _losses(output: Path) -> list[tuple[int, float]]:
+    metrics = output / "metrics.jsonl"
+    events = read_events(metrics) if metrics.exists() else []
+    return [(event["step"], event["loss"]) for event in events if event["event"] == "step"]
+
+
+def _names(folder: Path) -> set[str]:
+    """The names below a folder, without the numbers of checkpoints and of TensorBoard's files, one for each start."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return {re.sub(r"step-\d+", "step", re.sub(r"tfevents\..*", "tfevents", name)) for name in names}
+
+
+def conversion_kills(folder: Path, seed: int, count: int) -> Iterator[Trial]:
+    """SIGKILL for a conversion with two workers, into shards and into a .beton in turn."""
+    images = toys.tree(folder, 60)
+    outputs = {"dali": folder / "undisturbed", "ffcv": folder / "undisturbed.beton"}
+    seconds = {}
+    for form, output in outputs.items():
+        began = time.monotonic()
+        toys.completed(toys.conversion(images, output, form))
+        seconds[form] = time.monotonic() - began
+    place = folder / "of trials"
+    place.mkdir()
+    for trial in range(count):
+        form = list(outputs)[trial % 2]
+        rng = np.random.default_rng([seed, trial])
+        output = place / outputs[form].name
+        moment = float(rng.uniform(0, seconds[form]))
+        command = toys.conversion(images, output, form)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            children: list[psutil.Process] = []
+            try:
+                process.wait(moment)
+                outcome = "done before"
+            except subprocess.TimeoutExpired:
+                children = psutil.Process(process.pid).children(recursive=True)
+                process.kill()
+                outcome = "gone on with"
+        yield _gone_on_with(f"{form}, killed after {moment:.2f} s", outcome, command, children, outputs[form], output)
+        shutil.rmtree(place)
+        place.mkdir()
+
+
+def _gone_on_with(
+    what: str, outcome: str, command: list[str], children: list[psutil.Process], expected: Path, output: Path
+) -> Trial:
+    _, alive = psutil.wait_procs(children, GONE)
+    if alive:
+        return Trial("a process is left", f"{what}: {len(alive)} of its workers are there after {GONE:.0f} s")
+    try:
+        toys.completed(command)
+    except toys.ToyError as error:
+        return Trial("not resumable", f"{what}: {error}")
+    if left := [path.name for path in output.parent.rglob(f"{TEMPORARY_PREFIX}*")]:
+        return Trial("files are left", f"{what}: {left} is left")
+    if _contents(output) != _contents(expected):
+        return Trial("silently wrong", f"{what}: other bytes than of a conversion that nothing ended")
+    if extra := [path.name for path in output.parent.iterdir() if path != output]:
+        return Trial("files are left", f"{what}: {extra} is left")
+    return Trial(outcome)
+
+
+def _contents(path: Path) -> dict[str, bytes]:
+    paths = path.rglob("*") if path.is_dir() else [path]
+    return {str(found.relative_to(path)): found.read_bytes() for found in paths if found.is_file()}
