@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.records.protocol import RecordsError, numbered_classes
+
+_LONGEST = 20  # digits of a number
 
 
 def number_labels(path: Path, labels: Sequence[str | None], names: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -21,9 +23,8 @@ def number_labels(path: Path, labels: Sequence[str | None], names: Sequence[str]
         raise RecordsError(
             f"{path}: {names[labels.index(None)]} has no label, and others do; give --labels none to leave labels out"
         )
-    if all(label.isdecimal() for label in known):
-        classes = [str(number) for number in range(max(map(int, known)) + 1)]
-        return classes, [int(label) for label in labels if label is not None]
+    if all(label.isdecimal() and len(label) <= _LONGEST for label in known):
+        return numbered_classes(path, max(map(int, known))), [int(label) for label in labels if label is not None]
     classes = sorted(known)
     number = {label: place for place, label in enumerate(classes)}
     return classes, [number[label] for label in labels if label is not None]

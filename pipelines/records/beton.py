@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from equimod.pipelines.records.archive import changed
 from equimod.pipelines.records.file_reader import FileReader
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import RecordsError, StoredImage, damaged, is_possible
+from equimod.pipelines.records.protocol import RecordsError, StoredImage, damaged, is_possible, numbered_classes
 from equimod.pipelines.stored import DamagedFileError, decode_json
 
 FORM = ("equimod-beton", 2)
@@ -128,7 +128,7 @@ class BetonRecords:
             raise self._damaged("it does not have its own digest")
         self.checksum = (self.trailer.crc32 if self.trailer else np.zeros(len(metadata))).astype(np.int64)
         self.changed = np.full(len(metadata), 0 if self.trailer else changed(path), dtype=np.int64)
-        self.classes = self.trailer.classes if self.trailer else [str(n) for n in range(int(self.label.max()) + 1)]
+        self.classes = self.trailer.classes if self.trailer else numbered_classes(path, int(self.label.max()))
         if self.trailer is None and self.label.min() < 0:
             raise RecordsError(f"{path} has labels below 0; write them as 0, 1, ... again")
         if not is_possible(self):

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -99,6 +100,20 @@ def _digest(names: bytes, *columns: NDArray[Any]) -> str:
     for column in columns:
         digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
     return digest.hexdigest()
+
+
+MOST_CLASSES = 2**20
+"""Classes that records of other programs may have, whose labels are numbers without names."""
+
+
+def numbered_classes(path: Path, highest: int) -> list[str]:
+    """Names of classes that are known by their numbers alone, from 0 to the `highest` label.
+
+    Raises RecordsError for one that is no class's number, such as an identifier.
+    """
+    if highest >= MOST_CLASSES:
+        raise RecordsError(f"{path} has a label of {highest:,}; number classes 0, 1, ... below {MOST_CLASSES:,}")
+    return [str(number) for number in range(highest + 1)]
 
 
 def is_possible(records: Records) -> bool:

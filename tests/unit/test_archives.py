@@ -18,6 +18,7 @@ from fake_archives import add
 
 from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import Records, RecordsError, open_records
 from equimod.pipelines.records.protocol import fingerprint
@@ -251,3 +252,9 @@ def test_a_file_that_is_damaged_in_a_zip_is_a_damaged_image(images: dict[str, by
     convert(source, tmp_path / "records", ConversionSettings(workers=1, on_error="skip"))
     left_out = json.loads((tmp_path / "records" / "manifest.json").read_text())["left_out"]
     assert [note["name"] for note in left_out] == [source.items[3].name]
+
+
+def test_labels_that_number_no_classes_are_refused_before_there_is_a_name_for_each() -> None:
+    with pytest.raises(RecordsError, match="x has a label of 9,999,999,999; number classes 0, 1"):
+        number_labels(Path("x"), ["1", "9999999999"], ["a", "b"])
+    assert number_labels(Path("x"), ["1", "7" * 5000], ["a", "b"]) == (["1", "7" * 5000], [0, 1])

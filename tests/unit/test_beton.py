@@ -14,7 +14,7 @@ from PIL import Image
 from equimod.pipelines.conversion.beton_writer import write_beton
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
-from equimod.pipelines.records.beton import FIELD, HEADER, MAGIC, BetonRecords
+from equimod.pipelines.records.beton import FIELD, HEADER, IMAGE, MAGIC, BetonRecords
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import TarRecords
 
@@ -45,6 +45,19 @@ def _with_fields(path: Path, change: Callable[[NDArray[np.void]], None]) -> None
 def test_two_fields_of_one_name_are_refused(small: Path) -> None:
     _with_fields(small, lambda fields: fields["name"].__setitem__(4, b"width"))
     with pytest.raises(RecordsError, match=r"small\.beton has two fields of one name; copy it again or write it anew"):
+        BetonRecords(small)
+
+
+def test_labels_that_number_no_classes_are_refused_before_there_is_a_name_for_each(small: Path) -> None:
+    records = BetonRecords(small)
+    content = bytearray(small.read_bytes().replace(MAGIC, bytes(len(MAGIC))))
+    table = HEADER.itemsize + 5 * FIELD.itemsize
+    kind = np.dtype([("image", IMAGE), *((name, "<i8") for name in records.fields[1:])], align=True)
+    np.frombuffer(content, kind, 24, table)["label"][3] = 2**40
+    small.write_bytes(content)
+    with pytest.raises(
+        RecordsError, match=r"small\.beton has a label of 1,099,511,627,776; number classes 0, 1, \.\.\."
+    ):
         BetonRecords(small)
 
 
