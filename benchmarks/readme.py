@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, scaling
+from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, reliability, scaling
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
 from equimod.benchmarks.compare_training import Train
@@ -160,6 +160,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "demo-cpu": (comparison.rows, comparison.caption),
     "figures-cpu": (sweep_tables.figure_rows, sweep_tables.figure_caption),
     "parity": (parity.rows, parity.caption),
+    "reliability": (reliability.rows, reliability.caption),
 }
 
 

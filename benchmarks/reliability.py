@@ -123,11 +123,15 @@ def tried(name: str, seed: int, trials: int) -> dict[str, Any]:
     }
 
 
+def _function(test: str) -> str:
+    return test.rpartition("::")[2]
+
+
 def rows(result: dict[str, Any]) -> list[Table]:
     """The table of a result: a row a campaign."""
     cells = [
         [
-            f"{CAMPAIGNS[found['name']].promise} (`{found['name']}`)",
+            f"{CAMPAIGNS[found['name']].promise} (`{found['name']}`; `{_function(CAMPAIGNS[found['name']].test)}`)",
             f"{found['trials']:,}",
             f"{found['broken']:,}",
             "; ".join(f"{number:,} {outcome}" for outcome, number in found["outcomes"].items()),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from equimod.benchmarks.campaigns import toys
 from equimod.benchmarks.campaigns.campaign import Trial
@@ -25,6 +26,7 @@ from equimod.train.run_folder import CHECKPOINTS
 from equimod.train.signals import SIGTERM_EXIT
 
 GONE = 5.0  # seconds, after which no process of an ended run is left
+_NOWHERE = subprocess.DEVNULL
 _EPOCHS = ("--epochs", "6")
 
 
@@ -95,9 +97,7 @@ def _until_done(
     """End a training at random moments, `most` times at most, and go on with it, until it is done."""
     for _ in range(most):
         moment = float(rng.uniform(0, training.seconds))
-        with subprocess.Popen(
-            training.command(output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
+        with subprocess.Popen(training.command(output), stdout=_NOWHERE, stderr=subprocess.PIPE, text=True) as process:
             try:
                 said = process.communicate(timeout=moment)[1]
             except subprocess.TimeoutExpired:
@@ -121,19 +121,18 @@ def _ended(
 ) -> Trial:
     """Send the signal to a running training, and see what is left of it."""
     what = f"{number.name} for {training.ranks} ranks after {moment:.2f} s"
-    processes = _of_run(output)
-    children = [found for found in processes if found.pid != process.pid]
+    ranks = [found for found in _of_run(output) if found != process.pid]
     hit = process.pid
-    if training.ranks > 1 and children and rng.random() < 0.5:
-        hit = children[int(rng.integers(len(children)))].pid
-    with suppress(psutil.NoSuchProcess):
-        psutil.Process(hit).send_signal(number)
+    if ranks and rng.random() < 0.5:
+        hit = ranks[int(rng.integers(len(ranks)))]
+    with suppress(ProcessLookupError):
+        os.kill(hit, number)
     began = time.monotonic()
-    if not _all_end(output, GONE):
-        left = len(_of_run(output))
-        for found in _of_run(output):
-            found.kill()
-        return Trial("a process is left", f"{what}: {left} of its processes are there after {GONE:.0f} s")
+    if not _all_end(partial(_of_run, output), GONE):
+        left = _of_run(output)
+        for found in left:
+            os.kill(found, signal.SIGKILL)
+        return Trial("a process is left", f"{what}: {len(left)} of its processes are there after {GONE:.0f} s")
     seconds = time.monotonic() - began
     said = process.communicate()[1]
     if training.ranks == 1 and process.returncode not in (0, SIGTERM_EXIT, -number):
@@ -159,21 +158,19 @@ def _looked_at(what: str, output: Path, number: signal.Signals, seconds: float) 
     return Trial(f"{when}, {'a step' if logged > saved else 'nothing'} lost")
 
 
-def _of_run(output: Path) -> list[psutil.Process]:
+def _of_run(output: Path) -> list[int]:
     """The processes that work for a run, by their command lines."""
     found = []
-    for process in psutil.process_iter():
-        try:
-            if str(output) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if os.fsencode(output) in (path / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(path.name))
     return found
 
 
-def _all_end(output: Path, seconds: float) -> bool:
+def _all_end(any_left: Callable[[], object], seconds: float) -> bool:
     end = time.monotonic() + seconds
-    while _of_run(output):
+    while any_left():
         if time.monotonic() > end:
             return False
         time.sleep(0.05)
@@ -209,26 +206,33 @@ def conversion_kills(folder: Path, seed: int, count: int) -> Iterator[Trial]:
         output = place / outputs[form].name
         moment = float(rng.uniform(0, seconds[form]))
         command = toys.conversion(images, output, form)
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            children: list[psutil.Process] = []
+        with subprocess.Popen(command, stdout=_NOWHERE, stderr=_NOWHERE, start_new_session=True) as process:
             try:
                 process.wait(moment)
                 outcome = "done before"
             except subprocess.TimeoutExpired:
-                children = psutil.Process(process.pid).children(recursive=True)
                 process.kill()
                 outcome = "gone on with"
-        yield _gone_on_with(f"{form}, killed after {moment:.2f} s", outcome, command, children, outputs[form], output)
+        what = f"{form}, killed after {moment:.2f} s"
+        if _all_end(partial(_is_there, process.pid), GONE):
+            yield _gone_on_with(what, outcome, command, outputs[form], output)
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+            yield Trial("a process is left", f"{what}: a worker is there after {GONE:.0f} s")
         shutil.rmtree(place)
         place.mkdir()
 
 
-def _gone_on_with(
-    what: str, outcome: str, command: list[str], children: list[psutil.Process], expected: Path, output: Path
-) -> Trial:
-    _, alive = psutil.wait_procs(children, GONE)
-    if alive:
-        return Trial("a process is left", f"{what}: {len(alive)} of its workers are there after {GONE:.0f} s")
+def _is_there(group: int) -> bool:
+    """Whether a group of processes has any."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _gone_on_with(what: str, outcome: str, command: list[str], expected: Path, output: Path) -> Trial:
     try:
         toys.completed(command)
     except toys.ToyError as error:

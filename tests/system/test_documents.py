@@ -42,7 +42,14 @@ SHELL = {"sh", "bash", "console"}
 SMALL = "--epochs 1 --batch-size 8 --optim.warmup-epochs 0 --encoder.arch resnet10 --encoder.width 8 --log.every 1"
 SMALL += " --system.workers 1 --system.device cpu --precision fp32"
 MODULES = [command.module for command in cli.COMMANDS.values() if command.module != "tools.train"] + ["train.main"]
-SCRIPTS = ["benchmarks.gpu", "benchmarks.readme", "benchmarks.scaling", "tools.convert_cifar10", "tools.pack_gpu_check"]
+SCRIPTS = [
+    "benchmarks.gpu",
+    "benchmarks.readme",
+    "benchmarks.reliability",
+    "benchmarks.scaling",
+    "tools.convert_cifar10",
+    "tools.pack_gpu_check",
+]
 OTHER_OPTIONS = {"--gpus", "--nproc-per-node", "--nearest.dim"}  # the last is that of an example
 OTHER_OPTIONS |= {"--augment.normalize.mean"}  # a field of a policy, which --help does not list
 IMAGES = {"train": 20, "test": 10}
