@@ -32,6 +32,7 @@ USUAL_SCANS, MAX_SCANNED = 16, 2**30
 """A JPEG may have USUAL_SCANS scans, or as many as take a second: scans times pixels are MAX_SCANNED."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata; damage is an error
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 

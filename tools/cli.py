@@ -21,6 +21,7 @@ COMMANDS = {
     "compare": Command("tools.compare_runs", "set the scores of several runs side by side, as a table and a figure"),
     "convert": Command("tools.convert_imagenet", "turn images into records that load fast"),
     "inspect": Command("tools.inspect_records", "say what images or records hold, verify them, draw a sheet"),
+    "verify": Command("tools.verify", "compare runs, checkpoints and records with their digests"),
     "draw": Command("tools.draw_shapes", "draw the embedded data set as a folder of images"),
     "doctor": Command("tools.doctor", "say what works on this machine, and what mends the rest"),
     "sweep": Command("tools.sweep", "train and evaluate every row of a table of the paper"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,17 +12,15 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw
 
-from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import UsageError, one_line
 from equimod.pipelines.images import open_images
-from equimod.pipelines.progress import track
-from equimod.pipelines.records import Records
+from equimod.pipelines.records import Records, RecordsError
 from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.manifest import Manifest, Note
 from equimod.pipelines.records.protocol import fingerprint
-from equimod.pipelines.records.tar import TarRecords
+from equimod.tools.verify import damaged
 from equimod.train.command import run_command
 
 SHOWN = 5  # names and notes in a line
@@ -38,7 +37,7 @@ class Arguments:
     samples: int = 40
     """Samples in the picture."""
     verify: bool = True
-    """Read every sample and compare its checksum."""
+    """Read every sample and compare its checksum, or decode it where there is none."""
     labels: Labels = "auto"
     """What labels the images of a folder have: folder, the name of the first folder on their way; none; auto: whichever
     is plain."""
@@ -88,20 +87,12 @@ def _notes(notes: tuple[Note, ...]) -> str:
 
 def verify(records: Records) -> str:
     """Read every sample; a line about what was found. Raises RecordsError naming the first damaged one."""
-    kinds = {"JPEG": 0, "PNG": 0, "pixels": 0, "other": 0}
-    for position in track(range(len(records)), len(records), "verifying", "images"):
-        content = records.read(position)
-        if isinstance(content, np.ndarray):
-            kinds["pixels"] += 1
-        else:
-            start = bytes(content[:8])
-            kinds["JPEG" if start[:2] == JPEG_START else "PNG" if start == PNG_START else "other"] += 1
-    found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
-    if records.manifest is None:
-        return f"verified      {found}; this format holds no checksums"
-    if isinstance(records, TarRecords):
-        records.verify()
-    return f"verified      {found}; every checksum fits"
+    kinds: Counter[str] = Counter()
+    for fault in damaged(records, kinds):
+        raise RecordsError(fault)
+    found = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    held = "every checksum fits" if records.manifest else "all can be decoded; this format holds no checksums"
+    return f"verified      {found}; {held}"
 
 
 def contact_sheet(records: Records, samples: int) -> Image.Image:

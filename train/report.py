@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.errors import one_line
 from equimod.pipelines.progress import Progress
 from equimod.pipelines.stored import open_regular
 from equimod.train.trackers import close_trackers, open_trackers
@@ -131,12 +132,23 @@ def read_events(metrics: Path) -> list[dict[str, Any]]:
 
     Lines that are none are left out; it says how many, but for a last one that a kill cut in two.
     """
+    events, damaged = _read(metrics)
+    if damaged:
+        print(f"{one_line(metrics)}: {damaged:,} damaged line(s) left out", flush=True)
+    return events
+
+
+def damaged_lines(metrics: Path) -> int:
+    """How many lines of a metrics.jsonl are no events. Raises OSError."""
+    return _read(metrics)[1]
+
+
+def _read(metrics: Path) -> tuple[list[dict[str, Any]], int]:
     with open_regular(metrics) as file:
         *lines, cut = file.read().split(b"\n")
     events = [event for line in lines if (event := _event(line)) is not None]
-    if len(events) < len(lines):
-        print(f"{metrics}: {len(lines) - len(events):,} damaged line(s) left out", flush=True)
-    return events + [event for event in [_event(cut)] if event is not None]
+    damaged = len(lines) - len(events)
+    return events + [event for event in [_event(cut)] if event is not None], damaged
 
 
 class _Event(msgspec.Struct, tag_field="event"):

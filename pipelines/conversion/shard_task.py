@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
@@ -92,7 +91,6 @@ class _Worker:
 def start_worker(stop: Event, checked: Synchronized[int]) -> None:
     """Tell this worker process where to hear that it should stop, and to count the images it has checked."""
     _Worker.stop, _Worker.checked = stop, checked
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata; damage is an error
 
 
 def convert_shard(task: ShardTask) -> ShardDone | list[Note]:

@@ -29,3 +29,13 @@ def test_the_help_of_a_command_loads_neither_torch_nor_matplotlib(command: str) 
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip().endswith("[]"), loaded.stdout
+
+
+def test_what_pillow_warns_of_in_metadata_is_not_printed() -> None:
+    code = (
+        "import warnings, equimod.pipelines.codec\n"
+        "for module in ('PIL.TiffImagePlugin', 'elsewhere'):\n"
+        "    warnings.warn_explicit('Corrupt EXIF data', UserWarning, 'file.py', 1, module=module)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stderr.count("Corrupt EXIF data") == 1

@@ -6,12 +6,9 @@ import io
 import json
 import shutil
 import tarfile
-import threading
-import warnings
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +18,6 @@ from small_conversion import SHARD_SIZE, contents, truncate
 
 from equimod.pipelines.conversion.convert import DamagedImagesError, convert
 from equimod.pipelines.conversion.settings import ConversionSettings
-from equimod.pipelines.conversion.shard_task import start_worker
 from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.folder import scan_tree
 from equimod.pipelines.records.tar import load_manifest
@@ -254,12 +250,3 @@ def test_bad_source_exits_with_1(tmp_path: Path) -> None:
     code, printed = run(tmp_path / "nowhere", tmp_path / "out")
     assert code == 1
     assert printed == f"error: {tmp_path / 'nowhere'} does not exist; give a folder of images\n"
-
-
-def test_what_pillow_warns_of_is_not_printed_by_workers() -> None:
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        start_worker(threading.Event(), SimpleNamespace(value=0))
-        for module in ("PIL.TiffImagePlugin", "elsewhere"):
-            warnings.warn_explicit("Corrupt EXIF data", UserWarning, "file.py", 1, module=module)
-    assert len(told) == 1
