@@ -14,6 +14,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from equimod.pipelines.errors import one_line
+
 if TYPE_CHECKING:  # rich takes a while to import, and most work ends before it is needed
     from rich.console import Console
     from rich.progress import Progress as Bar
@@ -24,6 +26,11 @@ SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_FRAMES = 0.1
 
 T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """Print a line at once; names in it may hold anything."""
+    print(one_line(text), flush=True)
 
 
 class Progress:

@@ -17,6 +17,7 @@ from typing import Annotated
 import tyro
 
 from equimod.pipelines.errors import UsageError
+from equimod.pipelines.progress import say
 from equimod.train.command import run_command
 from equimod.train.config import Config, differences, read_run
 from equimod.train.evaluation.comparison import rows, settings_of
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from equimod.train.evaluation.figures import draw_comparison
 
         draw_comparison(settings_of(result), arguments.output, "What a linear read-out finds in the representations")
-        print(f"figure: {arguments.output}")
+        say(f"figure: {arguments.output}")
 
     return run_command(run, again="run the same command again")
 

@@ -16,6 +16,7 @@ from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.cores import available_cores
 from equimod.pipelines.errors import UsageError, counted, one_line
+from equimod.pipelines.progress import say
 from equimod.pipelines.records.beton import SUFFIX
 from equimod.train.command import run_command
 
@@ -94,11 +95,11 @@ def _convert(options: ConversionOptions, open_source: Callable[[], Source], outp
         if len(error.damaged) > DAMAGED_SHOWN:
             print(f"... and {len(error.damaged) - DAMAGED_SHOWN} more", file=sys.stderr)
         raise
-    print(_summary(conversion, output, time.monotonic() - start))
+    say(_summary(conversion, output, time.monotonic() - start))
     manifest = conversion.manifest
     for what, notes in (("re-encoded", manifest.reencoded), ("stored as it is, harmless", manifest.harmless)):
         if notes:
-            print(f"{what}: {counted(note.reason for note in notes)}")
+            say(f"{what}: {counted(note.reason for note in notes)}")
 
 
 def _summary(conversion: Conversion, output: Path, seconds: float) -> str:

@@ -16,6 +16,7 @@ import tyro
 
 from equimod.pipelines.cores import available_cores
 from equimod.pipelines.errors import UsageError
+from equimod.pipelines.progress import say
 from equimod.pipelines.shapes import draw_dataset
 from equimod.train.command import run_command
 
@@ -43,7 +44,7 @@ def _draw(arguments: Arguments) -> None:
         split=arguments.split,
         workers=arguments.workers,
     )
-    print(f"{arguments.output}: {arguments.samples:,} images, {time.monotonic() - start:.1f} s")
+    say(f"{arguments.output}: {arguments.samples:,} images, {time.monotonic() - start:.1f} s")
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import UsageError, one_line
 from equimod.pipelines.images import open_images
+from equimod.pipelines.progress import say
 from equimod.pipelines.records import Records, RecordsError
 from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.manifest import Manifest, Note
@@ -123,7 +124,7 @@ def _inspect(arguments: Arguments) -> None:
     if arguments.sheet:
         with durable_file(arguments.sheet) as file:
             contact_sheet(records, arguments.samples).save(file, arguments.sheet.suffix[1:].upper() or "PNG")
-        print(f"sheet         {arguments.sheet}")
+        say(f"sheet         {arguments.sheet}")
     if arguments.verify:
         print(verify(records))
 

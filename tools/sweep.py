@@ -20,6 +20,7 @@ import tyro
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError, UsageError
+from equimod.pipelines.progress import say
 from equimod.train.command import run_command
 from equimod.train.evaluation import comparison, sweep_tables
 from equimod.train.evaluation.provenance import provenance
@@ -231,11 +232,11 @@ def _sweep(arguments: Arguments) -> None:
     runs = _runs(arguments)
     if arguments.list:
         for run in runs:
-            print(f"{shlex.join(run.training)} && {shlex.join(run.evaluation)}")
+            say(f"{shlex.join(run.training)} && {shlex.join(run.evaluation)}")
         return
     result = runs[0].folder.parent / f"{arguments.table}-{arguments.size}.json"
     for number, run in enumerate(runs, 1):
-        print(f"{arguments.table}, run {number} of {len(runs)}: {run.folder}", flush=True)
+        say(f"{arguments.table}, run {number} of {len(runs)}: {run.folder}")
         if not (run.folder / "encoder.safetensors").is_file():
             _call(run.training, run.folder)
         if not run.evaluated():

@@ -14,9 +14,9 @@ import tyro
 from equimod.pipelines.codec import JPEG_START, PNG_START
 from equimod.pipelines.decode import decode_image, read_image
 from equimod.pipelines.durable import complete
-from equimod.pipelines.errors import EquimodError, UsageError, one_line
+from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.pipelines.images import open_images
-from equimod.pipelines.progress import track
+from equimod.pipelines.progress import say, track
 from equimod.pipelines.records import Records, RecordsError
 from equimod.pipelines.records.folder import Labels
 from equimod.pipelines.records.protocol import StoredImage
@@ -142,11 +142,11 @@ def _verify(arguments: Arguments) -> None:
         count = 0
         for count, fault in enumerate(faults_of(path, arguments.labels), 1):
             if count <= SHOWN:
-                print(f"damaged: {one_line(fault)}")
+                say(f"damaged: {fault}")
         if count > SHOWN:
-            print(f"damaged: {one_line(path)}: {count - SHOWN:,} more")
+            say(f"damaged: {path}: {count - SHOWN:,} more")
         if not count:
-            print(f"sound: {one_line(path)}")
+            say(f"sound: {path}")
         bad += bool(count)
     if bad:
         raise DamageError(f"{bad} of {len(arguments.paths)} are damaged, as said above")

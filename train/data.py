@@ -22,7 +22,7 @@ from equimod.pipelines.cores import available_cores
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, Normalize
-from equimod.pipelines.progress import reading, track
+from equimod.pipelines.progress import reading, say, track
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.train.config import Config, ConfigError
@@ -102,7 +102,7 @@ def _make_once(cache: Path, split: Split, make: Callable[[Path, Split, Path], So
     if (records / "manifest.json").exists():
         return
     cache.mkdir(parents=True, exist_ok=True)
-    print(f"making {records} (once)", flush=True)
+    say(f"making {records} (once)")
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         source = make(Path(scratch) / split, split, cache)
         converted = Path(scratch) / "records"

@@ -22,7 +22,8 @@ _SURROUNDINGS = (
     *("pipelines/conversion/", "pipelines/durable.py", "pipelines/errors.py", "pipelines/progress.py"),
     *("pipelines/shapes.py", "pipelines/stored.py", "pipelines/timing.py", "train/checkpoint.py", "train/command.py"),
     *("train/config/", "train/environment.py", "train/evaluate.py", "train/evaluation/", "train/main.py"),
-    *("train/report.py", "train/run_folder.py", "train/time_spent.py", "train/trackers.py"),
+    *("train/report.py", "train/run_folder.py", "train/signals.py", "train/time_spent.py", "train/trackers.py"),
+    "pipelines/workers.py",
 )
 
 

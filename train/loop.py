@@ -120,7 +120,7 @@ def assert_finite(state: TrainState, done: int, lr: float, last_good: str, dist_
 def _not_finite(what: str, step: int, lr: float, last_good: str) -> NotFiniteError:
     return NotFiniteError(
         f"{what} in step {step} (learning rate {lr:.3g}); last good checkpoint: {last_good}; train anew, in another "
-        "--output, with a lower --optim.lr or fp32"
+        "--output, with a lower --optim.lr, or in fp32 if it was not"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from equimod.pipelines.progress import say
 from equimod.train.command import run_command, wrong_usage_once
 from equimod.train.config import parse
 
@@ -14,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def train() -> int:
         with wrong_usage_once():
-            config = parse(sys.argv[1:] if argv is None else argv, say=print)
+            config = parse(sys.argv[1:] if argv is None else argv, say=say)
         from equimod.train.run import run_training  # only now: torch takes seconds to import, and --help should not
 
         return run_training(config)

@@ -15,7 +15,7 @@ import msgspec
 
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import one_line
-from equimod.pipelines.progress import Progress
+from equimod.pipelines.progress import Progress, say
 from equimod.pipelines.stored import open_regular
 from equimod.train.trackers import close_trackers, open_trackers
 
@@ -100,7 +100,7 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line, above the progress bar where there is one."""
         if self._folder is not None:
-            self._progress.say(text)
+            self._progress.say(one_line(text))
 
     def _show(self, event: dict[str, Any]) -> None:
         numbers = (
@@ -134,7 +134,7 @@ def read_events(metrics: Path) -> list[dict[str, Any]]:
     """
     events, damaged = _read(metrics)
     if damaged:
-        print(f"{one_line(metrics)}: {damaged:,} damaged line(s) left out", flush=True)
+        say(f"{metrics}: {damaged:,} damaged line(s) left out")
     return events
 
 

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from equimod.pipelines.progress import Progress, reading
+from equimod.pipelines.progress import Progress, reading, say
 from equimod.pipelines.records.protocol import RecordsError
 
 _LOCAL_HEADER = struct.Struct("<26x2H")  # in front of a file in a zip; ends with the lengths of its name and of more
@@ -92,7 +92,7 @@ def uncompressed(path: Path) -> Path:
         module = _compression(path)
         if module is None:
             return path
-        print(f"unpacking {path} into {tempfile.gettempdir()}", flush=True)
+        say(f"unpacking {path} into {tempfile.gettempdir()}")
         with path.open("rb") as file, tempfile.TemporaryFile() as unpacked:
             with reading(file, path.stat().st_size, "unpacking") as shown, module.open(shown) as packed:
                 shutil.copyfileobj(packed, unpacked, 2**20)

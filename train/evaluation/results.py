@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.progress import say
 from equimod.train.data import spaced
 from equimod.train.evaluation import figures, load
 from equimod.train.evaluation.scores import EVAL, read_scores
@@ -49,7 +50,7 @@ def draw_figures(trained: TrainedRun) -> None:
     if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
         drawn.append(folder / "equivariance.png")
         figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.data_name}")
-    print(f"figures: {', '.join(map(str, drawn))}", flush=True)
+    say(f"figures: {', '.join(map(str, drawn))}")
 
 
 def _keep(trained: TrainedRun, name: str, values: dict[str, float], used: dict[str, Any]) -> None:

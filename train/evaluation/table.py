@@ -8,6 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table as ScreenTable
+from rich.text import Text
+
+from equimod.pipelines.errors import one_line
 
 WIDE = 200
 
@@ -30,7 +33,7 @@ class Table:
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left", overflow="fold")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*(Text(one_line(cell)) for cell in row))  # which rich would read as markup
         # A pipe has no width, and what reads it wants a row a line.
         (console or Console(width=None if sys.stdout.isatty() else WIDE)).print(table)
 

@@ -14,6 +14,7 @@ from equimod.models.equimod import EquiMod
 from equimod.models.ssl import SSL
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.progress import say
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.stored import DamagedFileError
 from equimod.train.checkpoint import MODEL, Checkpoint, CheckpointError, first_sound, load_model, unusable
@@ -100,7 +101,7 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
 
 
 def _hold_newest(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    found = first_sound(folder / "checkpoints", _read, lambda line: print(line, flush=True))
+    found = first_sound(folder / "checkpoints", _read, say)
     if found is None:
         raise CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
     return found
