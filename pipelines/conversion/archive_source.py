@@ -156,7 +156,7 @@ def _label(path: Path, sample: dict[str, Member]) -> str | None:
     try:
         text = read(path, member.offset, member.length, member.deflated).decode()
         found = text.strip() if "cls" in sample else json.loads(text).get("label")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RecordsError(f"{path}: {member.name} is no label ({error}); write the shard again") from error
     return None if found is None else str(found)
 

@@ -19,6 +19,7 @@ from equimod.pipelines.conversion.check import CheckedImage, Encoding, reduced
 from equimod.pipelines.conversion.source import Item, Source
 from equimod.pipelines.progress import track
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.stored import open_regular, read_bytes
 
 FOLDER, ARCHIVE, NAMES = "cifar-10-batches-py", "cifar-10-python.tar.gz", "batches.meta"
 BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
@@ -102,9 +103,9 @@ def _batch(path: Path, name: str) -> tuple[NDArray[np.uint8], list[int], list[st
 def _unpickled(path: Path, name: str) -> dict[str, Any]:
     try:
         if path.is_dir():
-            content = (path / name).read_bytes()
+            content = read_bytes(path / name)
         else:
-            with tarfile.open(path, "r:*") as archive:
+            with open_regular(path) as packed, tarfile.open(fileobj=packed) as archive:
                 file = archive.extractfile(f"{FOLDER}/{name}")
                 assert file is not None
                 content = file.read()

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import io
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from equimod.pipelines.conversion.source import Item
 from equimod.pipelines.progress import track
-from equimod.pipelines.records.archive import BoundedTarInfo, Member, of_tar
+from equimod.pipelines.records.archive import BoundedTarInfo, Member, of_tar, opened_archive
 from equimod.pipelines.records.image_names import hidden_of, images_of
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.stored import open_regular
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 VALIDATION = "ILSVRC2012_val_"
@@ -52,14 +52,9 @@ def imagenet_items(path: Path, files: Sequence[Member], devkit: Path) -> tuple[l
     """
     archives = [file for file in files if file.name.endswith(".tar") and not hidden_of(file.name)]
     refuse_repeated(path, [PurePosixPath(archive.name).name for archive in archives])
-    try:
-        with path.open("rb") as file:
-            shown = track(archives, len(archives), "listing", "classes")
-            found = {PurePosixPath(a.name).stem: list(of_tar(file, a.offset, a.length)) for a in shown}
-    except OSError as error:
-        raise RecordsError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
-    except tarfile.TarError as error:
-        raise RecordsError(f"{path} is no tar archive, or a damaged one ({error}); download it again") from error
+    with opened_archive(path) as file:
+        shown = track(archives, len(archives), "listing", "classes")
+        found = {PurePosixPath(a.name).stem: list(of_tar(file, a.offset, a.length)) for a in shown}
     if not found:
         found = _by_class(images_of((file.name, file) for file in files)[0], path, devkit)
     named = sorted(
@@ -99,15 +94,15 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
     except ModuleNotFoundError as error:
         raise RecordsError("ImageNet's devkit is read with scipy; pip install 'equimod[imagenet]'") from error
     try:
-        with tarfile.open(path, "r:*", tarinfo=BoundedTarInfo) as archive:
+        with open_regular(path) as file, tarfile.open(fileobj=file, tarinfo=BoundedTarInfo) as archive:
             content, left = {}, LARGEST_DEVKIT
             for member in archive:
                 left -= member.size
                 if left < 0:
                     raise ValueError(f"it unpacks to more than {LARGEST_DEVKIT:,} bytes")
                 for name in (GROUND_TRUTH, META):
-                    if member.name.endswith(name) and (file := archive.extractfile(member)):
-                        content[name] = file.read()
+                    if member.name.endswith(name) and (part := archive.extractfile(member)):
+                        content[name] = part.read()
         truth = [int(line) for line in content[GROUND_TRUTH].split()]
         synsets = loadmat(io.BytesIO(content[META]), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if row["num_children"] == 0}
@@ -115,7 +110,7 @@ def _read_devkit(path: Path) -> tuple[dict[int, str], list[int]]:
             raise KeyError(f"an ID without a WNID in {META}")
     except FileNotFoundError as error:
         raise RecordsError(f"{path} does not exist; give ImageNet's devkit with --devkit {DEVKIT}") from error
-    except (OSError, tarfile.TarError, KeyError, ValueError, TypeError, EOFError, zlib.error) as error:
+    except Exception as error:  # gzip, tarfile and scipy raise exceptions of many kinds
         raise RecordsError(
             f"{path} is not ImageNet's devkit, or a damaged copy ({error}); download it again"
         ) from error

@@ -7,6 +7,7 @@ metadata of the schema. Samples come in the order of the files and of their rows
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from equimod.pipelines.progress import track
 from equimod.pipelines.records.archive import changed
 from equimod.pipelines.records.folder import SPLITS, Labels
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.stored import regular_descriptor
 
 SUFFIX = ".parquet"
 _NAMES_OF_LABELS = ("label", "labels")
@@ -154,6 +156,7 @@ def _opened(path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise RecordsError("parquet files are read with pyarrow; pip install 'equimod[parquet]'") from error
     try:
+        os.close(regular_descriptor(path))  # pyarrow would wait for a pipe for ever
         return parquet.ParquetFile(path, memory_map=True)
     except (OSError, ArrowException) as error:
         raise RecordsError(

@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO
 
 from equimod.pipelines.progress import Progress, reading, say
 from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.stored import open_regular, regular_descriptor
 
 _LOCAL_HEADER = struct.Struct("<26x2H")  # in front of a file in a zip; ends with the lengths of its name and of more
 COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\x00": lzma}
@@ -54,15 +56,24 @@ def members(paths: Sequence[Path]) -> list[list[Member]]:
 
 
 def _members(path: Path) -> Iterator[Member]:
+    with opened_archive(path) as file:
+        if zipfile.is_zipfile(file):
+            yield from _of_zip(file)
+        else:
+            yield from of_tar(file, 0, os.fstat(file.fileno()).st_size)
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[BinaryIO]:
+    """An archive, open to list what it holds; whatever that raises inside, as RecordsError."""
     try:
-        with path.open("rb") as file:
-            if zipfile.is_zipfile(file):
-                yield from _of_zip(file)
-            else:
-                yield from of_tar(file, 0, os.fstat(file.fileno()).st_size)
+        with open_regular(path) as file:
+            yield file
+    except RecordsError:
+        raise
     except OSError as error:
         raise RecordsError(f"{path} cannot be read: {error.strerror or error}; check the path") from error
-    except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, struct.error) as error:
+    except Exception as error:  # zipfile and tarfile raise exceptions of many kinds
         raise RecordsError(
             f"{path} is no tar or zip archive, a compressed shard, or damaged ({error}); unpack it, or download it "
             "again"
@@ -79,7 +90,7 @@ def is_compressed(path: Path) -> bool:
 
 def _compression(path: Path) -> Any:
     """The module that opens a file which is compressed as a whole, or None."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(max(map(len, COMPRESSIONS)))
     return next((module for magic, module in COMPRESSIONS.items() if start.startswith(magic)), None)
 
@@ -93,7 +104,7 @@ def uncompressed(path: Path) -> Path:
         if module is None:
             return path
         say(f"unpacking {path} into {tempfile.gettempdir()}")
-        with path.open("rb") as file, tempfile.TemporaryFile() as unpacked:
+        with open_regular(path) as file, tempfile.TemporaryFile() as unpacked:
             with reading(file, path.stat().st_size, "unpacking") as shown, module.open(shown) as packed:
                 shutil.copyfileobj(packed, unpacked, 2**20)
             unpacked.flush()
@@ -133,6 +144,7 @@ def of_tar(file: BinaryIO, start: int, length: int) -> Iterator[Member]:
 
 
 def _of_zip(file: BinaryIO) -> Iterator[Member]:
+    length = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.is_dir():
@@ -142,6 +154,8 @@ def _of_zip(file: BinaryIO) -> Iterator[Member]:
             file.seek(entry.header_offset)
             header = file.read(_LOCAL_HEADER.size)
             offset = entry.header_offset + len(header) + sum(_LOCAL_HEADER.unpack(header))
+            if offset + entry.compress_size > length:
+                raise zipfile.BadZipFile(f"{entry.filename} goes on after the end of the archive")
             yield Member(entry.filename, offset, entry.compress_size, entry.compress_type == zipfile.ZIP_DEFLATED)
 
 
@@ -175,4 +189,4 @@ def _inflated(content: bytes) -> bytes:
 @cache
 def _descriptor(path: Path) -> int:
     """A file descriptor of this process, open until it ends."""
-    return os.open(path, os.O_RDONLY)
+    return regular_descriptor(path)

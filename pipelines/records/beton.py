@@ -223,7 +223,10 @@ class BetonRecords:
 
     def source(self, position: int) -> str:
         """The sample's path in the source; `sample INDEX` in a file that does not say."""
-        return str(json.loads(self._sources[position])) if self.trailer else f"sample {self.index[position]}"
+        try:
+            return str(json.loads(self._sources[position]))
+        except (ValueError, IndexError, RecursionError):
+            return f"sample {self.index[position]}"
 
     def name(self, position: int) -> str:
         """Path in the source and the file, as `n01440764/x.JPEG (train.beton)`."""

@@ -68,6 +68,8 @@ def scan_tree(root: Path, labels: Labels = "auto") -> ImageTree:
     try:
         if not root.exists():
             raise RecordsError(f"{root} does not exist; give a folder of images")
+        if not root.is_dir():
+            raise RecordsError(f"{root} is no folder of images; give one, or a list that ends in {', '.join(LISTS)}")
         with Progress("listing", "folders") as progress:
             walk = Walk(root, progress)
     except OSError as error:

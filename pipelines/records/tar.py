@@ -153,7 +153,7 @@ class TarRecords:
                 size = tarfile.TarInfo.frombuf(block, "ascii", "strict").size
                 start, offset = offset, offset + size
             return str(json.loads(file.read(start, size))["name"])
-        except (tarfile.TarError, RecordsError, ValueError, KeyError):
+        except (tarfile.TarError, RecordsError, ValueError, KeyError, TypeError, RecursionError):
             return f"sample {int(row['index'])}"  # an error about a damaged shard must not end in another error
 
     def verify(self) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import pickle
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -17,6 +20,7 @@ from commands import call
 from fake_archives import add
 
 from equimod.pipelines.conversion import Source, open_source
+from equimod.pipelines.conversion.cifar import cifar10_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.labels import number_labels
 from equimod.pipelines.conversion.settings import ConversionSettings
@@ -258,3 +262,46 @@ def test_labels_that_number_no_classes_are_refused_before_there_is_a_name_for_ea
     with pytest.raises(RecordsError, match="x has a label of 9,999,999,999; number classes 0, 1"):
         number_labels(Path("x"), ["1", "9999999999"], ["a", "b"])
     assert number_labels(Path("x"), ["1", "7" * 5000], ["a", "b"]) == (["1", "7" * 5000], [0, 1])
+
+
+FIVE_AND_FIVE = struct.pack("<2I", 5, 5)  # bytes of a file, in the archive and unpacked
+
+
+def _zip_with(name: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a/b.jpg", b"image")
+        info = zipfile.ZipInfo("x")
+        info.filename = name
+        archive.writestr(info, b"image")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("fault", ["a name that is not UTF-8", "no name", "a length beyond the end"])
+def test_whatever_zipfile_raises_is_one_error(fault: str, tmp_path: Path) -> None:
+    content = {
+        "a name that is not UTF-8": lambda: _zip_with("é").replace("é".encode(), b"\xff\xff"),
+        "no name": lambda: _zip_with(""),
+        "a length beyond the end": lambda: _zip_with("x").replace(
+            struct.pack("<2I", 5, 5), struct.pack("<2I", 2**30, 5)
+        ),
+    }[fault]()
+    (tmp_path / "photos.zip").write_bytes(content)
+    with pytest.raises(RecordsError, match=r"photos\.zip is no tar or zip archive, a compressed shard, or damaged"):
+        open_source(tmp_path / "photos.zip")
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.zip", "x.parquet", "x.beton", "x.csv", "x"])
+def test_a_pipe_is_refused_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(RecordsError, match=name):
+        open_source(tmp_path / name)
+
+
+def test_a_pipe_in_place_of_cifar10_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("0123456789")}))
+    os.mkfifo(folder / "data_batch_1")
+    with pytest.raises(RecordsError, match="it is no file, but a pipe"):
+        cifar10_source(tmp_path, "train")

@@ -111,6 +111,9 @@ def test_options_go_over_the_recipe() -> None:
         ("a: [", "not YAML"),
         ("# \xe9", "not YAML in UTF-8"),
         ("extends: other.yaml", "cannot be read"),
+        ('extends: "a\\0b"', "a\ufffdb cannot be read"),
+        (f"extends: {'a' * 300}", "cannot be read: File name too long"),
+        (f"dataset: {'a' * 300}", "dataset='a+' is of the wrong type"),
         ("extends: mine.yaml", "extends mine.yaml, which extends it in turn"),
     ],
 )

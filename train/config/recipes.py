@@ -30,8 +30,9 @@ def default_recipe(method: str, dataset: str | None, equimod: bool) -> Path | No
     `dataset` None: a set of one's own.
     """
     of_dataset = f"_{dataset}" if dataset else ""
-    paths = [RECIPES / f"{method}{infix}{of_dataset}.yaml" for infix in (["_equimod", ""] if equimod else [""])]
-    return next((path for path in paths if path.is_file()), None)
+    known = {path.stem: path for path in RECIPES.glob("*.yaml")}
+    names = [f"{method}{infix}{of_dataset}" for infix in (["_equimod", ""] if equimod else [""])]
+    return next((known[name] for name in names if name in known), None)
 
 
 def named_recipe(path: Path) -> Path:
@@ -63,7 +64,7 @@ def read_with_parent(path: Path, extending: tuple[Path, ...] = ()) -> tuple[Conf
     mapping, resolved = _load(path), path.resolve()
     parent: Path | None
     if "extends" in mapping:
-        parent = path.parent / str(mapping.pop("extends"))
+        parent = path.parent / str(mapping.pop("extends")).replace("\0", "\ufffd")
         if parent.resolve() in (resolved, *extending):
             raise ConfigError(f"{path}: extends {parent.name}, which extends it in turn; name another recipe")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import CLASSES, COLUMNS, FACTORS, ONE_DIRECTION
+from equimod.pipelines.stored import open_regular
 from equimod.train.config import ConfigError
 
 _KEY, _LABEL = "file", "label"
@@ -57,7 +59,7 @@ def _read(table: Path) -> tuple[list[str], dict[str, list[str]]]:
     """The names of the columns, and the cells of every row by its file."""
     rows: dict[str, list[str]] = {}
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with io.TextIOWrapper(open_regular(table), "utf-8-sig", newline="") as file:
             lines = csv.reader(file)
             header = next(lines, [])
             if _KEY not in header:
