@@ -39,6 +39,11 @@ class TrainState:
     grad_cache: GradCache
     learning_rate: Callable[[int], float]  # of a step, counted over the whole run
 
+    @property
+    def steadier(self) -> str:
+        """The options that keep numbers finite."""
+        return "a lower --optim.lr" + ("" if self.grad_cache.autocast is None else " or --precision fp32")
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -64,7 +69,7 @@ def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunCont
     steps = len(pipeline)
     total = context.epochs * steps
     done = start.epoch * steps + start.step
-    buffer, stages, last_good = LossBuffer(done, context.dist_info), pipeline.stages, context.last_good
+    buffer, stages, last_good = LossBuffer(done, state, context.dist_info), pipeline.stages, context.last_good
     for batch in stages.record_each("wait", pipeline.epochs(start, context.epochs)):
         epoch, lr = done // steps, state.learning_rate(done)
         with stages.record("optimizer", batch.label.device):
@@ -114,13 +119,13 @@ def assert_finite(state: TrainState, done: int, lr: float, last_good: str, dist_
     if any_rank(not all(finite), dist_info):
         named = [name for name, is_finite in zip(floats, finite, strict=True) if not is_finite]
         what = f"{named[0]} is not finite" if named else "another rank has weights that are not finite"
-        raise _not_finite(what, done, lr, last_good)
+        raise _not_finite(state, what, done, lr, last_good)
 
 
-def _not_finite(what: str, step: int, lr: float, last_good: str) -> NotFiniteError:
+def _not_finite(state: TrainState, what: str, step: int, lr: float, last_good: str) -> NotFiniteError:
     return NotFiniteError(
         f"{what} in step {step} (learning rate {lr:.3g}); last good checkpoint: {last_good}; train anew, in another "
-        "--output, with a lower --optim.lr, or in fp32 if it was not"
+        f"--output, with {state.steadier}"
     )
 
 
@@ -134,8 +139,8 @@ def momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tupl
 class LossBuffer:
     """The losses of the steps since the host last read them, kept on the device."""
 
-    def __init__(self, done: int, dist_info: DistInfo) -> None:
-        self._done, self._dist_info = done, dist_info
+    def __init__(self, done: int, state: TrainState, dist_info: DistInfo) -> None:
+        self._done, self._state, self._dist_info = done, state, dist_info
         self._steps: list[dict[str, Tensor]] = []
 
     def add(self, losses: dict[str, Tensor]) -> None:
@@ -147,7 +152,7 @@ class LossBuffer:
         values = {name: value.tolist() for name, value in mean_over_ranks(stacked, self._dist_info).items()}
         for offset, loss in enumerate(values["loss"]):
             if not math.isfinite(loss):
-                raise _not_finite(f"the loss is {loss}", self._done + offset + 1, lr, last_good)
+                raise _not_finite(self._state, f"the loss is {loss}", self._done + offset + 1, lr, last_good)
         self._done += len(self._steps)
         self._steps.clear()
         return {name: value[-1] for name, value in values.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from equimod.train import run_folder
-from equimod.train.environment import Environment, OtherEnvironmentError, code_digests
+from equimod.train.environment import _SURROUNDINGS, Environment, OtherEnvironmentError, code_digests
 from equimod.train.main import main
 
 
@@ -53,13 +53,22 @@ def test_what_may_move_numbers_is_refused_by_name(changes: dict[str, str], named
 
 def test_what_may_not_is_said_alone() -> None:
     here = Environment.here("native")
-    before = _other(here, python="3.10.0", train__report="1", pipelines__conversion="1")
+    files = ("pipelines/cores.py", "pipelines/workers.py", "train/report.py", "train/signals.py")
+    before = _other(here, python="3.10.0", **{name.removesuffix(".py").replace("/", "__"): "1" for name in files})
     here.refuse(before, "")
-    assert [change.partition(" (")[0] for change in here.changes(before)] == [
-        f"python {here.others['python']}",
-        "train/report.py",
-    ]
+    assert [change.partition(" (")[0] for change in here.changes(before)] == [f"python {here.others['python']}", *files]
     assert here.changes(here) == []
+
+
+def test_the_surroundings_are_files_that_there_are_and_none_of_what_computes() -> None:
+    code = code_digests()
+    assert not [start for start in _SURROUNDINGS if not any(name.startswith(start) for name in code)]
+    surroundings = {name for name in code if name.startswith(_SURROUNDINGS)}
+    assert not [name for name in surroundings if name.startswith("models/")]
+    reading = {f"pipelines/conversion/archive_{name}.py" for name in ("records", "source")}
+    reading |= {name for name in code if name.startswith("pipelines/records/") and not name.endswith("/manifest.py")}
+    running = {f"train/{name}.py" for name in ("data", "distributed", "grad_cache", "lars", "loop", "run", "schedule")}
+    assert reading | running < code.keys() - surroundings
 
 
 def test_a_backend_counts_its_own_library() -> None:

@@ -81,16 +81,26 @@ def test_a_full_disk_is_one_line_with_the_remedy_and_keeps_the_last_checkpoint(
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000002", "step-00000004"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "remedy"),
+    [("fp32", "with a lower --optim.lr\n"), ("bf16", "with a lower --optim.lr or --precision fp32\n")],
+)
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint(
-    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    options: list[str],
+    precision: str,
+    remedy: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(loop, "train_step", with_fault(loop.train_step, 6, "nan"))
     run = tmp_path / "run"
-    assert main([*options, "--output", str(run)]) == 1
+    assert main([*options, "--precision", precision, "--output", str(run)]) == 1
     error = capsys.readouterr().err
     assert "nan in step 7" in error
     assert "learning rate" in error
     assert str(run / "checkpoints" / "step-00000006") in error
+    assert error.endswith(remedy)
     assert error.count("\n") == 1
 
 
