@@ -27,6 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.benchmarks.result import present
 from equimod.models import losses
+from equimod.models.encoder import require_arch
 from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.command import run_command
 from equimod.train.config import RECIPES, Config, read_recipe
@@ -98,6 +99,8 @@ def peak_bytes(config: Config, ranks: int) -> int:
     """
     config = replace(config, batch_size=config.batch_size // ranks)
     state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, CPU))
+    for group in state.optimizer.param_groups:
+        group["fused"] = True  # of AdamW, which reads its number of steps on the host otherwise; LARS has no use for it
     as_on_gpu = patch.dict(losses.PRODUCTS, cpu=losses.PRODUCTS["cuda"])
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_gpu:
         few = batch_without_values(config, 2, CPU)
@@ -160,7 +163,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         arguments = tyro.cli(Arguments, args=given, prog="gpu_memory.py", description=__doc__)
-        found = [_measured(name, config, ranks) for name, recipe in _recipes() for config, ranks in plans(name, recipe)]
+        recipes = _recipes()
+        for _, recipe in recipes:
+            require_arch(recipe.encoder)
+        found = [_measured(name, config, ranks) for name, recipe in recipes for config, ranks in plans(name, recipe)]
         present({"benchmark": "gpu_memory", "rows": found}, rows, "gpu_memory.py", given, arguments.output)
 
     return run_command(run, again="run the same command again")

@@ -169,7 +169,7 @@ def build_ssl(
         raise ValueError(f"method={method!r} is unknown; choose from {', '.join(METHODS)}")
     trunk = build_encoder(encoder, image_size)
     if weights is not None:
-        load_weights(trunk, weights)
+        load_weights(trunk, weights, str(encoder.weights))
     module = None
     if equimod is not None:
         if standardizer is None:

@@ -38,7 +38,7 @@ def timm_encoder(settings: EncoderSettings, image_size: int) -> Encoder:
     try:
         model = timm.create_model(name, pretrained=False, num_classes=0, **size)
         feature_dim = _feature_dim(model, image_size)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
             f"encoder.arch={settings.arch} yields no features of images of {image_size} pixels ({reason}); give "

@@ -14,13 +14,13 @@ _SHOWN = 4  # names of a kind in an error
 
 
 def head_keys(encoder: Encoder, tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names that are a classifier's, and of no part of `encoder`."""
+    """The names that are a classifier's, and of no part of `encoder`, sorted."""
     own = encoder.state_dict()
-    return [name for name in tensors if name not in own and name.startswith(_HEADS)]
+    return sorted(name for name in tensors if name not in own and name.startswith(_HEADS))
 
 
-def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
-    """Put weights by their names into `encoder`, all but those of `head_keys`.
+def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put weights by their names into `encoder`, all but those of `head_keys`. `source`: where they are from.
 
     Counters of batch norms may be missing, as in old files. Raises ConfigError, and changes nothing, where other names
     are missing or too many, shapes differ, or values are not finite: in one line with the first few names of each kind.
@@ -37,8 +37,8 @@ def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
     told = [f"{kind}: {_first(names)}" for kind, names in faults.items() if names]
     if told:
         raise ConfigError(
-            f"encoder.weights do not fit the encoder; {'; '.join(told)}; give the weights of an encoder with these "
-            "encoder settings and images of this size"
+            f"encoder.weights={source} do not fit the encoder; {'; '.join(told)}; give the weights of an encoder "
+            "with these settings and images of this size"
         )
     encoder.load_state_dict({**own, **{name: tensors[name] for name in both}})
 
@@ -49,6 +49,6 @@ def _form(tensor: Tensor) -> str:
 
 
 def _first(names: Iterable[str]) -> str:
-    names = [name[:200] for name in names]
+    names = sorted(name[:200] for name in names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
