@@ -99,8 +99,6 @@ def peak_bytes(config: Config, ranks: int) -> int:
     """
     config = replace(config, batch_size=config.batch_size // ranks)
     state = build_train_state(config, Photos(), 312, DistInfo(0, 0, 1, CPU))
-    for group in state.optimizer.param_groups:
-        group["fused"] = True  # of AdamW, which reads its number of steps on the host otherwise; LARS has no use for it
     as_on_gpu = patch.dict(losses.PRODUCTS, cpu=losses.PRODUCTS["cuda"])
     with FakeTensorMode(allow_non_fake_inputs=True), as_on_gpu:
         few = batch_without_values(config, 2, CPU)

@@ -185,6 +185,7 @@ def test_biases_norms_and_embeddings_have_no_weight_decay() -> None:
     names = {p: name for name, p in model.named_parameters()}
     decayed, others = ({names[p] for p in group["params"]} for group in adamw_groups(model))
     assert decayed | others == set(names.values())
+    assert not decayed & others
     assert {"encoder.pos_embed", "encoder.cls_token", "encoder.norm.weight", "encoder.blocks.0.attn.qkv.bias"} <= others
     assert {
         "encoder.patch_embed.proj.weight",
