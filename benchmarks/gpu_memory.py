@@ -27,6 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
 from equimod.benchmarks.result import present
 from equimod.models import losses
+from equimod.models.encoder import require_arch
 from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.command import run_command
 from equimod.train.config import RECIPES, Config, read_recipe
@@ -160,7 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         arguments = tyro.cli(Arguments, args=given, prog="gpu_memory.py", description=__doc__)
-        found = [_measured(name, config, ranks) for name, recipe in _recipes() for config, ranks in plans(name, recipe)]
+        recipes = _recipes()
+        for _, recipe in recipes:
+            require_arch(recipe.encoder)
+        found = [_measured(name, config, ranks) for name, recipe in recipes for config, ranks in plans(name, recipe)]
         present({"benchmark": "gpu_memory", "rows": found}, rows, "gpu_memory.py", given, arguments.output)
 
     return run_command(run, again="run the same command again")

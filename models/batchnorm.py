@@ -16,7 +16,8 @@ from equimod.models.gather import gather, world_size
 class SyncBatchNorm(_BatchNorm):
     """Batch norm over the batches of all ranks, on GPUs, on CPUs, and on "meta", where a step is only counted.
 
-    Takes over parameters and buffers of `norm`. Every rank must hold the same number of values, two a channel or
+    Takes over parameters, buffers and children of `norm`; children, such as the activation in timm's BatchNormAct2d,
+    come after it in their order. Every rank must hold the same number of values, two a channel or
     more: training splits the global batch evenly. torch's own asks all ranks for their numbers, and the host waits for
     the answer in every layer. Statistics are float32 or better; the output has the input's dtype. Not run on several
     GPUs yet.
@@ -28,7 +29,7 @@ class SyncBatchNorm(_BatchNorm):
         if norm.momentum is None or not norm.track_running_stats:
             raise ValueError(f"{norm}: running statistics with a momentum are wanted")
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine)
-        self._parameters, self._buffers = norm._parameters, norm._buffers
+        self._parameters, self._buffers, self._modules = norm._parameters, norm._buffers, norm._modules
         self.train(norm.training)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -37,12 +38,16 @@ class SyncBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N,C) or (N,C,H,W) per channel."""
-        if not self.training:
-            return super().forward(input)
-        self._check_input_dim(input)
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked += 1
-        normalised: Tensor = _Normalise.apply(input, self.weight, self.bias, self)
+        normalised: Tensor
+        if self.training:
+            self._check_input_dim(input)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            normalised = _Normalise.apply(input, self.weight, self.bias, self)
+        else:
+            normalised = super().forward(input)
+        for child in self.children():
+            normalised = child(normalised)
         return normalised
 
 

@@ -52,4 +52,5 @@ def _follow(target: nn.Module, online: nn.Module, weight: float) -> None:
     pairs = list(zip(targets, onlines, strict=True))
     values, counters = ([pair for pair in pairs if pair[0].is_floating_point() is wanted] for wanted in (True, False))
     torch._foreach_lerp_([t for t, _ in values], [o for _, o in values], weight)
-    torch._foreach_copy_([t for t, _ in counters], [o for _, o in counters])
+    if counters:  # which an encoder without batch norms has none of
+        torch._foreach_copy_([t for t, _ in counters], [o for _, o in counters])

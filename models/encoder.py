@@ -1,20 +1,23 @@
-"""The encoder f: torchvision's ResNet trunks without the classifier, with a CIFAR stem and a width factor.
+"""The encoder f: what every one has, and torchvision's ResNet trunks without the classifier, with a CIFAR stem and a
+width factor.
 
-Built from torchvision's own blocks under torchvision's own names, so that the state dict of a published
+The ResNets are built from torchvision's own blocks under torchvision's own names, so that the state dict of a published
 ResNet loads but for its `fc`, and the encoder trained here loads into torchvision. Composed rather than
 derived from `torchvision.models.ResNet`, whose constructor fixes the width and the stem.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from equimod.models.settings import Arch, EncoderSettings
+from equimod.models.settings import RESNETS, ConfigError, EncoderSettings
 
 _Block = type[BasicBlock] | type[Bottleneck]
-_TRUNKS: dict[Arch, tuple[_Block, tuple[int, int, int, int]]] = {
+_TRUNKS: dict[str, tuple[_Block, tuple[int, int, int, int]]] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -23,14 +26,22 @@ _TRUNKS: dict[Arch, tuple[_Block, tuple[int, int, int, int]]] = {
 
 
 class Encoder(nn.Module):
-    """ResNet from images (N,3,S,S) to representations h (N, feature_dim), initialised from torch's generator."""
+    """From images (N,3,S,S) to representations h (N, feature_dim), initialised from torch's generator."""
 
     feature_dim: int
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that have no weight decay, beside biases and norms."""
+        return set()
+
+
+class ResNet(Encoder):
+    """A ResNet of torchvision's key names."""
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
         block, depths = _TRUNKS[settings.arch]
-        width = settings.width
+        width = settings.width or 64
         if settings.stem == "cifar":
             self.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
             self.maxpool: nn.Module = nn.Identity()
@@ -54,6 +65,32 @@ class Encoder(nn.Module):
         return torch.flatten(self.avgpool(h), 1)
 
 
+def require_arch(settings: EncoderSettings) -> None:
+    """Raise ConfigError where there is no such architecture here. Builds none."""
+    if settings.timm_name is not None:
+        _timm_encoder(settings).require_timm_model(settings)
+
+
+def build_encoder(settings: EncoderSettings, image_size: int = 224) -> Encoder:
+    """The encoder that settings describe, for images of `image_size` pixels. Raises ConfigError where there is none."""
+    if settings.timm_name is None:
+        return ResNet(settings)
+    encoder: Encoder = _timm_encoder(settings).timm_encoder(settings, image_size)
+    return encoder
+
+
+def _timm_encoder(settings: EncoderSettings) -> Any:
+    """The module for models of timm. Raises ConfigError without timm."""
+    try:
+        from equimod.models import timm_encoder  # only now: timm takes seconds to import, and need not be there
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"encoder.arch={settings.arch} is none of {', '.join(RESNETS)}, and models of timm need it ({error}): "
+            "pip install 'equimod[timm]'"
+        ) from error
+    return timm_encoder
+
+
 def _stage(block: _Block, inplanes: int, planes: int, depth: int, stride: int) -> nn.Sequential:
     outplanes = planes * block.expansion
     downsample = None
@@ -63,7 +100,7 @@ def _stage(block: _Block, inplanes: int, planes: int, depth: int, stride: int) -
     return nn.Sequential(first, *(block(outplanes, planes) for _ in range(depth - 1)))
 
 
-def _initialise(encoder: Encoder) -> None:
+def _initialise(encoder: ResNet) -> None:
     """As torchvision with zero_init_residual=True: every residual block starts as its shortcut (official code)."""
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d):

@@ -7,7 +7,7 @@ it is made, and names the key that a recipe and the command line have for it.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from equimod.pipelines.errors import UsageError
 
@@ -49,23 +49,59 @@ def require_widths(settings: object, section: str, *names: str) -> None:
 
 
 Arch = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
+RESNETS: tuple[str, ...] = get_args(Arch)
+OF_TIMM = "timm:"
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    arch: Arch = "resnet18"
-    """Depth of the torchvision ResNet trunk; resnet10 has one basic block a stage, for small machines."""
-    stem: Literal["imagenet", "cifar"] = "cifar"
-    """imagenet: 7x7 stride 2 and max-pool; cifar: 3x3 stride 1, no max-pool."""
-    width: int = 64
-    """Channels of the first stage; 64 is the published network."""
+    arch: str = "resnet18"
+    """resnet10 (one basic block a stage), resnet18, resnet34 or resnet50, with torchvision's key names; or a model of
+    timm by its name there, such as vit_small_patch16_224 or convnext_tiny (extra timm; timm:resnet50 for a name that
+    is ours too)."""
+    stem: Literal["imagenet", "cifar"] | None = None
+    """Of our ResNets. imagenet: 7x7 stride 2 and max-pool; cifar, the default: 3x3 stride 1, no max-pool."""
+    width: int | None = None
+    """Channels of the first stage of our ResNets; 64, the default, is the published network."""
+    freeze_patch_embed: bool = False
+    """Leave the patch projection of a vision transformer as it was drawn, against instability (MoCo v3)."""
+
+    weights: str | None = None
+    """Weights to start from: a file, safetensors or a .pth of torchvision or timm, or by name where its cache has them:
+    torchvision:resnet50, timm:resnet50.a1_in1k. A classifier among them is left out. A run that goes on needs none."""
+    weights_sha256: str | None = None
+    """SHA-256 that the file of weights must have; none: any, and the run keeps the one it had."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, "encoder.", width=8)
+        if self.weights_sha256 is not None and self.weights is None:
+            raise ConfigError("encoder.weights_sha256 has no effect without encoder.weights; leave it out")
+        if self.timm_name is None:
+            # The frozen form of a default that depends on another setting.
+            object.__setattr__(self, "stem", self.stem or "cifar")
+            object.__setattr__(self, "width", 64 if self.width is None else self.width)
+            require_at_least(self, "encoder.", width=8)
+            if self.freeze_patch_embed:
+                raise ConfigError(f"encoder.freeze_patch_embed has no effect on {self.arch}; leave it out")
+        for name in ("stem", "width") if self.timm_name else ():
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"encoder.{name}={getattr(self, name)} is for {', '.join(RESNETS)} alone, and encoder.arch is "
+                    f"{self.arch}; leave it out"
+                )
+
+    @property
+    def timm_name(self) -> str | None:
+        """What timm calls the architecture; None for a ResNet of our own."""
+        return None if self.arch in RESNETS else self.arch.removeprefix(OF_TIMM)
+
+    @property
+    def title(self) -> str:
+        """The architecture with its width, for people."""
+        return self.arch if self.width is None else f"{self.arch} width {self.width}"
 
     @property
     def stride(self) -> int:
-        """Pixels of an image for each of the last feature map."""
+        """Pixels of an image for each of the last feature map of our ResNets."""
         return 32 if self.stem == "imagenet" else 8
 
 

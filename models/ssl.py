@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equimod.models.barlow_twins import BarlowTwins
 from equimod.models.byol import BYOL
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import Encoder, build_encoder
 from equimod.models.equimod import EquiMod
 from equimod.models.essl import ESSL
 from equimod.models.method import Method
@@ -21,6 +21,7 @@ from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettin
 from equimod.models.simclr import SimCLR
 from equimod.models.simsiam import SimSiam
 from equimod.models.vicreg import VICReg
+from equimod.models.weights import load_weights
 from equimod.pipelines.params import Standardizer
 
 METHODS: dict[str, Callable[[Encoder, Any], Method]] = {
@@ -135,7 +136,8 @@ class SSL(nn.Module):
 
     def _encode(self, images: Tensor) -> Tensor:
         """Representations (N,F) of images (N,3,S,S), brought to the layout of the weights."""
-        if self.encoder.conv1.weight.is_contiguous(memory_format=torch.channels_last):
+        kernel = next((p for p in self.encoder.parameters() if p.ndim == 4), None)
+        if kernel is not None and kernel.is_contiguous(memory_format=torch.channels_last):
             images = images.contiguous(memory_format=torch.channels_last)
         h: Tensor = self.encoder(images)
         return h
@@ -154,15 +156,20 @@ def build_ssl(
     standardizer: Standardizer | None = None,
     essl: ESSLSettings | None = None,
     probe_classes: int | None = None,
+    image_size: int = 224,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> SSL:
     """The module to train: `method` (a key of METHODS, with its settings), with EquiMod and E-SSL where their settings
-    are given, and with an online probe where the number of classes is.
+    are given, and with an online probe where the number of classes is. `image_size`: side of the images in pixels.
+    `weights`: by name, those that the encoder starts from.
 
     Initialised from torch's global generator. ValueError for an unknown method and for EquiMod without a standardizer.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r} is unknown; choose from {', '.join(METHODS)}")
-    trunk = Encoder(encoder)
+    trunk = build_encoder(encoder, image_size)
+    if weights is not None:
+        load_weights(trunk, weights, str(encoder.weights))
     module = None
     if equimod is not None:
         if standardizer is None:

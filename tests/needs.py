@@ -45,6 +45,7 @@ def needs(extra: str, *, module: bool = False) -> None:
         "imagenet": "scipy",
         "kornia": "kornia",
         "mlflow": "mlflow",
+        "timm": "timm",
         "triton": "triton",
         "wandb": "wandb",
     }

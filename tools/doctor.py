@@ -181,6 +181,7 @@ def findings(model_rate: float) -> list[Diagnosis]:
         _check("compiler", APT, _compiler),
         _check("scipy", "pip install 'equimod[imagenet]'", lambda: _version("scipy")),
         _check("kornia", "pip install 'equimod[kornia]'", lambda: _version("kornia")),
+        _check("timm", "pip install 'equimod[timm]'", lambda: _version("timm")),
         _check("apex", apex, _apex),
     ]
 

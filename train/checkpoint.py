@@ -1,9 +1,10 @@
 """Checkpoints without pickle: safetensors and JSON, written durably, the two newest kept.
 
 `checkpoints/step-00001234/` holds model.safetensors (with the statistics of the parameters), optimizer.safetensors
-(momentum by parameter name), config.yaml, state.json (cursor, scaler, fingerprint of the records, code and libraries),
-and digests.json, by which a change of any of them is noticed before it is used. Nothing random is stored: every draw is
-keyed, so the cursor's two integers and the seed in config.yaml are all that a resume needs.
+(momentum by parameter name, what AdamW keeps by "exp_avg/NAME" and so on), config.yaml, state.json (cursor, scaler,
+fingerprint of the records, code and libraries), and digests.json, by which a change of any of them is noticed before it
+is used. Nothing random is stored: every draw is keyed, so the cursor's two integers and the seed in config.yaml are all
+that a resume needs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -26,7 +26,8 @@ from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.stored import DIGESTS, DamagedFileError, Digests, FileDigest, decode_json, read_json
 from equimod.train.config import CONFIG, Config, read_recipe
 from equimod.train.environment import Environment
-from equimod.train.loop import TrainState, momenta
+from equimod.train.loop import TrainState
+from equimod.train.optimizers import kept_tensors, restore_tensors
 
 FORMAT = 3
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -111,10 +112,10 @@ def save(
     """
     path = step_folder(folder, global_step)
     folder.mkdir(parents=True, exist_ok=True)
-    state = State(cursor, trained.grad_cache.scaler.state_dict(), records, Environment.here(config.backend))
+    state = State(cursor, trained.grad_cache.scaler.state_dict(), records, Environment.of(config))
     contents = {
         MODEL: _serialized(trained.model.state_dict()),
-        OPTIMIZER: _serialized(dict(momenta(trained.model, trained.optimizer))),
+        OPTIMIZER: _serialized(dict(kept_tensors(trained.model, trained.optimizer))),
         CONFIG: config.to_yaml().encode(),
         STATE: json.dumps(asdict(state), indent=2).encode(),
     }
@@ -192,9 +193,7 @@ def restore(
     except DamagedFileError as error:
         raise unusable(error) from error
     load_model(path, model, trained.model)
-    parameters = dict(trained.model.named_parameters())
-    for name, buffer in optimizer.items():
-        trained.optimizer.state[parameters[name]]["momentum_buffer"] = torch.zeros_like(parameters[name]).copy_(buffer)
+    restore_tensors(optimizer, trained.model, trained.optimizer)
     if state.scaler:
         trained.grad_cache.scaler.load_state_dict(state.scaler)
     return state.cursor
@@ -210,7 +209,7 @@ def load_model(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None
 
 
 def export_encoder(encoder: nn.Module, path: Path) -> None:
-    """Write the encoder alone, under torchvision's key names, durably."""
+    """Write the encoder alone, under the key names of torchvision or timm, durably."""
     with durable_file(path) as handle:
         handle.write(_serialized(encoder.state_dict()))
 

@@ -251,6 +251,8 @@ def _apex_batchnorm(module: nn.Module, dist_info: DistInfo) -> None:
             "APEX_CPP_EXT=1 APEX_CUDA_EXT=1 APEX_CUDNN_GBN=1 APEX_PEER_MEMORY=1 pip install --no-build-isolation ."
         ) from error
     for parent, name, norm in _batchnorms(module, (nn.BatchNorm2d,)):
+        if list(norm.children()):  # an activation, which apex's would leave out
+            continue
         grouped = GroupBatchNorm2d(norm.num_features, dist_info.world_size, norm.eps, norm.momentum)
         grouped._parameters, grouped._buffers = norm._parameters, norm._buffers
         setattr(parent, name, grouped.train(norm.training))

@@ -12,6 +12,7 @@ from pathlib import Path
 from equimod import models, pipelines
 from equimod import train as train_package
 from equimod.pipelines.errors import EquimodError
+from equimod.train.config import Config
 
 _SHOWN = 5  # changes in a message
 _LIBRARIES = ("torch", "numpy", "simplejpeg", "pillow")  # that compute what a run is made of
@@ -44,10 +45,17 @@ class Environment:
     code: dict[str, str]
 
     @classmethod
+    def of(cls, config: Config) -> Environment:
+        """`here`, for a run."""
+        return cls.here(config.backend, timm=config.encoder.timm_name is not None)
+
+    @classmethod
     @cache
-    def here(cls, backend: str) -> Environment:
-        """That of this process, which loads images with `backend`, as it was when it was first asked for."""
-        libraries = {name: _version(name) for name in (*_LIBRARIES, *_OF_BACKENDS.get(backend, ()))}
+    def here(cls, backend: str, *, timm: bool = False) -> Environment:
+        """That of this process, which loads images with `backend`, and has an encoder of timm's or not, as it was when
+        it was first asked for."""
+        names = (*_LIBRARIES, *_OF_BACKENDS.get(backend, ()), *(["timm"] if timm else []))
+        libraries = {name: _version(name) for name in names}
         others = {"python": platform.python_version(), **{name: _version(name) for name in _BESIDE}}
         return cls(libraries, others, code_digests())
 

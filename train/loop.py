@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equimod.models.ssl import SSL
 from equimod.pipelines.batch import Batch
@@ -16,6 +16,7 @@ from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.sampler import Cursor
 from equimod.train.distributed import DistInfo, any_rank, mean_over_ranks
 from equimod.train.grad_cache import GradCache
+from equimod.train.optimizers import kept_tensors, set_weight_decay
 from equimod.train.report import Reporter
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
@@ -38,6 +39,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     grad_cache: GradCache
     learning_rate: Callable[[int], float]  # of a step, counted over the whole run
+    weight_decay: Callable[[int], float]  # the same
 
     @property
     def steadier(self) -> str:
@@ -74,6 +76,7 @@ def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunCont
         epoch, lr = done // steps, state.learning_rate(done)
         with stages.record("optimizer", batch.label.device):
             state.model.before_step(done / total)
+            set_weight_decay(state.optimizer, state.weight_decay(done))
         buffer.add(train_step(state, batch, lr))
         done += 1
         stopping = any_rank(context.stop_asked(), context.dist_info)
@@ -112,7 +115,8 @@ def train_step(state: TrainState, batch: Batch, lr: float) -> dict[str, Tensor]:
 
 def assert_finite(state: TrainState, done: int, lr: float, last_good: str, dist_info: DistInfo) -> None:
     """Raise NotFiniteError, on every rank, where a weight, momentum or running statistic of any rank is not finite."""
-    tensors = {**state.model.state_dict(), **{f"momentum of {n}": m for n, m in momenta(state.model, state.optimizer)}}
+    kept = {f"momentum of {name}": tensor for name, tensor in kept_tensors(state.model, state.optimizer)}
+    tensors = {**state.model.state_dict(), **{name: tensor for name, tensor in kept.items() if " of step/" not in name}}
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
     largest = torch._foreach_norm(list(floats.values()), ord=math.inf)
     finite = torch.stack([value.isfinite() for value in largest]).tolist()
@@ -127,13 +131,6 @@ def _not_finite(state: TrainState, what: str, step: int, lr: float, last_good: s
         f"{what} in step {step} (learning rate {lr:.3g}); last good checkpoint: {last_good}; train anew, in another "
         f"--output, with {state.steadier}"
     )
-
-
-def momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """The momentum of each parameter that has one yet, by its name."""
-    for name, parameter in model.named_parameters():
-        if "momentum_buffer" in optimizer.state.get(parameter, {}):
-            yield name, optimizer.state[parameter]["momentum_buffer"]
 
 
 class LossBuffer:

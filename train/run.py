@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import Encoder, require_arch
 from equimod.models.ssl import SSL, build_ssl
 from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
@@ -33,14 +33,15 @@ from equimod.train.distributed import (
 )
 from equimod.train.environment import code_digests
 from equimod.train.grad_cache import GradCache
-from equimod.train.lars import LARS, lars_groups
 from equimod.train.loop import AUTOCAST, RunContext, TrainState, image_dtype, train
+from equimod.train.optimizers import build_optimizer
 from equimod.train.report import Reporter
 from equimod.train.run_folder import CHECKPOINTS, checkpoint_to_resume, held, take
-from equimod.train.schedule import warmup_cosine
+from equimod.train.schedule import cosine, warmup_cosine
 from equimod.train.signals import SIGTERM_EXIT, stop_signal
 from equimod.train.time_spent import Clock
 from equimod.train.trackers import require_trackers
+from equimod.train.weights import GivenWeights, given_weights, settled_weights
 
 
 def run_training(config: Config) -> int:
@@ -55,11 +56,14 @@ def run_training(config: Config) -> int:
             config = config.on_device(dist_info.device.type)
             if dist_info.rank == 0:
                 require_trackers(config.log.to)
+            require_arch(config.encoder)
+            config, weights = given_weights(config)
             code = "\n".join(f"{name} {digest}" for name, digest in code_digests().items())
             assert_same_on_all_ranks(code, "the code of equimod", dist_info)
             assert_same_on_all_ranks(replace(config, system=Config.system).to_yaml(), "the configuration", dist_info)
         notes: list[str] = []
         resume_from = of_first_rank(lambda: _begin(config, stack, notes.append), dist_info)
+        config, weights = settled_weights(config, weights, resume_from)
         config, records = prepare(config, dist_info)
         config, why = with_backend(config, records, resume_from, dist_info)
         config = with_normalization(config, records, resume_from)
@@ -68,9 +72,11 @@ def run_training(config: Config) -> int:
             assert_same_on_all_ranks(f"{found.table}{found.content}", "the content of the training records", dist_info)
             assert_same_on_all_ranks(config.backend, "the backend", dist_info)
             pipeline = training_pipeline(config, records, dist_info)
-            state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages)
-        told = (f"backend {config.backend}: {why}", *notes)
-        run = PreparedRun(config, records, found, pipeline, state, dist_info, resume_from, told)
+            state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages, weights)
+        told = [f"backend {config.backend}: {why}", *notes]
+        if weights is not None:
+            told.append(weights.note(state.model.encoder))
+        run = PreparedRun(config, records, found, pipeline, state, dist_info, resume_from, tuple(told))
         start = Cursor(0, 0)
         if resume_from is not None:
             start = restore(resume_from, state, found, resume_anyway=config.resume_anyway)
@@ -118,14 +124,17 @@ class PreparedRun:
         parameters = sum(p.numel() for p in self.state.model.parameters()) / 1e6
         resumed = f", resumed at step {start_step}" if start_step else ""
         return (
-            f"{config.title} on {config.data_name}: {len(self.records)} images, {config.encoder.arch} width "
-            f"{config.encoder.width}, {parameters:.1f} M parameters, {ranks} rank(s) on {device}, {config.precision}, "
+            f"{config.title} on {config.data_name}: {len(self.records)} images, {config.encoder.title}, "
+            f"{parameters:.1f} M parameters, {config.optim.title}, {ranks} rank(s) on {device}, {config.precision}, "
             f"output {self.folder}{resumed}"
         )
 
 
-def build_model(config: Config, records: Contents) -> SSL:
-    """The model of a configuration, initialised from its seed, its parameter statistics drawn over the real sizes."""
+def build_model(config: Config, records: Contents, weights: GivenWeights | None = None) -> SSL:
+    """The model of a configuration, initialised from its seed, its parameter statistics drawn over the real sizes.
+
+    Its encoder starts from `weights` where they are given. Raises ConfigError where they do not fit.
+    """
     torch.manual_seed(config.seed)
     standardizer = Standardizer.fit(config.augment, records.size) if config.equimod else None
     return build_ssl(
@@ -136,6 +145,8 @@ def build_model(config: Config, records: Contents) -> SSL:
         standardizer,
         config.rotation if config.essl else None,
         len(records.classes) if config.online_probe else None,
+        config.augment.size,
+        weights.tensors if weights else None,
     )
 
 
@@ -184,11 +195,17 @@ def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> 
 
 
 def build_train_state(
-    config: Config, records: Contents, steps: int, dist_info: DistInfo, stages: StageTimes | None = None
+    config: Config,
+    records: Contents,
+    steps: int,
+    dist_info: DistInfo,
+    stages: StageTimes | None = None,
+    weights: GivenWeights | None = None,
 ) -> TrainState:
-    """Model, optimizer, scaler and learning rate; `steps` an epoch. ValueError where the schedule has no room.
+    """Model, optimizer, scaler and schedules; `steps` an epoch. ValueError where the schedule has no room.
 
-    The time that steps take goes to `stages`, those of the pipeline in a run.
+    The time that steps take goes to `stages`, those of the pipeline in a run. The encoder starts from `weights`. Raises
+    ConfigError where they do not fit.
     """
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
@@ -200,28 +217,29 @@ def build_train_state(
         peak=config.optim.lr,
     )
     learning_rate(0)
+    decay = config.optim.weight_decay
+    weight_decay = partial(
+        cosine,
+        total_steps=config.epochs * steps,
+        start=decay,
+        end=decay if config.optim.weight_decay_end is None else config.optim.weight_decay_end,
+    )
     local_batch_size = config.batch_size // dist_info.world_size
     if local_batch_size % config.grad_cache:
         raise ValueError(
             f"grad_cache={config.grad_cache} does not divide the {local_batch_size} images of a rank; "
             f"give a divisor of {local_batch_size}"
         )
-    model = build_model(config, records).to(dist_info.device).to(memory_format=torch.channels_last)
+    model = build_model(config, records, weights).to(dist_info.device).to(memory_format=torch.channels_last)
     parallel = data_parallel(sync_batchnorm(model, dist_info, config.system.batchnorm), dist_info, config.gradients)
     if config.system.compile != "no":
         _compile_encoders(model, config.system.compile)
-    optimizer = LARS(
-        lars_groups(model),
-        lr=config.optim.lr,
-        momentum=config.optim.momentum,
-        weight_decay=config.optim.weight_decay,
-        trust_coefficient=config.optim.trust_coefficient,
-    )
+    optimizer = build_optimizer(config.optim, model)
     scaler = torch.amp.GradScaler(dist_info.device.type, enabled=config.precision == "fp16")
     grad_cache = GradCache(
         model, parallel, config.grad_cache, scaler, AUTOCAST[config.precision], stages or StageTimes()
     )
-    return TrainState(model, optimizer, grad_cache, learning_rate)
+    return TrainState(model, optimizer, grad_cache, learning_rate, weight_decay)
 
 
 def _compile_encoders(model: SSL, mode: str) -> None:

@@ -83,7 +83,7 @@ def _refuse_others_folder(config: Config, folder: Path, has_run: bool) -> None:
 
 
 def _compare_environments(config: Config, checkpoint: Checkpoint, say: Callable[[str], None]) -> None:
-    here, before = Environment.here(checkpoint.config.backend), checkpoint.state.environment
+    here, before = Environment.of(checkpoint.config), checkpoint.state.environment
     if not config.resume_anyway:
         here.refuse(before, "install what it had, or go on with --resume-anyway")
     if changes := here.changes(before):

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step."""
+"""Learning rate and weight decay as functions of the step."""
 
 from __future__ import annotations
 
@@ -21,4 +21,9 @@ def warmup_cosine(step: int, *, total_steps: int, warmup_steps: int, peak: float
         raise ValueError(f"step={step} lies outside the training's 0 to {total_steps}")
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    return peak * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps))) / 2
+    return cosine(step - warmup_steps, total_steps=total_steps - warmup_steps, start=peak, end=0.0)
+
+
+def cosine(step: int, *, total_steps: int, start: float, end: float) -> float:
+    """From `start` in step 0 to `end` in step `total_steps` along half a cosine, as DINO's weight decay."""
+    return end + (start - end) * (1 + math.cos(math.pi * step / total_steps)) / 2

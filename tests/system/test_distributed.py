@@ -85,12 +85,25 @@ def _check_losses(dist_info: DistInfo) -> Results:
     return results
 
 
+class _NormWithActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: the forward pass of the batch norm ends in its child."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, input: Tensor) -> Tensor:
+        activated: Tensor = self.act(super().forward(input))
+        return activated
+
+
 def _check_batchnorm(dist_info: DistInfo) -> Results:
     results: Results = {}
     cases = {
         "2d": (nn.BatchNorm1d(3), (N, 3)),
         "4d": (nn.BatchNorm2d(3, momentum=0.3), (N, 3, 4, 4)),
         "plain": (nn.BatchNorm1d(3, affine=False), (N, 3)),
+        "with activation": (_NormWithActivation(3), (N, 3, 4, 4)),
     }
     for name, (norm, shape) in cases.items():
         module = nn.Sequential(norm).double()

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import build_encoder
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import POLICIES, evaluation_policy
@@ -284,7 +284,7 @@ def test_every_evaluator_is_a_file_that_is_registered() -> None:
 
 def _encoder(autocast: torch.dtype | None = None) -> FrozenEncoder:
     torch.manual_seed(0)
-    return FrozenEncoder(Encoder(EncoderSettings(arch="resnet10", width=8)), autocast)
+    return FrozenEncoder(build_encoder(EncoderSettings(arch="resnet10", width=8)), autocast)
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])

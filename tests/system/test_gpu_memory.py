@@ -20,10 +20,12 @@ from equimod.benchmarks import gpu_memory
 from equimod.benchmarks.gpu_check.workload import DrawnRecords
 from equimod.benchmarks.gpu_memory import LiveMemory, card, main, peak_bytes, pipeline_bytes, plans
 from equimod.benchmarks.rehearse import Photos, batch_without_values, step
+from equimod.models.settings import EncoderSettings, EquiModSettings, SimCLRSettings
 from equimod.pipelines import build
 from equimod.pipelines.operators import TritonOperators
 from equimod.pipelines.prefetch import GPUMemory
 from equimod.train.config import RECIPES, Config, read_recipe
+from equimod.train.config.optim import OptimSettings
 from equimod.train.distributed import DistInfo
 from equimod.train.loop import image_dtype
 from equimod.train.run import build_model, build_train_state, training_pipeline
@@ -111,6 +113,20 @@ def test_a_rank_has_its_share_and_the_buckets_of_its_gradients(config: Config) -
     model = build_model(config, Photos())
     buckets = sum(p.nbytes for p in model.parameters())
     assert _peak_bytes(config, 4) == _peak_bytes(replace(config, batch_size=16), 1) + buckets
+
+
+def test_adamw_holds_two_averages_and_what_is_frozen_none_of_them(config: Config) -> None:
+    needs("timm")
+    encoder = EncoderSettings("test_vit", freeze_patch_embed=True)
+    narrow = {"simclr": SimCLRSettings((16,), 8), "equivariance": EquiModSettings(projector=(16, 8), embedding=(8,))}
+    lars = replace(config, encoder=encoder, **narrow)  # so that most of the peak is activations, which are the same
+    model = build_model(lars, Photos())
+    one = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    adamw = replace(lars, optim=OptimSettings("adamw", lr=0.01))
+    assert frozen == 4 * (16 * 16 * 3 + 1) * 64
+    steps = 4 * sum(p.requires_grad for p in model.parameters())
+    assert _peak_bytes(adamw, 1) - _peak_bytes(lars, 1) == one + steps
 
 
 def test_a_card_keeps_a_reserve() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from needs import needs
 from torch import Tensor
 
 from equimod.benchmarks import rehearse as rehearse_module
@@ -15,6 +17,7 @@ from equimod.benchmarks.rehearse import embedding_bytes, main, paper_config, pre
 from equimod.models import simclr
 from equimod.models.losses import nt_xent
 from equimod.models.settings import METHOD_NAMES, MethodName
+from equimod.train.config import RECIPES, read_recipe
 from equimod.train.distributed import DistInfo
 
 
@@ -41,6 +44,16 @@ def test_a_step_of_every_method_runs_as_rank_0_of_32(method: MethodName, equimod
     assert summed >= 0
     of_backbone = 26_560  # channels that ResNet-50 normalises
     assert found["batchnorm"]["channels"] >= of_backbone * (2 if method == "byol" else 1)
+
+
+def test_a_step_of_a_vision_transformer_with_adamw_runs_too(dist_info: DistInfo) -> None:
+    needs("timm")
+    config = replace(
+        read_recipe(RECIPES / "simclr_equimod_vits16_imagenet.yaml"), data=(Path("imagenet"),), precision="fp32"
+    )
+    found = rehearse(config, dist_info)
+    of_vits16 = 128 * 2 * 4.6e9 / 1e12  # multiplications and additions of 128 images
+    assert found["tflop"] == pytest.approx(3 * 3 * of_vits16, rel=0.02)
 
 
 def test_parts_cost_one_more_forward_pass(dist_info: DistInfo) -> None:

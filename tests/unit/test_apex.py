@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from equimod.models.batchnorm import SyncBatchNorm
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import Encoder, build_encoder
 from equimod.train.config import RECIPES, Config, read_recipe
 from equimod.train.distributed import DistInfo, sync_batchnorm
 
@@ -36,7 +36,7 @@ class _GroupBatchNorm2d(nn.modules.batchnorm._BatchNorm):
 
 @pytest.fixture
 def encoder(config: Config) -> Encoder:
-    return Encoder(config.encoder)
+    return build_encoder(config.encoder)
 
 
 def test_apex_takes_over_the_batch_norms_of_images(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

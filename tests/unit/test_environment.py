@@ -84,7 +84,7 @@ def test_a_run_of_other_code_goes_on_when_told_to_and_says_so(
     assert main(options) == 0
     here = Environment.here("native")
     later = _other(here, pipelines__ops="of another commit")
-    monkeypatch.setattr(run_folder.Environment, "here", lambda backend: later)
+    monkeypatch.setattr(run_folder.Environment, "here", lambda backend, timm: later)
     capsys.readouterr()
     assert main([*options, "--resume", "auto"]) == 1
     error = capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import Encoder, build_encoder
 from equimod.models.equimod import EquiMod
 from equimod.models.settings import EncoderSettings, EquiModSettings
 from equimod.pipelines.build import build_pipeline
@@ -25,7 +25,7 @@ POLICY = POLICIES["simclr_cifar10"]
 
 def _model(tree: Path) -> tuple[Encoder, EquiMod]:
     torch.manual_seed(0)
-    encoder = Encoder(EncoderSettings(arch="resnet10", width=8))
+    encoder = build_encoder(EncoderSettings(arch="resnet10", width=8))
     standardizer = Standardizer.fit(POLICY, open_records(tree).size, draws=1000)
     equimod = EquiMod(encoder.feature_dim, standardizer, EquiModSettings(projector=(16, 8), embedding=(4,)))
     for module in (encoder, equimod):  # statistics that are not those of a fresh batch norm

@@ -11,7 +11,7 @@ import torchvision.transforms.functional as tv
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import build_encoder
 from equimod.models.essl import ESSL, rotations
 from equimod.models.probe import OnlineProbe
 from equimod.models.settings import EncoderSettings, EquiModSettings, ESSLSettings, NoneSettings, SimCLRSettings
@@ -44,7 +44,7 @@ def test_rotations_are_quarter_turns_and_labelled_by_their_number() -> None:
 
 def test_the_rotation_loss_is_the_cross_entropy_of_the_turns() -> None:
     torch.manual_seed(0)
-    encoder, view = Encoder(ENCODER).eval(), torch.rand(N, 3, 16, 16)
+    encoder, view = build_encoder(ENCODER).eval(), torch.rand(N, 3, 16, 16)
     essl = ESSL(encoder.feature_dim, ESSLSettings(hidden=(16,)))
     losses = [
         F.cross_entropy(essl.predictor(encoder(tv.rotate(view, 90.0 * turn))), torch.full((N,), turn))
@@ -54,7 +54,7 @@ def test_the_rotation_loss_is_the_cross_entropy_of_the_turns() -> None:
 
 
 def test_rotated_views_can_be_smaller() -> None:
-    encoder = Encoder(ENCODER)
+    encoder = build_encoder(ENCODER)
     seen: list[tuple[int, ...]] = []
     encoder.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
     ESSL(encoder.feature_dim, ESSLSettings(hidden=(), size=8))(encoder, torch.rand(N, 3, 16, 16))

@@ -9,7 +9,7 @@ from torch import nn
 
 from equimod.benchmarks.gpu_memory import LiveMemory
 from equimod.models.byol import BYOL, _follow
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import Encoder, build_encoder
 from equimod.models.losses import equimod_loss, log_sum_exp
 from equimod.models.settings import BYOLSettings, EncoderSettings
 from equimod.train.grad_cache import _buffers_kept
@@ -20,7 +20,7 @@ META = torch.device("meta")
 
 @pytest.fixture
 def resnet50() -> Encoder:
-    return Encoder(EncoderSettings("resnet50", "imagenet")).to(META).to(memory_format=torch.channels_last)
+    return build_encoder(EncoderSettings("resnet50", "imagenet")).to(META).to(memory_format=torch.channels_last)
 
 
 def test_lars_updates_a_resnet50_in_few_launches(resnet50: Encoder) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import build_encoder
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.policy import POLICIES, evaluation_policy
 from equimod.pipelines.records import open_records
@@ -92,7 +92,7 @@ def test_fewer_images_than_a_batch_make_one_batch() -> None:
 
 def test_the_full_form_leaves_weights_and_batch_norm_alone_and_replays_exactly(image_tree: Path) -> None:
     torch.manual_seed(0)
-    encoder = Encoder(EncoderSettings(arch="resnet10", width=8))
+    encoder = build_encoder(EncoderSettings(arch="resnet10", width=8))
     before = copy.deepcopy(encoder.state_dict())
     frozen, records = FrozenEncoder(encoder, torch.bfloat16), open_records(image_tree)
     val = extract(frozen, records, POLICY.x, records.classes)
@@ -109,7 +109,7 @@ def test_the_full_form_leaves_weights_and_batch_norm_alone_and_replays_exactly(i
 
 def test_the_full_form_trains_on_new_crops_every_epoch(image_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    frozen = FrozenEncoder(Encoder(EncoderSettings(arch="resnet10", width=8)), None)
+    frozen = FrozenEncoder(build_encoder(EncoderSettings(arch="resnet10", width=8)), None)
     records = open_records(image_tree)
     seen: list[tuple[float, ...]] = []
 

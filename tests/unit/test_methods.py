@@ -12,7 +12,7 @@ from small_models import ENCODER, SETTINGS
 from torch import Tensor, nn
 
 from equimod.models.byol import BYOL
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import build_encoder
 from equimod.models.losses import barlow_twins_loss, byol_loss, simsiam_loss, vicreg_loss
 from equimod.models.ssl import METHODS, build_ssl
 
@@ -98,7 +98,7 @@ def test_every_trainable_weight_of_a_method_gets_a_gradient_and_no_other(method:
 
 def test_byols_target_starts_as_the_online_network_and_follows_with_its_buffers() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(ENCODER)
+    encoder = build_encoder(ENCODER)
     byol = BYOL(encoder, SETTINGS["byol"])
     pairs = [(byol.target_encoder, encoder), (byol.target_projector, byol.projector)]
 
@@ -124,7 +124,7 @@ def test_byols_target_starts_as_the_online_network_and_follows_with_its_buffers(
 def test_byols_views_go_to_the_target_crosswise() -> None:
     """The prediction of one view is held against the target's projection of the other."""
     torch.manual_seed(0)
-    encoder = Encoder(ENCODER)
+    encoder = build_encoder(ENCODER)
     byol = BYOL(encoder, SETTINGS["byol"])
     views = torch.randn(12, 3, 16, 16)
     h_i, h_j = encoder(views).chunk(2)

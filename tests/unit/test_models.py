@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import build_encoder
 from equimod.models.equimod import EquiMod
 from equimod.models.heads import mlp
 from equimod.models.losses import equimod_loss, nt_xent
@@ -62,12 +62,12 @@ def test_mlp_has_relu_between_layers_and_none_at_the_end() -> None:
 
 
 def test_simclr_projector_is_the_official_one() -> None:
-    simclr = SimCLR(Encoder(replace(ENCODER, width=64)), SimCLRSettings())
+    simclr = SimCLR(build_encoder(replace(ENCODER, width=64)), SimCLRSettings())
     assert _layers(simclr.projector) == ["512>2048", "BN", "ReLU", "2048>2048", "BN", "ReLU", "2048>128", "bn"]
 
 
 def test_simclr_is_nt_xent_of_the_projections_of_both_views_in_one_batch() -> None:
-    simclr = SimCLR(Encoder(ENCODER), SIMCLR)
+    simclr = SimCLR(build_encoder(ENCODER), SIMCLR)
     h = (torch.randn(N, 64), torch.randn(N, 64))
     z = simclr.projector(torch.cat(h))
     torch.testing.assert_close(simclr(h, ()), nt_xent(z[:N], z[N:], 0.5))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import build_encoder
 from equimod.models.settings import EncoderSettings
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.params import draw
@@ -77,7 +77,7 @@ def test_targets_are_shares_of_the_image_and_what_was_drawn() -> None:
 
 def test_scores_of_an_encoder_equal_a_computation_by_hand(image_tree: Path) -> None:
     torch.manual_seed(0)
-    encoder = FrozenEncoder(Encoder(EncoderSettings(arch="resnet10", width=8)), None)
+    encoder = FrozenEncoder(build_encoder(EncoderSettings(arch="resnet10", width=8)), None)
     records = open_records(image_tree)
     found = dict(readout.measure(*[ViewSet(encoder, records, POLICY)] * 2))
     assert list(found) == [f"readout_r2_{operator}" for operator in ("crop", "jitter", "flip", "gray")]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import Encoder, build_encoder
 from equimod.models.equimod import EquiMod
 from equimod.models.settings import EncoderSettings, EquiModSettings
 from equimod.pipelines.params import Standardizer
@@ -47,7 +47,7 @@ def test_embeddings_that_are_all_the_same_have_the_last_rank() -> None:
 @pytest.fixture
 def model(image_tree: Path) -> tuple[Encoder, EquiMod]:
     torch.manual_seed(0)
-    encoder = Encoder(EncoderSettings(arch="resnet10", width=8))
+    encoder = build_encoder(EncoderSettings(arch="resnet10", width=8))
     standardizer = Standardizer.fit(POLICY, open_records(image_tree).size, draws=1000)
     return encoder, EquiMod(encoder.feature_dim, standardizer, EquiModSettings(projector=(16, 8), embedding=(4,)))
 

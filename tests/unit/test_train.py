@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from small_runs import STEPS, events, losses, newest, same_end
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from equimod.models.encoder import Encoder
+from equimod.models.encoder import build_encoder
 from equimod.pipelines.durable import locked
 from equimod.train import checkpoint, loop
 from equimod.train.config import read_recipe
@@ -51,7 +51,7 @@ def test_a_run_leaves_everything_the_design_names(run: Path, image_tree: Path) -
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["newest", "step-00000010", "step-00000012"]
     assert list((run / "tensorboard").iterdir())
     state = load_file(run / "encoder.safetensors")
-    Encoder(config.encoder).load_state_dict(state)
+    build_encoder(config.encoder).load_state_dict(state)
     last = load_file(run / "checkpoints" / "step-00000012" / "model.safetensors")
     assert all(torch.equal(value, last[f"encoder.{name}"]) for name, value in state.items())
     assert {"equimod.standardizer.mean", "equimod.standardizer.std"} <= last.keys()

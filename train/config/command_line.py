@@ -13,6 +13,7 @@ import yaml
 
 from equimod.models.settings import ConfigError
 from equimod.train.config.augment import is_field
+from equimod.train.config.following import with_following
 from equimod.train.config.own_images import has_gpu, look_at, settings_for
 from equimod.train.config.recipes import (
     RECIPES,
@@ -93,10 +94,16 @@ def _fitted(recipe: Config, argv: Sequence[str], chosen: argparse.Namespace, say
     )
     gpu = has_gpu(chosen.device)
     settings = settings_for(images, gpu=gpu, lr=recipe.optim.lr, batch_size=batch_size, epochs=epochs)
+    fitted = read_options([word for key, value in settings.items() for word in as_options(key, value)], recipe)
+    encoder, optim = with_following(fitted, argv)
+    if encoder.timm_name is not None:
+        settings = {key: value for key, value in settings.items() if not key.startswith("encoder.")}
+    if optim.name != fitted.optim.name:
+        settings |= {"optim.name": optim.name, "optim.lr": optim.lr, "optim.weight_decay": optim.weight_decay}
     said = " ".join(f"{key}={value}" for key, value in settings.items())
     where = "a GPU" if gpu else "a CPU"
     say(f"{images.count:,} images of {images.side} pixels, on {where}: {said}, where no others are given")
-    return read_options([word for key, value in settings.items() for word in as_options(key, value)], recipe)
+    return fitted
 
 
 def _as_options(word: str) -> list[str]:

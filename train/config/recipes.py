@@ -17,6 +17,7 @@ from equimod.models.settings import METHOD_NAMES, ConfigError
 from equimod.pipelines.stored import DamagedFileError, read_bytes
 from equimod.train.config import augment
 from equimod.train.config.differences import differing
+from equimod.train.config.following import with_following
 from equimod.train.config.settings import Config, nearest
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -191,18 +192,20 @@ def read_options(arguments: Sequence[str], base: Config) -> Config:
     """`base` with the options of a command line. Raises ConfigError; exits 2 through tyro, 0 for --help."""
     start = copy.copy(base)
     changed, others = augment.change(base, arguments)
-    object.__setattr__(start, "augment", changed)  # what does not fit in between is not checked: tyro makes another one
+    encoder, optim = with_following(base, others)
+    for name, value in (("augment", changed), ("encoder", encoder), ("optim", optim)):
+        object.__setattr__(start, name, value)  # what does not fit in between is not checked: tyro makes another one
     config: Config = tyro.cli(Config, args=others, default=start, description=Config.__doc__)
     return config
 
 
 def as_options(key: str, value: Any) -> list[str]:
     """A setting of a recipe as the command line has it: ("optim.warmup_epochs", 3) as --optim.warmup-epochs 3."""
-    if isinstance(value, bool) and not value:
-        return [f"--no-{_option(key)[2:]}"]
+    option = _option(key)
     if isinstance(value, bool):
-        return [_option(key)]
-    return [_option(key), *(map(str, value) if isinstance(value, list) else [str(value)])]
+        start = max(option.rfind("."), 1) + 1  # of the last name
+        return [option if value else f"{option[:start]}no-{option[start:]}"]
+    return [option, *(map(str, value) if isinstance(value, list) else [str(value)])]
 
 
 def _option(key: str) -> str:

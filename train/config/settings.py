@@ -16,6 +16,7 @@ from tyro.conf import Fixed, Suppress, arg
 
 from equimod.models.settings import (
     METHOD_NAMES,
+    RESNETS,
     ConfigError,
     EncoderSettings,
     EquiModSettings,
@@ -23,35 +24,13 @@ from equimod.models.settings import (
     MethodName,
     MethodSettings,
     require_at_least,
-    require_positive,
 )
 from equimod.pipelines.policy import OPERATORS, POLICIES, AugmentationPolicy, evaluation_policy
 from equimod.pipelines.resolution import Resolution
+from equimod.train.config.optim import OptimSettings
 
 SEEDS = 2**64
 Labels = Literal["auto", "folder", "none"]  # as of `records.folder`, which takes a while to import
-
-
-@dataclass(frozen=True)
-class OptimSettings:
-    """LARS with linear warm-up and cosine decay."""
-
-    lr: float = 4.0
-    """Peak learning rate, for the global batch."""
-    momentum: float = 0.9
-    """Momentum of LARS."""
-    weight_decay: float = 1e-6
-    """Weight decay; biases and batch norm are left out."""
-    trust_coefficient: float = 1e-3
-    """Trust coefficient of LARS."""
-    warmup_epochs: float = 10.0
-    """Epochs of linear warm-up."""
-
-    def __post_init__(self) -> None:
-        require_at_least(self, "optim.", warmup_epochs=0, weight_decay=0)
-        require_positive(self, "optim.", "lr", "trust_coefficient")
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"optim.momentum={self.momentum} must lie in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -186,6 +165,11 @@ class Config(MethodSettings, _RunSettings):
         self._check_paths()
         self._check_policy()
         self.resolution_by_epoch()
+        if self.encoder.timm_name is not None and self.essl and self.rotation.size is not None:
+            raise ConfigError(
+                f"rotation.size={self.rotation.size} gives the encoder smaller images, and encoder.arch="
+                f"{self.encoder.arch} is made for one size; leave it out"
+            )
         if self.system.compile in ("reduce-overhead", "max-autotune") and (self.grad_cache > 1 or self.essl):
             raise ConfigError(
                 f"system.compile={self.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
@@ -242,6 +226,11 @@ class Config(MethodSettings, _RunSettings):
         size, start, until = self.augment.size, self.resolution.start, self.resolution.until
         if start is None:
             return Resolution((size,))
+        if self.encoder.timm_name is not None:
+            raise ConfigError(
+                f"resolution.start={start} is for {', '.join(RESNETS)} alone, and encoder.arch is {self.encoder.arch}; "
+                "leave it out"
+            )
         rising = round(until * self.epochs)
         if not 0 < rising < self.epochs:
             raise ConfigError(

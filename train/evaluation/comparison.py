@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from equimod.train.evaluation.summary import mean_and_deviation
+from equimod.train.evaluation.summary import mean_and_deviation, size_of
 from equimod.train.evaluation.table import Table
 
 ACCURACIES = {
@@ -52,7 +52,7 @@ def rows(result: dict[str, Any]) -> list[Table]:
 def caption(result: dict[str, Any]) -> str:
     """What stands under `rows` in a document."""
     every = [run for runs in settings_of(result).values() for run in runs]
-    sizes = {f"{run['arch']} width {run['width']}, {run['epochs']} epochs of {run['images']:,} images" for run in every}
+    sizes = {size_of(run) for run in every}
     seeds = len({run["seed"] for run in every})
     return f"{'; '.join(sorted(sizes))}. Means ± standard deviation over {seeds} seed(s), on the test images."
 

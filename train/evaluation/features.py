@@ -31,7 +31,7 @@ class FrozenEncoder:
         self._encoder = encoder.eval().to(memory_format=torch.channels_last)
         self._autocast = autocast
         self.feature_dim = encoder.feature_dim
-        self.device = encoder.conv1.weight.device
+        self.device = next(encoder.parameters()).device
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

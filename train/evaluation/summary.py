@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ def summary(folder: Path) -> dict[str, Any]:
         "data_wait": round(waited / seconds, 4) if seconds else None,  # share of these seconds
         "config": settings,
     }
+
+
+def size_of(run: Mapping[str, Any]) -> str:
+    """What a run of `summary` trained and for how long, for people."""
+    width = f" width {run['width']}" if run["width"] else ""  # which models of timm do not have
+    return f"{run['arch']}{width}, {run['epochs']} epochs of {run['images']:,} images"
 
 
 def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from equimod.pipelines.policy import OPERATORS
-from equimod.train.evaluation.summary import mean_and_deviation
+from equimod.train.evaluation.summary import mean_and_deviation, size_of
 from equimod.train.evaluation.table import Table
 
 SCORE_COLUMNS = {  # name in the result: title and digits
@@ -41,7 +41,7 @@ def caption(result: dict[str, Any]) -> str:
     found = [row["runs"] for row in result["rows"] if row["runs"]]
     every = [run for runs in found for run in runs]
     means = " Means ± standard deviation over the seeds." if len(every) > len(found) else ""
-    sizes = {f"{run['arch']} width {run['width']}, {run['epochs']} epochs of {run['images']:,} images" for run in every}
+    sizes = {size_of(run) for run in every}
     return (
         f"{'; '.join(sorted(sizes))}; the paper's column is ResNet-18, 800 epochs.{means} Minutes are those of "
         "training."
