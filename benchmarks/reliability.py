@@ -11,7 +11,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from equimod.benchmarks.campaigns.fuzz import fuzz
 from equimod.benchmarks.result import present
 from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.pipelines.progress import track
+from equimod.pipelines.workers import worker_pool
 from equimod.train.command import run_command
 from equimod.train.evaluation.table import Table
 
@@ -98,8 +102,16 @@ class Arguments:
     """Trials of each campaign; none: as many as it asks for."""
     quick: bool = False
     """Some trials of each, in place of all."""
+    jobs: int = 1
+    """Campaigns at a time, each in a process of its own."""
     output: Path | None = None
     """JSON file for the result."""
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        for name in ("trials", "jobs"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name}={value}; give 1 or more")
 
 
 def tried(name: str, seed: int, trials: int) -> dict[str, Any]:
@@ -155,13 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         arguments = tyro.cli(Arguments, args=given, prog="reliability.py", description=__doc__)
         names = some_of("only", arguments.only, list(CAMPAIGNS))
-        if arguments.trials is not None and arguments.trials < 1:
-            raise UsageError(f"trials={arguments.trials}; give 1 or more")
+        arguments.check()
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # of trainings, which share few cores
-        found = []
-        for name in names:
-            trials = arguments.trials or (CAMPAIGNS[name].quick if arguments.quick else CAMPAIGNS[name].trials)
-            found.append(tried(name, arguments.seed, trials))
+        number = attrgetter("quick" if arguments.quick else "trials")
+        trials = [arguments.trials or number(CAMPAIGNS[name]) for name in names]
+        with worker_pool(arguments.jobs) if arguments.jobs > 1 else nullcontext() as pool:
+            found = list((pool.map if pool else map)(tried, names, repeat(arguments.seed), trials))
         result = {"benchmark": "reliability", "settings": {"seed": arguments.seed}, "campaigns": found}
         present(result, rows, "reliability.py", given, arguments.output)
         if broken := sum(one["broken"] for one in found):

@@ -193,9 +193,14 @@ def restore(
     except DamagedFileError as error:
         raise unusable(error) from error
     load_model(path, model, trained.model)
-    restore_tensors(optimizer, trained.model, trained.optimizer)
-    if state.scaler:
-        trained.grad_cache.scaler.load_state_dict(state.scaler)
+    try:
+        restore_tensors(optimizer, trained.model, trained.optimizer)
+        if state.scaler:
+            trained.grad_cache.scaler.load_state_dict(state.scaler)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} does not fit the configured optimizer: {error}; give the run's config"
+        ) from error
     return state.cursor
 
 

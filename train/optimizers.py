@@ -58,11 +58,13 @@ def kept_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator
 
 
 def restore_tensors(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put back what `kept_tensors` gave for a model of the same parameters. KeyError for a parameter it lacks."""
+    """Put back what `kept_tensors` gave for a model of the same parameters. ValueError where it has others."""
     parameters = dict(model.named_parameters())
     for key, tensor in tensors.items():
         kind, _, name = key.rpartition("/")
-        parameter = parameters[name]
+        parameter = parameters.get(name)
+        if parameter is None or tensor.shape not in (parameter.shape, torch.Size()):
+            raise ValueError(f"there is no parameter for {key}, {list(tensor.shape)}")
         is_count = kind == "step"  # of AdamW, a number which stays on the host
         kept = tensor if is_count else torch.zeros_like(parameter).copy_(tensor)
         optimizer.state[parameter][kind or _MOMENTUM] = kept

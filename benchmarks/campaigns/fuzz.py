@@ -35,7 +35,7 @@ from equimod.pipelines.records.beton import ENTRY, MAGIC
 from equimod.pipelines.records.tar import FORM, MANIFEST, PROGRESS, load_manifest
 from equimod.pipelines.stored import DIGESTS, Digests, seal
 from equimod.pipelines.workers import SPAWN
-from equimod.train.checkpoint import FILES, Checkpoint, first_sound, restore
+from equimod.train.checkpoint import FILES, OPTIMIZER, Checkpoint, first_sound, restore
 from equimod.train.config import CONFIG, read_recipe
 from equimod.train.distributed import DistInfo
 from equimod.train.evaluation.factor_table import read_factors
@@ -145,6 +145,7 @@ def _of_runs(folder: Path) -> dict[str, Target]:
 
     return {
         **{f"{name} of a checkpoint": Target(newest / name, resume, newest / DIGESTS, resealed) for name in FILES},
+        "names of momenta": Target(newest / OPTIMIZER, resume, newest / DIGESTS, resealed, part=slice(8, HEAD)),
         "digests of a checkpoint": Target(newest / DIGESTS, lambda _: Checkpoint.open(newest)),
         "newest": Target(run / CHECKPOINTS / POINTER, lambda path: first_sound(path.parent, Checkpoint.open, print)),
         "recipe": Target(run / CONFIG, read_recipe),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from equimod.pipelines.durable import go_back
@@ -107,6 +108,17 @@ def test_one_that_is_not_whole_is_refused_with_a_remedy(
     change(saved)
     with pytest.raises(CheckpointError, match=f"{fault}.*; give another, or none: the newest sound one is then taken"):
         open_checkpoint(saved)
+
+
+@pytest.mark.parametrize("momenta", [{"encoder.conv": (3,)}, {"encoder.conv1.weight": (1,)}])
+def test_momenta_of_another_model_are_refused_even_with_their_digest(
+    saved: Path, config: Config, momenta: dict[str, tuple[int, ...]]
+) -> None:
+    tensors = {name: torch.zeros(shape) for name, shape in momenta.items()}
+    safetensors.torch.save_file(tensors, saved / "optimizer.safetensors")
+    (saved / DIGESTS).write_bytes(Digests.of(saved, FILES).pack())
+    with pytest.raises(CheckpointError, match=r"does not fit the configured optimizer: there is no parameter for enc"):
+        restore(open_checkpoint(saved), _state(config), RECORDS)
 
 
 def test_one_of_an_earlier_format_says_so(saved: Path) -> None:
