@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -27,7 +28,6 @@ from equimod.train.signals import SIGTERM_EXIT
 
 GONE = 5.0  # seconds, after which no process of an ended run is left
 _NOWHERE = subprocess.DEVNULL
-_EPOCHS = ("--epochs", "6")
 
 
 def kills(folder: Path, seed: int, count: int) -> Iterator[Trial]:
@@ -41,106 +41,101 @@ def terminations(folder: Path, seed: int, count: int) -> Iterator[Trial]:
     yield from _of_trainings(folder, seed, count, signal.SIGTERM)
 
 
-@dataclass(frozen=True)
-class _Training:
-    """A training of so many ranks, and how it ends when nothing disturbs it."""
+@cache
+def _undisturbed(ranks: int) -> tuple[TemporaryDirectory[str], float]:
+    """A folder with images and the run that nothing ends, and the seconds that it takes; made once a process."""
+    made = TemporaryDirectory()
+    images = toys.tree(Path(made.name), 24)
+    began = time.monotonic()
+    toys.completed(_training(images, Path(made.name) / "run", ranks, 1))
+    return made, time.monotonic() - began
 
-    images: Path
-    ranks: int
-    every: str  # steps a checkpoint
-    undisturbed: Path
-    seconds: float  # from its start to its end
 
-    @classmethod
-    def of(cls, folder: Path, ranks: int, number: signal.Signals) -> _Training:
-        every = "1" if number is signal.SIGKILL else "1000000"
-        training = cls(folder / "tree", ranks, every, folder / f"undisturbed {ranks}", 0.0)
-        began = time.monotonic()
-        toys.completed(training.command(training.undisturbed))
-        return cls(training.images, ranks, every, training.undisturbed, time.monotonic() - began)
-
-    def command(self, output: Path) -> list[str]:
-        options = (*_EPOCHS, "--log.checkpoint-every", self.every, "--resume", "auto")
-        return toys.train(self.images, output, *options, ranks=self.ranks)
-
-    def differs(self, output: Path) -> str:
-        """How a run that is done differs from the undisturbed one; empty where it does not."""
-        if _names(output) != _names(self.undisturbed):
-            return f"it has other files: {sorted(_names(output) ^ _names(self.undisturbed))}"
-        (ended, *_), (expected, *_) = kept(output / CHECKPOINTS), kept(self.undisturbed / CHECKPOINTS)
-        if ended.name != expected.name:
-            return f"it ends with {ended.name}"
-        differing = [n for n in (MODEL, OPTIMIZER) if (ended / n).read_bytes() != (expected / n).read_bytes()]
-        differing += ["the losses"] if _losses(output) != _losses(self.undisturbed) else []
-        return f"other than undisturbed: {', '.join(differing)}" if differing else ""
+def _training(images: Path, output: Path, ranks: int, checkpoint_every: int) -> list[str]:
+    options = ("--epochs", "6", "--log.checkpoint-every", str(checkpoint_every), "--resume", "auto")
+    return toys.train(images, output, *options, ranks=ranks)
 
 
 def _of_trainings(folder: Path, seed: int, count: int, number: signal.Signals) -> Iterator[Trial]:
-    toys.tree(folder, 24)
-    trainings = [_Training.of(folder, ranks, number) for ranks in (1, 2)]
     left = count
     for run in itertools.count():  # one is ended several times before it is done, another not once
-        training, output = trainings[run % 2], folder / "run"
-        trials = list(_until_done(training, output, number, np.random.default_rng([seed, run]), left))
-        if fault := training.differs(output):
-            trials[-1:] = [Trial("silently wrong", f"run {run} of {training.ranks} ranks: {fault}")]
+        ended = _Ended(number, 1 + run % 2, folder / "run", np.random.default_rng([seed, run]))
+        trials = list(ended.until_done(left))
+        if fault := ended.difference():
+            trials[-1:] = [Trial("silently wrong", f"run {run} of {ended.ranks} ranks: {fault}")]
         yield from trials
-        shutil.rmtree(output)
+        shutil.rmtree(ended.output)
         left -= len(trials)
         if left <= 0:
             return
 
 
-def _until_done(
-    training: _Training, output: Path, number: signal.Signals, rng: np.random.Generator, most: int
-) -> Iterator[Trial]:
-    """End a training at random moments, `most` times at most, and go on with it, until it is done."""
-    for _ in range(most):
-        moment = float(rng.uniform(0, training.seconds))
-        with subprocess.Popen(training.command(output), stdout=_NOWHERE, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                said = process.communicate(timeout=moment)[1]
-            except subprocess.TimeoutExpired:
-                yield _ended(process, training, output, number, rng, moment)
-                continue
-            finally:
-                process.kill()
-        if process.returncode:
-            yield Trial("not resumable", f"it ends by itself with {process.returncode}: {said.strip()[-300:]}")
-        return
-    toys.completed(training.command(output))
+@dataclass(frozen=True)
+class _Ended:
+    """A training that a signal ends at random moments, and that goes on until it is done."""
+
+    number: signal.Signals
+    ranks: int
+    output: Path
+    rng: np.random.Generator
+
+    @property
+    def command(self) -> list[str]:
+        every = 1 if self.number is signal.SIGKILL else 1_000_000
+        return _training(Path(_undisturbed(self.ranks)[0].name) / "tree", self.output, self.ranks, every)
+
+    def until_done(self, most: int) -> Iterator[Trial]:
+        """End it `most` times at most."""
+        for _ in range(most):
+            moment = float(self.rng.uniform(0, _undisturbed(self.ranks)[1]))
+            with subprocess.Popen(self.command, stdout=_NOWHERE, stderr=subprocess.PIPE, text=True) as process:
+                try:
+                    said = process.communicate(timeout=moment)[1]
+                except subprocess.TimeoutExpired:
+                    yield self._end(process, f"{self.number.name} for {self.ranks} ranks after {moment:.2f} s")
+                    continue
+                finally:
+                    process.kill()
+            if process.returncode:
+                yield Trial("not resumable", f"it ends by itself with {process.returncode}: {said.strip()[-300:]}")
+            return
+        try:
+            toys.completed(self.command)
+        except toys.ToyError as error:
+            yield Trial("not resumable", str(error))
+
+    def difference(self) -> str:
+        """How the run that is done differs from the undisturbed one; empty where it does not."""
+        undisturbed = Path(_undisturbed(self.ranks)[0].name) / "run"
+        if _names(self.output) != _names(undisturbed):
+            return f"it has other files: {sorted(_names(self.output) ^ _names(undisturbed))}"
+        (ended, *_), (expected, *_) = kept(self.output / CHECKPOINTS), kept(undisturbed / CHECKPOINTS)
+        if ended.name != expected.name:
+            return f"it ends with {ended.name}"
+        differing = [n for n in (MODEL, OPTIMIZER) if (ended / n).read_bytes() != (expected / n).read_bytes()]
+        differing += ["the losses"] if _losses(self.output) != _losses(undisturbed) else []
+        return f"other than undisturbed: {', '.join(differing)}" if differing else ""
+
+    def _end(self, process: subprocess.Popen[str], what: str) -> Trial:
+        """Send the signal to the running training, and see what is left of it."""
+        ranks = [found for found in _of_run(self.output) if found != process.pid]
+        hit = process.pid
+        if ranks and self.rng.random() < 0.5:
+            hit = ranks[int(self.rng.integers(len(ranks)))]
+        with suppress(ProcessLookupError):
+            os.kill(hit, self.number)
+        if not _all_end(partial(_of_run, self.output), GONE):
+            left = _of_run(self.output)
+            for found in left:
+                os.kill(found, signal.SIGKILL)
+            return Trial("a process is left", f"{what}: {len(left)} of its processes are there after {GONE:.0f} s")
+        said = process.communicate()[1]
+        if self.ranks == 1 and process.returncode not in (0, SIGTERM_EXIT, -self.number):
+            return Trial("another error", f"{what}: exit code {process.returncode}, {said.strip()[-300:]}")
+        return _looked_at(what, self.output, self.number)
 
 
-def _ended(
-    process: subprocess.Popen[str],
-    training: _Training,
-    output: Path,
-    number: signal.Signals,
-    rng: np.random.Generator,
-    moment: float,
-) -> Trial:
-    """Send the signal to a running training, and see what is left of it."""
-    what = f"{number.name} for {training.ranks} ranks after {moment:.2f} s"
-    ranks = [found for found in _of_run(output) if found != process.pid]
-    hit = process.pid
-    if ranks and rng.random() < 0.5:
-        hit = ranks[int(rng.integers(len(ranks)))]
-    with suppress(ProcessLookupError):
-        os.kill(hit, number)
-    began = time.monotonic()
-    if not _all_end(partial(_of_run, output), GONE):
-        left = _of_run(output)
-        for found in left:
-            os.kill(found, signal.SIGKILL)
-        return Trial("a process is left", f"{what}: {len(left)} of its processes are there after {GONE:.0f} s")
-    seconds = time.monotonic() - began
-    said = process.communicate()[1]
-    if training.ranks == 1 and process.returncode not in (0, SIGTERM_EXIT, -number):
-        return Trial("another error", f"{what}: exit code {process.returncode}, {said.strip()[-300:]}")
-    return _looked_at(what, output, number, seconds)
-
-
-def _looked_at(what: str, output: Path, number: signal.Signals, seconds: float) -> Trial:
+def _looked_at(what: str, output: Path, number: signal.Signals) -> Trial:
     skipped: list[str] = []
     checkpoints = output / CHECKPOINTS
     try:
