@@ -233,7 +233,7 @@ def test_a_step_on_an_infinite_gradient_is_found(job: Job, monkeypatch: pytest.M
 
 
 def test_a_resume_without_momenta_is_found(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "momenta", lambda model, optimizer: iter(()))
+    monkeypatch.setattr(checkpoint, "kept_tensors", lambda model, optimizer: iter(()))
     assert numerics._resumed(job, numerics._config(job)).met is False
 
 
