@@ -30,6 +30,9 @@ MAX_PIXELS = 2**28
 """Pixels of the largest image that is read, by its header: 268 million, 805 MB as RGB."""
 USUAL_SCANS, MAX_SCANNED = 16, 2**30
 """A JPEG may have USUAL_SCANS scans, or as many as take a second: scans times pixels are MAX_SCANNED."""
+USUAL_PIXELS, PIXELS_A_BYTE = 2**24, 2**10
+"""An image may have USUAL_PIXELS, or PIXELS_A_BYTE for each byte of its file: decoders take memory for all pixels of a
+header, also where hardly anything comes after it. Only what is nearly blank has more."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata; damage is an error
@@ -107,6 +110,9 @@ def open_image(file: BinaryIO) -> Iterator[Image.Image]:
     Raises DamagedImageError, inside the block too, for whatever the decoder raises, and beyond MAX_PIXELS.
     """
     with sound():
+        count = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        _check_bytes(_webp_size(file), count)
         try:
             image = Image.open(file, formats=_installed_formats())
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -115,9 +121,33 @@ def open_image(file: BinaryIO) -> Iterator[Image.Image]:
             raise DamagedImageError(_unidentified(file)) from error
         with image:
             check_pixels(*image.size)
+            _check_bytes(image.size, count)
             yield image
 
 
+def _check_bytes(size: tuple[int, int], count: int) -> None:
+    """Raises DamagedImageError for an image of far more pixels than its `count` bytes can hold."""
+    width, height = size
+    if width * height > max(USUAL_PIXELS, PIXELS_A_BYTE * count):
+        raise DamagedImageError(f"its {count:,} bytes are too few for {width}x{height} pixels")
+
+
+def _webp_size(file: BinaryIO) -> tuple[int, int]:
+    """Width and height of a WebP, for which Pillow takes memory when it opens one; (0, 0) of any other file."""
+    head = file.read(_WEBP_HEAD)
+    file.seek(0)
+    if len(head) < _WEBP_HEAD or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return 0, 0
+    if head[12:16] == b"VP8 ":
+        width, height = struct.unpack_from("<HH", head, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if head[12:16] == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")
+        return 1 + (packed & 0x3FFF), 1 + (packed >> 14 & 0x3FFF)
+    return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+
+
+_WEBP_HEAD = 30  # bytes up to the end of the size, in each of its forms
 _STARTS = (JPEG_START, PNG_START, b"RIFF", b"BM", b"GIF8", b"II*\0", b"MM\0*")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from equimod.benchmarks.campaigns import toys
 from equimod.benchmarks.campaigns.campaign import Trial
@@ -52,6 +52,7 @@ _IMAGES: dict[str, dict[str, object]] = {
     "JPEG progressive": {"progressive": True, "subsampling": 1},
     **{form: {} for form in ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000")},
     "TIFF compressed": {"compression": "tiff_lzw"},
+    **({"AVIF": {}} if features.check("avif") else {}),
 }
 
 

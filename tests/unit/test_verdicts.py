@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from commands import call
 from jpegs import HARMLESS, ODD_SAMPLINGS, harmless, jpeg, many_scans, of_sampling, picture, with_size
-from PIL import Image
+from PIL import Image, features
 
 from equimod.pipelines import codec, decode
-from equimod.pipelines.codec import DamagedImageError, read_jpeg_header
+from equimod.pipelines.codec import PIXELS_A_BYTE, USUAL_PIXELS, DamagedImageError, read_jpeg_header
 from equimod.pipelines.conversion.check import Encoding, Shrink, check_image
 from equimod.pipelines.conversion.convert import DamagedImagesError, convert
 from equimod.pipelines.conversion.settings import ConversionSettings
@@ -177,6 +177,56 @@ def test_a_bomb_is_refused_by_its_header(kind: str) -> None:
     assert RegionDecoder()(content, (300, 300), (0, 0, 300, 300)) is None
     assert time.process_time() - begun < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 * 1024
+
+
+def _large_on_paper(form: str, side: int) -> bytes:
+    """A small file whose header says that it is `side` pixels square."""
+    file = io.BytesIO()
+    options: dict[str, object] = {"lossless": form == "WEBP lossless", "compression": "tiff_lzw"}
+    options |= {"exif": b"Exif\0\0.."} if form == "WEBP canvas" else {}
+    Image.fromarray(picture(32, 32)).save(file, form.split()[0], **options)
+    content = bytearray(file.getvalue())
+    little, large, less = struct.pack("<I", side), struct.pack(">II", side, side), (side - 1).to_bytes(3, "little")
+    match form:
+        case "GIF":
+            content[6:10] = little[:2] * 2
+        case "WEBP":
+            content[26:30] = little[:2] * 2
+        case "WEBP lossless":
+            content[21:25] = ((side - 1) << 14 | (side - 1)).to_bytes(4, "little")
+        case "WEBP canvas":
+            content[24:30] = less * 2
+        case "TIFF":
+            entries = int.from_bytes(content[4:8], "little") + 2
+            for at in range(entries, len(content) - 12, 12):
+                if int.from_bytes(content[at : at + 2], "little") in (256, 257, 278):  # both sides, rows of a strip
+                    content[at + 2 : at + 12] = struct.pack("<HII", 4, 1, side)
+        case "JPEG2000":
+            for at in (content.index(b"ihdr") + 4, content.index(b"\xff\x51") + 6, content.index(b"\xff\x51") + 22):
+                content[at : at + 8] = large
+        case "AVIF":
+            at = content.index(b"ispe") + 8
+            content[at : at + 8] = large
+    return bytes(content)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "WEBP lossless", "WEBP canvas", "TIFF", "JPEG2000", "AVIF"])
+def test_hardly_any_bytes_are_no_large_image_in_any_format(form: str) -> None:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("needs a Pillow that reads AVIF")
+    content = _large_on_paper(form, 13_000)
+    for judge in (lambda: check_image(content, Encoding(Shrink(100, 90))), lambda: decode.decode(content)):
+        with pytest.raises(DamagedImageError, match=rf"its {len(content):,} bytes are too few for 13000x13000 pixels"):
+            judge()
+
+
+def test_a_large_drawing_of_few_bytes_is_read() -> None:
+    drawing, rng = np.full((5000, 5000), 255, np.uint8), np.random.default_rng(0)
+    drawing[tuple(rng.integers(0, 5000, (2, 20_000)))] = 0
+    file = io.BytesIO()
+    Image.fromarray(drawing).convert("1").save(file, "PNG")
+    assert USUAL_PIXELS / PIXELS_A_BYTE < drawing.size / PIXELS_A_BYTE < len(file.getvalue()) < drawing.size / 100
+    assert np.array_equal(decode.decode(file.getvalue())[..., 0], drawing)
 
 
 @compiled
