@@ -1,20 +1,22 @@
 """Durable writes: what stands under its final name is complete and on the disk, whenever the process is killed.
 
 Files and folders are written under a temporary name beside the final one, synced, renamed, and the parent folder is
-synced. Checkpoints, records and the drawn data set are all written this way. A full disk surfaces as OSError.
+synced. Checkpoints, records and the drawn data set are all written this way. A full disk surfaces as OSError. What a
+killed process left under a temporary name goes when the same file or folder is written again.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +31,54 @@ SYNC_THREADS = 16  # concurrent fsyncs share one commit of the file system's jou
 
 def _temporary(path: Path) -> Path:
     # Random, not the process id: two hosts may write to one shared folder.
-    return path.with_name(TEMPORARY_PREFIX + secrets.token_hex(8))
+    return path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}")
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f"{TEMPORARY_PREFIX}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}-"
+
+
+@contextmanager
+def _held_temporary(path: Path, make: Callable[[Path], int]) -> Iterator[tuple[Path, int]]:
+    """A temporary for `path` that `make` makes and opens, locked until the block ends, and its descriptor.
+
+    What killed processes left of the same path is removed first: nobody holds it.
+    """
+    for left in path.parent.glob(f"{_temporary_prefix(path)}*"):
+        if _is_abandoned(left):
+            _remove(left)
+    temporary = _temporary(path)
+    descriptor = make(temporary)
+    try:
+        with suppress(OSError):  # a file system without locks, where nothing is removed either
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield temporary, descriptor
+    except BaseException:
+        _remove(temporary)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    try:
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is held, or nobody can say
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _remove(temporary: Path) -> None:
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync(path: str | Path) -> None:
@@ -52,16 +101,15 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
 
     Raises OSError where the folder is missing or the disk is full; `path` is then untouched.
     """
-    temporary = _temporary(path)
-    try:
-        with temporary.open("xb") as handle:
+    with _held_temporary(path, lambda new: os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)) as (
+        new,
+        descriptor,
+    ):
+        with os.fdopen(os.dup(descriptor), "wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            os.fsync(descriptor)
+        new.replace(path)
     _sync(path.parent)
 
 
@@ -73,22 +121,22 @@ def durable_dir(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise FileExistsError(f"{path} is there already; choose another name or remove it")
-    temporary = _temporary(path)
-    temporary.mkdir()
-    try:
-        yield temporary
-        _sync_tree(temporary)
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+    def make(new: Path) -> int:
+        new.mkdir()
+        return os.open(new, os.O_RDONLY)
+
+    with _held_temporary(path, make) as (new, _):
+        yield new
+        _sync_tree(new)
+        new.rename(path)
     _sync(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporaries that killed processes left in `folder`; call it only where nobody else is writing."""
     for path in folder.glob(TEMPORARY_PREFIX + "*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _remove(path)
 
 
 class FolderBusyError(EquimodError):

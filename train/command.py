@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from equimod.pipelines.durable import remedy
 from equimod.pipelines.errors import EquimodError, UsageError, one_line
 from equimod.train.config import silence
-from equimod.train.signals import SIGTERM_EXIT, Terminated, sigterm_raises
+from equimod.train.signals import SIGTERM_EXIT, Terminated, stops_raise
 
 _GRACE = 2.0  # seconds: torchrun ends all ranks once one exits, and the first may not have spoken yet
 
@@ -26,8 +26,9 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold what it cannot encode
+    interrupted = f"interrupted; {again}"
     try:
-        with sigterm_raises():
+        with stops_raise(interrupted):
             return command() or 0
     except UsageError as error:
         return _fail(error, 2)
@@ -45,7 +46,7 @@ def run_command(command: Callable[[], int | None], *, again: str) -> int:
         told = str(error).strip().splitlines()
         return _fail(f"not enough memory ({told[0] if told else 'none is left'}); ask for less, or free some", 1)
     except (KeyboardInterrupt, Terminated) as stop:
-        print(f"interrupted; {again}", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else SIGTERM_EXIT
 
 

@@ -56,6 +56,64 @@ def _asleep_in(module: str, name: str) -> list[str]:
     return ["-c", SLEEPS.format(module=module, name=name)]
 
 
+IMPORTS = """\
+import sys
+from equimod.train.command import run_command
+
+def command():
+    import deaf
+
+sys.exit(run_command(command, again="do it again"))
+"""
+DEAF = """\
+import time
+print("asleep", flush=True)
+try:
+    time.sleep(20)
+except BaseException:
+    print("caught", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_an_import_that_would_catch_it_ends_the_process(
+    number: signal.Signals, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deaf.py").write_text(DEAF)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with _started(["-c", IMPORTS]) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "asleep\n"
+        process.send_signal(number)
+        said, error = process.communicate(timeout=20)
+    assert (process.returncode, said, error) == (code, "", "interrupted; do it again\n")
+
+
+DEADLOCKED = """\
+import ctypes, sys
+from equimod.train.command import run_command
+
+def command():
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    print("asleep", flush=True)
+    libc.pthread_mutex_lock(mutex)
+
+sys.exit(run_command(command, again="do it again"))
+"""
+
+
+def test_a_process_that_runs_no_python_such_as_a_rank_that_waits_ends_all_the_same() -> None:
+    with _started(["-c", DEADLOCKED]) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "asleep\n"
+        began = time.monotonic()
+        process.terminate()
+        _, error = process.communicate(timeout=20)
+    assert time.monotonic() < began + 5
+    assert (process.returncode, error) == (143, "interrupted; do it again\n")
+
+
 @pytest.mark.parametrize("function", ["prepare", "build_train_state", "restore"])
 def test_sigterm_while_a_run_starts_ends_it_at_once_and_leaves_nothing(
     options: list[str], tmp_path: Path, function: str

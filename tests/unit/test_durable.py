@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,6 +111,21 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("x")
     remove_leftovers(tmp_path)
     assert contents(tmp_path) == ["kept"]
+
+
+@pytest.mark.parametrize("write", [durable_file, durable_dir])
+def test_what_a_killed_process_left_of_the_same_path_goes_and_what_is_held_stays(write: Any, tmp_path: Path) -> None:
+    with write(tmp_path / "a"):
+        [held] = contents(tmp_path)
+        left, of_another = tmp_path / f"{held[:-1]}x", tmp_path / ".partial-00000000-1"
+        for path in (left, of_another):
+            path.touch() if write is durable_file else path.mkdir()
+        other = write(tmp_path / "a")
+        other.__enter__()
+        assert not left.exists()
+        assert {held, of_another.name} < set(contents(tmp_path))
+        other.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert contents(tmp_path) == [of_another.name, "a"]
 
 
 def write_checkpoint(folder: Path, name: str) -> None:
