@@ -7,9 +7,12 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import reduce
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
 import tyro
 import yaml
 
@@ -95,13 +98,27 @@ def _of_wrong_type(base: Config, leaves: Mapping[str, Any], said: str) -> str:
     """A setting whose value is of the wrong type, which an error `said` perhaps, before others."""
     text = said.replace("_", "-")
     named = sorted((text.find(_option(name)), name) for name in leaves if _option(name) in text)
-    if named and _are_refused(base, {named[0][1]: leaves[named[0][1]]}):
-        return named[0][1]
+    for name in (*(name for _, name in named[:1]), *islice(_misfits(base, leaves), 1)):
+        if _are_refused(base, {name: leaves[name]}):
+            return name
     names = list(leaves)
     while len(names) > 1:  # one after the other would take seconds
         first, rest = names[: len(names) // 2], names[len(names) // 2 :]
         names = first if _are_refused(base, {name: leaves[name] for name in first}) else rest
     return names[0]
+
+
+def _misfits(base: Config, leaves: Mapping[str, Any]) -> Iterator[str]:
+    """The settings whose values do not look like what they take: what tyro takes is another matter."""
+    for name, value in leaves.items():
+        *sections, field = name.split(".")
+        try:
+            kind = get_type_hints(type(reduce(getattr, sections, base)))[field]
+            msgspec.convert(value, kind, strict=False, dec_hook=lambda kind, value: kind(value))
+        except msgspec.ValidationError:
+            yield name
+        except (AttributeError, KeyError, TypeError):  # in augment, which names its own
+            pass
 
 
 def _are_refused(base: Config, leaves: Mapping[str, Any]) -> bool:
