@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from equimod.benchmarks.titles import AUGMENTER_TITLES, LOADER_TITLES
 from equimod.pipelines.durable import durable_file
 
-_OURS = ("native", "dali", "ffcv", "equimod", "one_by_one", "train")
+_OURS = ("native", "dali", "ffcv", "equimod", "one_by_one", "train", "embed")
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Measure images/s, CPU time, memory, latency: python benchmarks/throughput.py loader|views|augment|step|train OPTIONS.
+"""Measure images/s, CPU time, memory, latency: python benchmarks/throughput.py BENCHMARK OPTIONS.
 
 Every number is a median over interleaved rounds, every ratio a median of the ratios within a round. `--output` keeps
 all rounds with the machine, the versions and the commit, and draws them as a picture beside the file;
@@ -11,11 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from equimod.benchmarks.benchmark import Benchmark, run_benchmark
+from equimod.benchmarks.compare_embedding import Embed
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
 from equimod.benchmarks.compare_training import Step, Train
 
-_COMMANDS = (Loader, Views, Augment, Step, Train)
+_COMMANDS = (Loader, Views, Augment, Step, Train, Embed)
 COMMANDS: dict[str, Callable[..., Benchmark]] = {command.name: command for command in _COMMANDS}
 
 

@@ -17,12 +17,13 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from equimod.models.settings import RESNETS, ConfigError, EncoderSettings
 
 _Block = type[BasicBlock] | type[Bottleneck]
-_TRUNKS: dict[str, tuple[_Block, tuple[int, int, int, int]]] = {
+TRUNKS: dict[str, tuple[_Block, tuple[int, int, int, int]]] = {
     "resnet10": (BasicBlock, (1, 1, 1, 1)),
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
 }
+"""Block and depths of the stages of our ResNets."""
 
 
 class Encoder(nn.Module):
@@ -40,7 +41,7 @@ class ResNet(Encoder):
 
     def __init__(self, settings: EncoderSettings) -> None:
         super().__init__()
-        block, depths = _TRUNKS[settings.arch]
+        block, depths = TRUNKS[settings.arch]
         width = settings.width or 64
         if settings.stem == "cifar":
             self.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)

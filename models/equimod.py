@@ -14,7 +14,8 @@ from equimod.pipelines.params import Standardizer
 class EquiMod(nn.Module):
     """Projector g' to embeddings y, embedding of the parameters t, and predictor u: y_hat_v = u(y_x, t).
 
-    `feature_dim`: dimension of the representations h; `standardizer` brings encoded parameters (N,P) to mean 0, std 1.
+    `feature_dim`: dimension of the representations h, or of those of the layer that stand in for them;
+    `standardizer` brings encoded parameters (N,P) to mean 0, std 1.
     """
 
     def __init__(self, feature_dim: int, standardizer: Standardizer, settings: EquiModSettings) -> None:
@@ -22,6 +23,7 @@ class EquiMod(nn.Module):
         projector, embedding = settings.projector or (), settings.embedding or ()
         params = len(standardizer.mean)
         dim_y, dim_t = (feature_dim, *projector)[-1], (params, *embedding)[-1]
+        self.feature_dim = feature_dim
         self.standardizer = standardizer
         self.projector = mlp(feature_dim, projector, end="plain norm")
         self.embedding = mlp(params, embedding, end="norm")

@@ -213,6 +213,9 @@ class EquiModSettings:
     """Temperature tau' of the equivariance loss (Eq. 4)."""
     negatives: Literal["paper", "official"] = "paper"
     """paper: Eq. 4; official: NT-Xent over all embeddings and predictions, as in the authors' code."""
+    layer: str | None = None
+    """Layer of the encoder whose output, averaged over its places, stands in for h here: layer3 of a ResNet, blocks.5
+    of a vision transformer (SER, Lee et al., 2026); none: h, as in the paper."""
     projector: tuple[int, ...] | None = (2048, 2048, 128)
     """Widths of the layers of the equivariant projector g', the last is the dimension of y; none: y is h (Table 2a)."""
     predictor_hidden: tuple[int, ...] = ()

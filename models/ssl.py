@@ -14,6 +14,7 @@ from equimod.models.byol import BYOL
 from equimod.models.encoder import Encoder, build_encoder
 from equimod.models.equimod import EquiMod
 from equimod.models.essl import ESSL
+from equimod.models.inner_layer import InnerLayer, inner_dim
 from equimod.models.method import Method
 from equimod.models.none import NoMethod
 from equimod.models.probe import OnlineProbe
@@ -64,6 +65,8 @@ class SSL(nn.Module):
         self.equimod = equimod
         self.essl = essl
         self.probe = probe
+        layer = None if equimod is None else equimod.settings.layer
+        self._inner = None if layer is None else InnerLayer(encoder, layer)
 
     @property
     def image_sets(self) -> int:
@@ -98,8 +101,12 @@ class SSL(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """Representations (N,F) of each of the sets in `images`, as `forward` takes them: one batch to the encoder, as
-        in the official code."""
-        return self._encode(images).chunk(self.image_sets)
+        in the official code.
+
+        Where EquiMod works on an earlier layer: those of the two views, then that layer's (N,G) of each of the sets.
+        """
+        h = self._encode(images).chunk(self.image_sets)
+        return h if self._inner is None else (*h[1:], *self._inner.take().chunk(self.image_sets))
 
     def target_forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """`Method.target_forward` of the views in `images`, as `forward` takes them."""
@@ -112,11 +119,12 @@ class SSL(nn.Module):
 
         `h`: as `encode` returns them, `targets`: as `Method.target_forward` does, of the whole batch.
         """
-        *h_x, h_i, h_j = h
+        h_i, h_j = h[-2:] if self._inner is None else h[:2]
         loss = self.method((h_i, h_j), targets)
         report = {"invariance": loss.detach()}
         if self.equimod is not None:
-            equivariance = self.equimod(*h_x, (h_i, h_j), encodings)
+            of_x, of_i, of_j = h[-3:]
+            equivariance = self.equimod(of_x, (of_i, of_j), encodings)
             loss = loss + self.equimod.settings.weight * equivariance
             report["equivariance"] = equivariance.detach()
         if self.probe is not None:
@@ -174,7 +182,9 @@ def build_ssl(
     if equimod is not None:
         if standardizer is None:
             raise ValueError("EquiMod needs the statistics of its parameters: give Standardizer.fit(policy, sizes)")
-        module = EquiMod(trunk.feature_dim, standardizer, equimod)
+        layer = equimod.layer
+        dim = trunk.feature_dim if layer is None else inner_dim(trunk, layer, image_size)
+        module = EquiMod(dim, standardizer, equimod)
     return SSL(
         trunk,
         METHODS[method](trunk, method_settings),

@@ -45,6 +45,8 @@ def needs(extra: str, *, module: bool = False) -> None:
         "imagenet": "scipy",
         "kornia": "kornia",
         "mlflow": "mlflow",
+        "neighbours": "faiss",
+        "onnx": "onnxscript",
         "timm": "timm",
         "triton": "triton",
         "wandb": "wandb",

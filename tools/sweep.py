@@ -55,7 +55,7 @@ class PaperTable:
     show: Callable[[dict[str, Any]], list[Table]] = sweep_tables.rows  # of the result
 
 
-def _varied(title: str, option: str, values: Mapping[str, float], default: str) -> PaperTable:
+def _varied(title: str, option: str, values: Mapping[str, float | None], default: str) -> PaperTable:
     """SimCLR + EquiMod with one option varied: value, as on a command line, to the paper's score."""
     rows = []
     for value, paper in values.items():
@@ -120,6 +120,12 @@ TABLES = {
         "Temperature of the equivariance loss (paper, Table 3b)", "--equivariance.temperature", _TEMPERATURES, "0.2"
     ),
     "table3c": _varied("Batch size (paper, Table 3c)", "--batch-size", _BATCHES, "512"),
+    "layers": _varied(
+        "Layer of the encoder that EquiMod works on (after SER, Lee et al., 2026)",
+        "--equivariance.layer",
+        {"None": 92.79, "layer3": None, "layer2": None},
+        "None",
+    ),
     "controls": PaperTable(
         "Controls: what x in the batch does without its loss, and both forms of the loss",
         (
@@ -159,6 +165,7 @@ class Arguments:
             "table3b",
             "table3c",
             "figures",
+            "layers",
             "controls",
             "resolution",
             "demo",

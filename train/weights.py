@@ -48,23 +48,27 @@ def given_weights(config: Config) -> tuple[Config, GivenWeights | None]:
     """
     if config.encoder.weights is None:
         return config, None
-    path, remedy = _locate(config.encoder.weights)
-    if not path.exists():
-        if config.resume == "never":
-            raise _missing(config, path, remedy)
+    if config.resume != "never" and not _locate(config.encoder.weights)[0].exists():
         return config, None
+    given = read_weights(config.encoder.weights)
+    if config.encoder.weights_sha256 not in (None, given.sha256):
+        raise ConfigError(
+            f"encoder.weights: {given.path} has the SHA-256 {given.sha256}, and encoder.weights_sha256 is "
+            f"{config.encoder.weights_sha256}; give that file, or --encoder.weights-sha256 None"
+        )
+    return _with_digest(config, given.sha256), given
+
+
+def read_weights(name: str) -> GivenWeights:
+    """The weights in a file, or in the cache of torchvision or timm. Raises ConfigError."""
+    path, remedy = _locate(name)
+    if not path.exists():
+        raise _missing(name, path, remedy)
     try:
         content = read_bytes(path)
     except DamagedFileError as error:
         raise ConfigError(f"encoder.weights: {error}; give another file") from error
-    sha256, expected = FileDigest.of_content(content).sha256, config.encoder.weights_sha256
-    if expected not in (None, sha256):
-        raise ConfigError(
-            f"encoder.weights: {path} has the SHA-256 {sha256}, and encoder.weights_sha256 is {expected}; give that "
-            "file, or --encoder.weights-sha256 None"
-        )
-    tensors = _parse(content, path)
-    return _with_digest(config, sha256), GivenWeights(path, sha256, tensors)
+    return GivenWeights(path, FileDigest.of_content(content).sha256, _parse(content, path))
 
 
 def settled_weights(
@@ -77,7 +81,7 @@ def settled_weights(
     if resume_from is not None:
         return _with_digest(config, resume_from.config.encoder.weights_sha256), None
     if config.encoder.weights is not None and given is None:
-        raise _missing(config, *_locate(config.encoder.weights))
+        raise _missing(config.encoder.weights, *_locate(config.encoder.weights))
     return config, given
 
 
@@ -85,8 +89,8 @@ def _with_digest(config: Config, sha256: str | None) -> Config:
     return replace(config, encoder=replace(config.encoder, weights_sha256=sha256))
 
 
-def _missing(config: Config, path: Path, remedy: str) -> ConfigError:
-    return ConfigError(f"encoder.weights={config.encoder.weights}: {path} is not there; {remedy}")
+def _missing(name: str, path: Path, remedy: str) -> ConfigError:
+    return ConfigError(f"encoder.weights={name}: {path} is not there; {remedy}")
 
 
 def _locate(given: str) -> tuple[Path, str]:

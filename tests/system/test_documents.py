@@ -135,13 +135,22 @@ def _check_command(words: list[str]) -> None:
         "pip": _check_pip,
         "python": _check_script,
         "sbatch": lambda rest: _check_training(_behind("train/launch/slurm.sbatch", rest)),
-        "torchrun": lambda rest: _check_training(_behind("train/main.py", rest)),
+        "torchrun": _check_ranks,
     }
     assert program in checks, f"{program} is not known here"
     try:
         checks[program](rest)
     except SystemExit as error:
         assert not error.code, f"{shlex.join(words)} is refused"  # noqa: PT017
+
+
+def _check_ranks(words: list[str]) -> None:
+    script = next(word for word in words if word.endswith(".py"))
+    options = _behind(script, words)
+    if script == "train/main.py":
+        _check_training(options)
+    else:
+        _check_script([script, *options])
 
 
 def _behind(script: str, words: list[str]) -> list[str]:

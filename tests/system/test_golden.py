@@ -27,7 +27,10 @@ from equimod.train.run import build_train_state, training_pipeline
 CURVES = Path(__file__).parents[1] / "golden" / "curves.json"
 TOLERANCE = 1e-4
 RUNS = [f"{method}{beside}" for method in METHOD_NAMES for beside in ("", " --equimod")]
-RUNS = [run for run in RUNS if run != "none"] + ["simclr --equimod --essl"]
+RUNS = [run for run in RUNS if run != "none"] + [
+    "simclr --equimod --essl",
+    "simclr --equimod --equivariance.layer layer3",
+]
 SETTINGS = """\
 extends: {recipe}
 epochs: 5

@@ -12,8 +12,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from needs import needs
 
 ROOT = Path(__file__).parents[2]
+FORMS = ("torchvision", "timm", "hub", "onnx", "torchscript")
+LOAD = f"""\
+import re, sys, torch
+card, images = open("exported/README.md").read(), torch.randn(3, 3, 64, 64)
+def features(form):
+    names = {{}}
+    exec(re.search(f"^{{form}}:\\n\\n```python\\n(.*?)```", card, re.S | re.M)[1], names)
+    return torch.as_tensor(names["model"](images.numpy() if form == "onnx" else images))
+with torch.no_grad():
+    found = [features(form) for form in {FORMS}]
+for other in found[1:]:
+    torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-5)
+assert "equimod" not in sys.modules
+"""
+"""Loads an encoder in each form as its card says."""
 FOLDERS = ("pipelines", "models", "train", "tools", "benchmarks")
 
 
@@ -60,8 +76,10 @@ def test_the_installed_wheel_reads_its_recipes_without_the_checkout(wheel: Path,
 
 
 @pytest.mark.ci
-def test_the_installed_wheel_trains_and_evaluates_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_trains_evaluates_and_exports_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     """By the command `equimod`, in one process and in two."""
+    needs("timm")
+    needs("onnx")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     folder = tmp_path / "empty"
     folder.mkdir()
@@ -74,12 +92,26 @@ def test_the_installed_wheel_trains_and_evaluates_in_an_empty_folder(wheel: Path
         return done.stdout
 
     equimod("draw", "photos", "--samples", "24")
-    small = ["encoder.arch=resnet10", "encoder.width=8", "epochs=2", "optim.warmup_epochs=1", "batch_size=8"]
+    small = [
+        "encoder.arch=resnet10",
+        "encoder.width=64",
+        "encoder.stem=imagenet",
+        "epochs=2",
+        "optim.warmup_epochs=1",
+        "batch_size=8",
+    ]
     training = ["train", "--method", "simclr", "--data", "photos", "--val", "photos", *small, "system.workers=1"]
     assert "evaluate it with: equimod evaluate runs/simclr-photos" in equimod(*training)
     assert "knn_top1" in equimod("evaluate", "runs/simclr-photos", "--knn", "--workers", "1")
+    equimod("export", "runs/simclr-photos", "--to", *FORMS, "--output", "exported")
+    loaded = subprocess.run([sys.executable, "-c", LOAD], cwd=folder, capture_output=True, text=True, check=False)
+    assert loaded.returncode == 0, loaded.stderr
+    equimod("embed", "exported", "photos", "features.npz", "--device", "cpu")
+    assert "nearest to" in equimod("neighbours", "features.npz", "0")
     assert "2 rank(s)" in equimod(*training, "--gpus", "2", "--system.device", "cpu", "--output", "both")
-    assert sorted(path.name for path in folder.iterdir()) == ["both", "photos", "runs"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("both", "exported", "features.npz", "features.png", "photos", "runs")
+    ]
 
 
 @pytest.mark.parametrize("script", ["train/main.py", "train/evaluate.py", "tools/convert_imagenet.py"])

@@ -34,13 +34,13 @@ def _batch(n: int = N) -> Batch:
     return Batch(images, params, (draw(P), draw(P)), torch.arange(n) % 3, torch.arange(n))
 
 
-def _model(method: str, equimod: bool = True, essl: bool = False, probe: bool = False) -> SSL:
+def _model(method: str, equimod: bool = True, essl: bool = False, probe: bool = False, layer: str | None = None) -> SSL:
     torch.manual_seed(0)
     model = build_ssl(
         method,
         ENCODER,
         SETTINGS[method],
-        EquiModSettings(0.7, projector=(12, 6), embedding=(7,)) if equimod else None,
+        EquiModSettings(0.7, projector=(12, 6), embedding=(7,), layer=layer) if equimod else None,
         Standardizer(torch.zeros(P), torch.ones(P)),
         ESSLSettings(weight=0.3, hidden=(16,)) if essl else None,
         3 if probe else None,
@@ -64,7 +64,7 @@ def _assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleran
         torch.testing.assert_close(found[name], value, rtol=tolerance, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
-BESIDE = ("", "equimod", "essl", "probe", "equimod essl probe")
+BESIDE = ("", "equimod", "equimod layer3", "essl", "probe", "equimod essl probe layer2")
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,12 @@ BESIDE = ("", "equimod", "essl", "probe", "equimod essl probe")
         (method, beside)
         for method in METHODS
         for beside in BESIDE
-        if (method, beside) not in {("none", ""), ("none", "probe")}
+        if method != "none" or beside not in ("", "probe", "equimod layer3")
     ],
 )
 def test_with_frozen_statistics_the_gradient_is_that_of_the_whole_batch(method: str, beside: str) -> None:
-    model = _model(method, *(name in beside for name in ("equimod", "essl", "probe")))
+    layer = next((name for name in ("layer2", "layer3") if name in beside), None)
+    model = _model(method, *(name in beside for name in ("equimod", "essl", "probe")), layer)
     model.encoder.eval()
     if method == "byol":
         model.method.target_encoder.eval()

@@ -24,7 +24,7 @@ PIPELINES = (
     {"records"},
     {"kernel", "decode", "resize", "resize_part"},
     {"backends"},
-    {"color", "ops", "triton_ops", "operators"},
+    {"color", "ops", "triton_ops", "operators", "augment"},
     {"batch", "prefetch", "build"},
     {"conversion", "shapes"},
     {"images"},

@@ -113,12 +113,19 @@ def _misfits(base: Config, leaves: Mapping[str, Any]) -> Iterator[str]:
     for name, value in leaves.items():
         *sections, field = name.split(".")
         try:
-            kind = get_type_hints(type(reduce(getattr, sections, base)))[field]
+            kind = get_type_hints(type(reduce(_part, sections, base)))[field]
             msgspec.convert(value, kind, strict=False, dec_hook=lambda kind, value: kind(value))
         except msgspec.ValidationError:
             yield name
-        except (AttributeError, KeyError, TypeError):  # in augment, which names its own
+        except (AttributeError, IndexError, KeyError, TypeError):  # an operator that the base does not have
             pass
+
+
+def _part(settings: Any, name: str) -> Any:
+    """A section of settings by its name; a view by its number, and without one the first."""
+    if name.isdecimal():
+        return settings[int(name)]
+    return getattr(settings if hasattr(settings, name) else settings.views[0], name)
 
 
 def _are_refused(base: Config, leaves: Mapping[str, Any]) -> bool:

@@ -175,6 +175,11 @@ class Config(MethodSettings, _RunSettings):
                 f"system.compile={self.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
                 "--essl need several; give --system.compile default"
             )
+        if self.method == "none" and self.equivariance.layer is not None and not self.essl:
+            raise ConfigError(
+                f"equivariance.layer={self.equivariance.layer} leaves the layers behind it untrained with method=none; "
+                "give a --method, or leave it out"
+            )
         if self.system.batchnorm == "apex" and self.precision != "fp16":
             raise ConfigError(f"system.batchnorm=apex computes in fp16, not {self.precision}; give --precision fp16")
         if self.system.batchnorm == "apex" and self.essl:

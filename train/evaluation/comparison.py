@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from equimod.train.evaluation.summary import mean_and_deviation, size_of
@@ -28,7 +29,12 @@ def settings_of(result: dict[str, Any]) -> Settings:
 
 def measured(settings: Settings) -> list[str]:
     """Names in eval.json of the scores that any run has, in the order of a table: class, factors, equivariance."""
-    found = list(dict.fromkeys(name for runs in settings.values() for run in runs for name in run["eval"]))
+    return in_order(name for runs in settings.values() for run in runs for name in run["eval"])
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Those of the names of scores that tables show, each once, in the order of a table."""
+    found = list(dict.fromkeys(names))
     factors = [name for name in found if name.startswith(FACTOR)]
     return [*(n for n in ACCURACIES if n in found), *factors, *(n for n in _EQUIVARIANCES if n in found)]
 
@@ -44,7 +50,7 @@ def rows(result: dict[str, Any]) -> list[Table]:
     cells = []
     for name in measured(settings):
         scores = [[run["eval"].get(name) for run in runs] for runs in settings.values()]
-        cells.append([_title(name), *(mean_and_deviation(of, 1 if name in ACCURACIES else 3) for of in scores)])
+        cells.append([title(name), *(mean_and_deviation(of, 1 if name in ACCURACIES else 3) for of in scores)])
     minutes = [mean_and_deviation([run["seconds"] / 60 for run in runs], 1) for runs in settings.values()]
     return [Table(["", *settings], [*cells, ["minutes of training", *minutes]])]
 
@@ -57,7 +63,8 @@ def caption(result: dict[str, Any]) -> str:
     return f"{'; '.join(sorted(sizes))}. Means ± standard deviation over {seeds} seed(s), on the test images."
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """What a score is called in a table."""
     if name in ACCURACIES:
         return f"class, {ACCURACIES[name]}, %"
     return _EQUIVARIANCES.get(name, f"{factor_title(name)}, R2")

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {}
 
 def run(trained: TrainedRun) -> Values:
     """See `measure`: on the validation images. ValueError for a run without EquiMod."""
-    return measure(trained.predictor, trained.view_set(trained.val, trained.policy))
+    return measure(trained.predictor, trained.predictor_views)
 
 
 def measure(equimod: EquiMod, views: ViewSet) -> Values:

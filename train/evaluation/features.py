@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
+from equimod.models.inner_layer import InnerLayer
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy
@@ -39,6 +40,19 @@ class FrozenEncoder:
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             h: Tensor = self._encoder(images)
         return h.float()
+
+
+class FrozenLayer(FrozenEncoder):
+    """The same for an earlier layer of the encoder, whose representations are (N, feature_dim)."""
+
+    def __init__(self, encoder: Encoder, autocast: torch.dtype | None, layer: str, feature_dim: int) -> None:
+        super().__init__(encoder, autocast)
+        self._inner = InnerLayer(encoder, layer)
+        self.feature_dim = feature_dim
+
+    def __call__(self, images: Tensor) -> Tensor:
+        super().__call__(images)
+        return self._inner.take().float()
 
 
 @dataclass(frozen=True)

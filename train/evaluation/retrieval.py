@@ -24,7 +24,7 @@ SETTINGS = {"views": VIEWS}
 
 def run(trained: TrainedRun) -> Values:
     """See `measure`: on the validation images. ValueError for a run without EquiMod."""
-    return measure(trained.predictor, trained.view_set(trained.val, trained.policy))
+    return measure(trained.predictor, trained.predictor_views)
 
 
 def measure(equimod: EquiMod, views: ViewSet) -> Values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from equimod.pipelines.stored import DamagedFileError
 from equimod.train.checkpoint import MODEL, Checkpoint, CheckpointError, first_sound, load_model, unusable
 from equimod.train.config import CONFIG, Config, differences
 from equimod.train.data import check_classes
-from equimod.train.evaluation.features import Features, FrozenEncoder, ViewSet, extract
+from equimod.train.evaluation.features import Features, FrozenEncoder, FrozenLayer, ViewSet, extract
 from equimod.train.loop import AUTOCAST
 from equimod.train.run import build_model
 
@@ -56,6 +56,16 @@ class TrainedRun:
     @cached_property
     def encoder(self) -> FrozenEncoder:
         return FrozenEncoder(self.model.encoder, AUTOCAST[self.config.precision])
+
+    @property
+    def predictor_views(self) -> ViewSet:
+        """x and views of the validation images as the training drew them, represented by what EquiMod works on.
+        ValueError where the run was trained without."""
+        layer, encoder = self.predictor.settings.layer, self.encoder
+        if layer is not None:
+            precision = AUTOCAST[self.config.precision]
+            encoder = FrozenLayer(self.model.encoder, precision, layer, self.predictor.feature_dim)
+        return replace(self.view_set(self.val, self.policy), encoder=encoder)
 
     def view_set(self, records: Records, policy: AugmentationPolicy) -> ViewSet:
         """x and views of `records`, drawn from `policy` with the seed of the evaluation."""
