@@ -18,7 +18,6 @@ from typing import Any
 import tyro
 
 from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, reliability, scaling
-from equimod.benchmarks.compare_embedding import Embed
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
 from equimod.benchmarks.compare_training import Train
@@ -149,7 +148,6 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "views": (Views.rows, Views.caption),
     "augment": (Augment.rows, Augment.caption),
     "train": (Train.rows, Train.caption),
-    "embed": (Embed.rows, Embed.caption),
     "grad_cache": (Chunks.rows, Chunks.caption),
     "loss": (Loss.rows, Loss.caption),
     "rehearse": (rehearse.rows, rehearse.caption),
@@ -157,7 +155,6 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "gpu_memory": (gpu_memory.rows, gpu_memory.caption),
     "scaling": (scaling.rows, scaling.caption),
     "table1-cpu": (sweep_tables.rows, sweep_tables.caption),
-    "layers-cpu": (sweep_tables.rows, sweep_tables.caption),
     "controls-cpu": (sweep_tables.rows, sweep_tables.caption),
     "resolution-cpu": (sweep_tables.rows, sweep_tables.caption),
     "demo-cpu": (comparison.rows, comparison.caption),

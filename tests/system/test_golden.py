@@ -16,7 +16,7 @@ import torch
 from equimod.models.settings import METHOD_NAMES
 from equimod.pipelines.batch import Batch, Decoded
 from equimod.pipelines.ops import apply, apply_center
-from equimod.pipelines.policy import POLICIES, AugmentationPolicy
+from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.shapes import draw_dataset
 from equimod.train.config import RECIPES, parse
@@ -36,6 +36,7 @@ extends: {recipe}
 epochs: 5
 batch_size: 32
 precision: fp32
+image_size: 32
 encoder: {{width: 8}}
 optim: {{lr: 0.05, warmup_epochs: 1}}
 backend: native
@@ -78,7 +79,7 @@ def test_twenty_steps_lose_what_they_lost_before(run: str, images: Path, tmp_pat
     curve, total = [], config.epochs * len(pipeline)
     for epoch in range(config.epochs):
         for decoded in pipeline.decoded(epoch):
-            batch = _double(decoded, POLICIES[config.policy])
+            batch = _double(decoded, config.augment)
             state.model.before_step(len(curve) / total)
             curve.append(float(train_step(state, batch, state.learning_rate(len(curve)))["loss"]))
     assert len(set(curve)) == 20

@@ -64,7 +64,7 @@ BREAK: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str]] = {
         lambda patch: _with_other_options(patch, "--seed", "1"),
         "another configuration: seed|other than undisturbed",
     ),
-    "terminations": (lambda patch: patch.setattr(endings, "GONE", 0.0), r"1 of its processes are there after 0 s"),
+    "terminations": (lambda patch: patch.setattr(endings, "GONE", 0.0), r"of its processes are there after 0 s"),
     "conversion-kills": (lambda patch: _with_other_options(patch, "--max-side", "10"), "other bytes than"),
 }
 

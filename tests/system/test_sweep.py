@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from small_runs import same_end
 
 from equimod.tools.sweep import main
 
@@ -27,35 +29,35 @@ def _events(folder: Path) -> list[dict[str, object]]:
 
 @pytest.mark.ci
 def test_an_interrupted_sweep_goes_on_and_ends_like_one_that_was_left_alone(image_tree: Path, tmp_path: Path) -> None:
-    def command(output: Path) -> list[str]:
-        data = ["--data", str(image_tree), "--val", str(image_tree), "--output", str(output)]
-        return [sys.executable, str(SWEEP), "controls", "--size", "cpu", *data, "--", *SMALL]
-
-    alone = subprocess.run(command(tmp_path / "alone"), capture_output=True, text=True, check=False)
-    assert alone.returncode == 0, alone.stderr
-    stopped = tmp_path / "stopped"
-    with subprocess.Popen(command(stopped), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    output = tmp_path / "runs"
+    data = ["--data", str(image_tree), "--val", str(image_tree), "--output", str(output)]
+    command = [sys.executable, str(SWEEP), "layers", "--size", "cpu", *data, "--", *SMALL]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
-        while not (stopped / "weight-0-seed0" / "config.yaml").exists() and time.monotonic() < deadline:
+        while not (output / "layer3-seed0" / "config.yaml").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
     assert process.returncode == 143
     assert "go on where it stopped" in errors
-    assert not (stopped / "paper-seed0").exists()
-    again = subprocess.run(command(stopped), capture_output=True, text=True, check=False)
+    assert not (output / "layer2-seed0").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    results = [json.loads((folder / "controls-cpu.json").read_text()) for folder in (tmp_path / "alone", stopped)]
-    scores = [
-        [(run["linear_cached_top1"], run["knn_top1"], run["absolute"]) for row in result["rows"] for run in row["runs"]]
-        for result in results
-    ]
-    assert len(scores[0]) == 4
-    assert scores[0] == scores[1]
-    assert _events(stopped / "weight-0-seed0")[0]["step"] == 1
-    table = again.stdout.splitlines()[-5:]
+    # The run that was interrupted, left alone: by the command that the sweep names.
+    listed = subprocess.run([*command[:5], *data, "--list", "--", *SMALL], capture_output=True, text=True, check=True)
+    words = next(
+        shlex.split(line) for line in listed.stdout.splitlines() if "layer3-seed0" in line and "--seed" in line
+    )
+    alone = [word.replace(str(output), str(tmp_path / "alone")) for word in words]
+    subprocess.run(alone[: alone.index("&&")], check=True, capture_output=True)
+    interrupted = output / "layer3-seed0"
+    assert same_end(interrupted, tmp_path / "alone" / "layer3-seed0")
+    assert _events(interrupted)[0]["step"] == 1
+    result = json.loads((output / "layers-cpu.json").read_text())
+    assert [len(row["runs"]) for row in result["rows"]] == [1, 1, 1]
+    table = again.stdout.splitlines()[-4:]
     assert "linear top-1, %" in table[0]
-    assert "92.79" in table[3]
+    assert "92.79" in table[1]
 
 
 def test_a_training_that_fails_stops_the_sweep_with_its_command(

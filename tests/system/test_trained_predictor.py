@@ -18,10 +18,10 @@ def test_after_a_training_the_predictor_moves_views_and_the_identity_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw_dataset(tmp_path / "train", samples=2000, seed=0)
-    draw_dataset(tmp_path / "val", samples=500, seed=0, split="test")
+    draw_dataset(tmp_path / "val", samples=300, seed=0, split="test")
     options = ["--config", str(RECIPES / "simclr_equimod_shapes.yaml"), "--output", str(tmp_path / "run")]
     options += ["--data", str(tmp_path / "train"), "--val", str(tmp_path / "val"), "--system.device", "cpu"]
-    options += ["--epochs", "12", "--batch-size", "100", "--optim.lr", "1", "--encoder.width", "16"]
+    options += ["--epochs", "8", "--batch-size", "100", "--optim.lr", "1", "--encoder.width", "16"]
     options += ["--simclr.hidden", "128", "--equivariance.projector", "128", "64", "--precision", "fp32"]
     assert train(options) == 0
     config = read_recipe(tmp_path / "run" / "config.yaml")
