@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,7 +110,7 @@ class _Stops:
             os._exit(SIGTERM_EXIT)
 
     def _end(self, number: int) -> None:
-        os.write(sys.stderr.fileno(), f"{self._told}\n".encode())
+        os.write(2, f"{self._told}\n".encode())  # sys.stderr may stand for something else just now
         os._exit(128 + number)
 
 

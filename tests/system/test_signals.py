@@ -57,11 +57,12 @@ def _asleep_in(module: str, name: str) -> list[str]:
 
 
 IMPORTS = """\
-import sys
+import contextlib, io, sys
 from equimod.train.command import run_command
 
 def command():
-    import deaf
+    with contextlib.redirect_stderr(io.StringIO()):  # as where recipes are read
+        import deaf
 
 sys.exit(run_command(command, again="do it again"))
 """
