@@ -6,7 +6,6 @@ equivariance that is asked of an earlier layer costs the last one less of what i
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import ConfigError
+from equimod.pipelines.errors import nearest
 
 
 class InnerLayer:
@@ -71,8 +71,7 @@ def _module(encoder: Encoder, name: str) -> nn.Module:
     modules: dict[str, nn.Module] = dict(encoder.named_modules())
     if name in modules and name:
         return modules[name]
-    near = difflib.get_close_matches(name, modules, n=1)
-    hint = f" (did you mean {near[0]}?)" if near and near[0] else ""
+    hint = nearest(name, filter(None, modules))
     raise ConfigError(
         f"equivariance.layer={name}: the encoder has no layer of that name{hint}; its parts are "
         f"{', '.join(child for child, _ in encoder.named_children())}"

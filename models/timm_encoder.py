@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-
 import timm
 import torch
 from torch import nn
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import RESNETS, ConfigError, EncoderSettings
+from equimod.pipelines.errors import nearest
 
 
 def require_timm_model(settings: EncoderSettings) -> str:
@@ -17,8 +16,7 @@ def require_timm_model(settings: EncoderSettings) -> str:
     name = settings.timm_name or ""
     if timm.is_model(name):
         return name
-    near = difflib.get_close_matches(name, [*RESNETS, *timm.list_models()], n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
+    hint = nearest(name, [*RESNETS, *timm.list_models()])
     raise ConfigError(
         f"encoder.arch={settings.arch} is none of {', '.join(RESNETS)}, and timm {timm.__version__} has no model of "
         f"that name{hint}; timm.list_models() has the names"

@@ -5,13 +5,13 @@ For loops with a loader of their own. `equimod.pipelines.build` has the whole pi
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from equimod.pipelines.errors import nearest
 from equimod.pipelines.geometry import center_geometry
 from equimod.pipelines.operators import Operators, operators_for
 from equimod.pipelines.ops import empty_views
@@ -41,8 +41,7 @@ class Augment:
     def __init__(self, policy: AugmentationPolicy | str, seed: int = 0) -> None:
         if isinstance(policy, str):
             if policy not in POLICIES:
-                near = difflib.get_close_matches(policy, POLICIES, n=1)
-                hint = f" (did you mean {near[0]}?)" if near else ""
+                hint = nearest(policy, POLICIES)
                 raise ValueError(f"policy={policy!r}: no such policy{hint}; give one of {', '.join(POLICIES)}")
             policy = POLICIES[policy]
         self.policy, self.seed = policy, seed

@@ -19,6 +19,14 @@ def counted(kinds: Iterable[str]) -> str:
     return ", ".join(f"{number:,} {kind}" for kind, number in Counter(kinds).most_common())
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that is most like a misspelt one, such as ` (did you mean resnet18?)`, or nothing."""
+    import difflib  # only now: most commands are spelt right
+
+    match = difflib.get_close_matches(word, sorted(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
 def one_line(text: object) -> str:
     """Text with names in it in one line that can be printed: control characters and bytes beyond UTF-8 are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

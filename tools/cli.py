@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
+from equimod.pipelines.errors import nearest
+
 
 class Command(NamedTuple):
     """A script behind a word."""
@@ -39,10 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = nearest(name, COMMANDS)
         print(f"error: equimod has no command {name!r}{hint}; give one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"equimod {name}", *rest]

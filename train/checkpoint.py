@@ -10,7 +10,7 @@ that a resume needs.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,8 +114,8 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     state = State(cursor, trained.grad_cache.scaler.state_dict(), records, Environment.of(config))
     contents = {
-        MODEL: _serialized(trained.model.state_dict()),
-        OPTIMIZER: _serialized(dict(kept_tensors(trained.model, trained.optimizer))),
+        MODEL: serialized(trained.model.state_dict()),
+        OPTIMIZER: serialized(dict(kept_tensors(trained.model, trained.optimizer))),
         CONFIG: config.to_yaml().encode(),
         STATE: json.dumps(asdict(state), indent=2).encode(),
     }
@@ -167,6 +167,25 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise unusable(error) from error
 
 
+def hold_model(folder: Path, path: Path | None, say: Callable[[str], None]) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """The checkpoint at `path`, or the newest sound one of the run in `folder`, with its model's tensors, read at once:
+    a run that goes on removes it. `say` hears what was skipped. Raises CheckpointError."""
+    if path is not None:
+        try:
+            return _with_model(path)
+        except DamagedFileError as error:
+            raise unusable(error) from error
+    found = first_sound(folder / "checkpoints", _with_model, say)
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
+    return found
+
+
+def _with_model(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
+    checkpoint = Checkpoint.open(path)
+    return checkpoint, checkpoint.tensors(MODEL)
+
+
 def unusable(error: DamagedFileError) -> CheckpointError:
     """The error about a checkpoint that was asked for by name."""
     return CheckpointError(f"{error}; give another, or none: the newest sound one is then taken")
@@ -216,10 +235,11 @@ def load_model(path: Path, tensors: dict[str, Tensor], model: nn.Module) -> None
 def export_encoder(encoder: nn.Module, path: Path) -> None:
     """Write the encoder alone, under the key names of torchvision or timm, durably."""
     with durable_file(path) as handle:
-        handle.write(_serialized(encoder.state_dict()))
+        handle.write(serialized(encoder.state_dict()))
 
 
-def _serialized(tensors: dict[str, Tensor]) -> bytes:
+def serialized(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as a file of safetensors."""
     # Not safetensors' own save_file, which reports a full disk as an error of its own kind, without the errno.
     data: bytes = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     return data

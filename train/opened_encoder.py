@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -16,7 +15,7 @@ from equimod.models.weights import load_weights
 from equimod.pipelines.policy import CenterPolicy, Interpolation, Normalize
 from equimod.pipelines.progress import say
 from equimod.pipelines.stored import DamagedFileError, FileDigest, decode_json, read_bytes
-from equimod.train.checkpoint import MODEL, Checkpoint, CheckpointError, first_sound, open_checkpoint
+from equimod.train.checkpoint import Checkpoint, hold_model, serialized
 from equimod.train.config import CONFIG, read_run
 from equimod.train.weights import read_weights
 
@@ -30,16 +29,13 @@ class OpenedEncoder:
     encoder: Encoder
     settings: EncoderSettings
     x: CenterPolicy  # how images become what it is shown
-    source: str  # where it is from, for people
     precision: str = "fp32"  # that it was trained in
     checkpoint: Checkpoint | None = None  # of a run
 
     @property
     def weights(self) -> bytes:
         """Its weights as safetensors, under the names of torchvision or timm."""
-        tensors = {name: tensor.contiguous() for name, tensor in self.encoder.state_dict().items()}
-        content: bytes = safetensors.torch.save(tensors)
-        return content
+        return serialized(self.encoder.state_dict())
 
 
 @dataclass(frozen=True)
@@ -51,13 +47,10 @@ class Exported:
     sha256: str  # of model.safetensors
     format: int = 1
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class _Card:
-    equimod: Exported | None = field(default=None)
+    equimod: Exported | None = None
 
 
 def open_encoder(source: str, checkpoint: Path | None = None) -> OpenedEncoder:
@@ -70,27 +63,22 @@ def open_encoder(source: str, checkpoint: Path | None = None) -> OpenedEncoder:
         return _of_timm(source)
     folder = Path(source)
     if checkpoint is not None or (folder / CONFIG).exists():
-        return _of_run(folder, checkpoint)
+        return encoder_of_run(folder, checkpoint)
     if (folder / EXPORTED).exists():
         return _of_export(folder)
     fault = "holds neither a run nor an exported encoder" if folder.is_dir() else "is not there"
     raise ConfigError(f"{source} {fault}; give the folder of either, or {OF_TIMM}NAME")
 
 
-def _of_run(folder: Path, path: Path | None) -> OpenedEncoder:
+def encoder_of_run(folder: Path, path: Path | None) -> OpenedEncoder:
+    """As `open_encoder`, of the folder of a run alone."""
     read_run(folder)
-    if path is not None:
-        found = open_checkpoint(path)
-    else:
-        newest = first_sound(folder / "checkpoints", lambda path: Checkpoint.open(path).check(), say)
-        if newest is None:
-            raise CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
-        found = newest
+    found, of_model = hold_model(folder, path, say)
     config, prefix = found.config, "encoder."
-    tensors = {k.removeprefix(prefix): v for k, v in found.tensors(MODEL).items() if k.startswith(prefix)}
+    tensors = {k.removeprefix(prefix): v for k, v in of_model.items() if k.startswith(prefix)}
     settings = replace(config.encoder, weights=None, weights_sha256=None)
     encoder = _filled(settings, config.augment.size, tensors, str(found.path))
-    return OpenedEncoder(encoder, settings, config.evaluation_policy.x, str(folder), config.precision, found)
+    return OpenedEncoder(encoder, settings, config.evaluation_policy.x, config.precision, found)
 
 
 def _of_export(folder: Path) -> OpenedEncoder:
@@ -105,7 +93,7 @@ def _of_export(folder: Path) -> OpenedEncoder:
     except SafetensorError as error:
         raise DamagedFileError(f"{folder / WEIGHTS} is damaged ({error}); export it again") from error
     encoder = _filled(card.encoder, card.x.size, tensors, str(folder / WEIGHTS))
-    return OpenedEncoder(encoder, card.encoder, card.x, str(folder))
+    return OpenedEncoder(encoder, card.encoder, card.x)
 
 
 def _of_timm(source: str) -> OpenedEncoder:
@@ -120,7 +108,7 @@ def _of_timm(source: str) -> OpenedEncoder:
         size, int(size / data["crop_pct"]), Normalize(tuple(data["mean"]), tuple(data["std"])), interpolation
     )
     settings = EncoderSettings(OF_TIMM + name.partition(".")[0])
-    return OpenedEncoder(_filled(settings, size, given.tensors, str(given.path)), settings, x, source)
+    return OpenedEncoder(_filled(settings, size, given.tensors, str(given.path)), settings, x)
 
 
 def _filled(settings: EncoderSettings, image_size: int, tensors: dict[str, Tensor], source: str) -> Encoder:

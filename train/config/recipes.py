@@ -17,11 +17,12 @@ import tyro
 import yaml
 
 from equimod.models.settings import METHOD_NAMES, ConfigError
+from equimod.pipelines.errors import nearest
 from equimod.pipelines.stored import DamagedFileError, read_bytes
 from equimod.train.config import augment
 from equimod.train.config.differences import differing
 from equimod.train.config.following import with_following
-from equimod.train.config.settings import Config, nearest
+from equimod.train.config.settings import Config
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 CONFIG = "config.yaml"

@@ -5,8 +5,6 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +23,7 @@ from equimod.models.settings import (
     MethodSettings,
     require_at_least,
 )
+from equimod.pipelines.errors import nearest
 from equimod.pipelines.policy import OPERATORS, POLICIES, AugmentationPolicy, evaluation_policy
 from equimod.pipelines.resolution import Resolution
 from equimod.train.config.optim import OptimSettings
@@ -286,11 +285,6 @@ class Config(MethodSettings, _RunSettings):
         """Every setting that the run depends on as YAML, readable by `read_recipe`."""
         settings = {key: value for key, value in asdict(self).items() if key not in METHOD_NAMES or key == self.method}
         return yaml.safe_dump(_plain(settings), sort_keys=False)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(word, sorted(known), n=1)
-    return f" (did you mean {match[0]}?)" if match else ""
 
 
 def _plain(value: Any) -> Any:

@@ -132,7 +132,8 @@ def fill(
     )
     made = _made(pipeline, encoder, [int(number) for number in shares[dist_info.rank]], plan.batches)
     rows = plan.batch_size * plan.batches
-    with Progress("embedding", "images", total=plan.images, done=plan.images - len(missing) * rows) as progress:
+    done = max(0, plan.images - len(missing) * rows)  # the last block may be shorter
+    with Progress("embedding", "images", total=plan.images, done=done) as progress:
         for turn in range(1, max(map(len, shares)) + 1):
             if (block := next(made, None)) is not None:
                 blocks.write(*block)

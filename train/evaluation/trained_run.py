@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from equimod.models.equimod import EquiMod
 from equimod.models.ssl import SSL
@@ -16,8 +15,7 @@ from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.progress import say
 from equimod.pipelines.records.protocol import Records
-from equimod.pipelines.stored import DamagedFileError
-from equimod.train.checkpoint import MODEL, Checkpoint, CheckpointError, first_sound, load_model, unusable
+from equimod.train.checkpoint import CheckpointError, hold_model, load_model
 from equimod.train.config import CONFIG, Config, differences
 from equimod.train.data import check_classes
 from equimod.train.evaluation.features import Features, FrozenEncoder, FrozenLayer, ViewSet, extract
@@ -57,7 +55,7 @@ class TrainedRun:
     def encoder(self) -> FrozenEncoder:
         return FrozenEncoder(self.model.encoder, AUTOCAST[self.config.precision])
 
-    @property
+    @cached_property
     def predictor_views(self) -> ViewSet:
         """x and views of the validation images as the training drew them, represented by what EquiMod works on.
         ValueError where the run was trained without."""
@@ -92,8 +90,7 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
     CheckpointError where there is no checkpoint or it does not fit, RecordsError for bad records, ConfigError where
     classes of val are unknown.
     """
-    # At once, before anything that takes long: a run that goes on removes it.
-    checkpoint, tensors = _hold(path) if path else _hold_newest(folder)
+    checkpoint, tensors = hold_model(folder, path, say)  # before anything that takes long
     if changed := differences(config, checkpoint.config):
         raise CheckpointError(
             f"{folder / CONFIG} is not that of {checkpoint.path.name}: {', '.join(changed)}; copy that one's there"
@@ -108,22 +105,3 @@ def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: i
     model.to("cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu")
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
     return TrainedRun(folder, config, checkpoint.identity, model, train, val, seed, workers)
-
-
-def _hold_newest(folder: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    found = first_sound(folder / "checkpoints", _read, say)
-    if found is None:
-        raise CheckpointError(f"{folder} holds no checkpoint; train until the first one is written")
-    return found
-
-
-def _hold(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    try:
-        return _read(path)
-    except DamagedFileError as error:
-        raise unusable(error) from error
-
-
-def _read(path: Path) -> tuple[Checkpoint, dict[str, Tensor]]:
-    checkpoint = Checkpoint.open(path)
-    return checkpoint, checkpoint.tensors(MODEL)

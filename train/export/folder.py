@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from equimod.models.settings import ConfigError
@@ -12,7 +13,7 @@ from equimod.pipelines.durable import durable_dir
 from equimod.pipelines.stored import FileDigest
 from equimod.train.export.card import FIGURES, RECIPE, model_card, recipe
 from equimod.train.export.formats import FORMS
-from equimod.train.opened_encoder import EXPORTED, WEIGHTS, Exported, open_encoder
+from equimod.train.opened_encoder import EXPORTED, WEIGHTS, Exported, encoder_of_run
 
 
 def export(
@@ -31,9 +32,7 @@ def export(
     """
     if folder.exists():
         raise ConfigError(f"{folder} is there already; remove it, or give another --output")
-    if checkpoint is None and not (run / "config.yaml").exists():
-        raise ConfigError(f"{run} holds no run (no config.yaml); give the --output folder of a training")
-    opened = open_encoder(str(run), checkpoint)
+    opened = encoder_of_run(run, checkpoint)
     assert opened.checkpoint is not None
     forms = {name: FORMS[name] for name in dict.fromkeys(to)}
     for form in forms.values():
@@ -42,7 +41,7 @@ def export(
     exported = Exported(opened.settings, opened.x, FileDigest.of_content(content).sha256)
     config = {key: value for form in forms.values() for key, value in form.config(opened).items()}
     texts = {
-        EXPORTED: json.dumps({**config, "equimod": exported.as_json()}, indent=2),
+        EXPORTED: json.dumps({**config, "equimod": asdict(exported)}, indent=2),
         RECIPE: recipe(opened.checkpoint.config),
         "README.md": model_card(opened, run, forms, folder.resolve().name, licence),
     }
