@@ -8,6 +8,7 @@ derived from `torchvision.models.ResNet`, whose constructor fixes the width and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,6 +79,17 @@ def build_encoder(settings: EncoderSettings, image_size: int = 224) -> Encoder:
         return ResNet(settings)
     encoder: Encoder = _timm_encoder(settings).timm_encoder(settings, image_size)
     return encoder
+
+
+def resized_weights(settings: EncoderSettings, encoder: Encoder, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Weights of an encoder with these settings for the size of images that `encoder` is for.
+
+    The position embedding of a ViT is resampled as timm does it; of everything else, weights fit any size or none.
+    """
+    if settings.timm_name is None:
+        return weights
+    fitting: Mapping[str, Tensor] = _timm_encoder(settings).resized(encoder, weights)
+    return fitting
 
 
 def _timm_encoder(settings: EncoderSettings) -> Any:

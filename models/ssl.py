@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from equimod.models.barlow_twins import BarlowTwins
 from equimod.models.byol import BYOL
-from equimod.models.encoder import Encoder, build_encoder
+from equimod.models.encoder import Encoder, build_encoder, resized_weights
 from equimod.models.equimod import EquiMod
 from equimod.models.essl import ESSL
 from equimod.models.inner_layer import InnerLayer, inner_dim
@@ -177,7 +177,7 @@ def build_ssl(
         raise ValueError(f"method={method!r} is unknown; choose from {', '.join(METHODS)}")
     trunk = build_encoder(encoder, image_size)
     if weights is not None:
-        load_weights(trunk, weights, str(encoder.weights))
+        load_weights(trunk, resized_weights(encoder, trunk, weights), str(encoder.weights))
     module = None
     if equimod is not None:
         if standardizer is None:

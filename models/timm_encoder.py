@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import timm
 import torch
-from torch import nn
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
 
 from equimod.models.encoder import Encoder
 from equimod.models.settings import RESNETS, ConfigError, EncoderSettings
@@ -49,6 +54,20 @@ def timm_encoder(settings: EncoderSettings, image_size: int) -> Encoder:
     if settings.freeze_patch_embed:
         _freeze_patch_embed(model, settings.arch)
     return _as_encoder(model, feature_dim)
+
+
+def resized(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """`tensors` with the position embedding of a ViT that was made for images of another size resampled, as timm
+    resamples it; all others as they are."""
+    given = tensors.get("pos_embed")
+    if given is None or given.ndim != 3 or not isinstance(encoder, VisionTransformer) or encoder.pos_embed is None:
+        return tensors
+    own, prefix = encoder.pos_embed, 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    tokens, width = given.shape[1] - prefix, given.shape[2]
+    if tokens == own.shape[1] - prefix or width != own.shape[2] or tokens < 1 or math.isqrt(tokens) ** 2 != tokens:
+        return tensors
+    grid = list(encoder.patch_embed.grid_size)
+    return {**tensors, "pos_embed": resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)}
 
 
 @torch.no_grad()

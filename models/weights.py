@@ -38,7 +38,7 @@ def load_weights(encoder: Encoder, tensors: Mapping[str, Tensor], source: str) -
     if told:
         raise ConfigError(
             f"encoder.weights={source} do not fit the encoder; {'; '.join(told)}; give the weights of an encoder "
-            "with these settings and images of this size"
+            "with these settings"
         )
     encoder.load_state_dict({**own, **{name: tensors[name] for name in both}})
 

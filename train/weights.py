@@ -38,7 +38,10 @@ class GivenWeights:
         """What a run says of them."""
         heads = head_keys(encoder, self.tensors)
         dropped = f", without {', '.join(heads)}" if heads else ""
-        return f"weights from {self.path} (SHA-256 {self.sha256[:12]}){dropped}"
+        given, own = self.tensors.get("pos_embed"), encoder.state_dict().get("pos_embed")
+        of_other_size = given is not None and own is not None and given.shape != own.shape
+        resampled = ", pos_embed resampled for images of another size" if of_other_size else ""
+        return f"weights from {self.path} (SHA-256 {self.sha256[:12]}){dropped}{resampled}"
 
 
 def given_weights(config: Config) -> tuple[Config, GivenWeights | None]:

@@ -56,6 +56,14 @@ def test_given_batch_and_epochs_lead_the_learning_rate_and_the_warm_up() -> None
     assert (settings["batch_size"], settings["optim.lr"], settings["optim.warmup_epochs"]) == (16, 0.3, 0.5)
 
 
+def test_an_encoder_of_given_weights_is_not_narrowed(photos: Path) -> None:
+    said: list[str] = []
+    on_cpu = ["--data", str(photos), "--system.device", "cpu"]
+    assert parse([*on_cpu, "--encoder.weights", "resnet18.pth"], said.append).encoder.width == 64
+    assert "encoder.width=64" in said[0]
+    assert parse([*on_cpu, "--encoder.weights", "None"]).encoder.width == 32
+
+
 def test_images_alone_are_enough_and_what_was_chosen_is_said(photos: Path) -> None:
     said: list[str] = []
     config = parse(["--data", str(photos), "--system.device", "cpu"], said.append)

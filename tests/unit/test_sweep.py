@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from equimod.tools.sweep import TABLES, main
 from equimod.train.config import ConfigError, parse
 from equimod.train.evaluation.summary import summary
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.fixture
@@ -82,6 +87,35 @@ def test_every_row_is_a_training_of_its_own_that_the_trainer_takes(
         assert config.dataset == ("shapes" if table == "demo" else "cifar10")
         assert config.dataset == "shapes" or (config.epochs == 8) == (size == "cpu")
     assert len(lines) == len(settings) == len(TABLES[table].rows)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*-cpu-*.json")), ids=lambda path: path.stem)
+def test_a_stored_table_has_the_settings_that_its_command_has_today(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that it recorded, but for what changes no number."""
+    stored = json.loads(path.read_bytes())
+    table = stored["benchmark"].removesuffix("-cpu")
+    assert main([table, "--size", "cpu", "--data", "train", "--val", "val", "--list"]) == 0
+    trainings = [line.partition(" && ")[0] for line in capsys.readouterr().out.splitlines()]
+    by_title = dict(zip([row.title for row in TABLES[table].rows], trainings, strict=True))
+    for row in stored["rows"]:
+        config = parse(by_title[row["title"]].replace("''", "").split()[3:])
+        today = yaml.safe_load(replace(config, precision=config.precision.replace("auto", "fp32")).to_yaml())
+        recorded = row["runs"][0]["config"]
+        assert _differences({**recorded, "backend": today["backend"], "resume": today["resume"]}, today) == []
+
+
+def _differences(recorded: dict[str, Any], today: dict[str, Any]) -> list[str]:
+    """The settings of both that differ."""
+    found = []
+    for key in recorded.keys() & today.keys():
+        before, now = recorded[key], today[key]
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += [f"{key}.{name}" for name in _differences(before, now)]
+        elif before != now:
+            found.append(f"{key}: {before} then, {now} now")
+    return found
 
 
 def test_the_papers_default_is_one_row_of_each_ablation() -> None:

@@ -29,9 +29,11 @@ from equimod.train.evaluate import main as evaluate
 from equimod.train.grad_cache import GradCache
 from equimod.train.main import main
 from equimod.train.optimizers import adamw_groups
+from equimod.train.weights import read_weights
 
 needs("timm", module=True)
 import timm  # noqa: E402
+from timm.models.vision_transformer import checkpoint_filter_fn  # noqa: E402
 
 VIT = EncoderSettings("test_vit")  # 2 blocks of 64 channels, in patches of 16 pixels
 N, P, SIDE = 8, 5, 32
@@ -195,6 +197,32 @@ def test_biases_norms_and_embeddings_have_no_weight_decay() -> None:
     assert all(p.ndim > 1 for p in names if names[p] in decayed)
     without = {name for name, _ in timm.create_model("test_vit").named_parameters()} & model.encoder.no_weight_decay()
     assert {name for name in others if model.get_parameter(name).ndim > 1} == {f"encoder.{name}" for name in without}
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "test_vit3", "deit_tiny_distilled_patch16_224", "vit_tiny_patch16_224"])
+def test_a_position_embedding_for_images_of_another_size_is_resampled_as_timm_does_it(
+    arch: str, tmp_path: Path
+) -> None:
+    """Of ViTs with a class token, without, and with two."""
+    published = timm.create_model(arch, img_size=160)
+    theirs = timm.create_model(arch, num_classes=0, img_size=96)
+    torch.save(published.state_dict(), tmp_path / "weights.pth")
+    given = read_weights(str(tmp_path / "weights.pth"))
+    settings = EncoderSettings(f"timm:{arch}", weights=str(tmp_path / "weights.pth"))
+    model = build_ssl("none", settings, SETTINGS["none"], image_size=96, weights=given.tensors)
+    fitting = checkpoint_filter_fn(published.state_dict(), theirs)
+    theirs.load_state_dict({name: tensor for name, tensor in fitting.items() if not name.startswith("head")})
+    images = torch.randn(2, 3, 96, 96)
+    assert torch.equal(model.encoder.eval()(images), theirs.eval()(images))
+    assert given.note(model.encoder).endswith(", pos_embed resampled for images of another size")
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 64), (1, 5, 32), (64,)])
+def test_a_position_embedding_of_no_square_or_another_width_is_refused(shape: tuple[int, ...]) -> None:
+    model = timm.create_model("test_vit", num_classes=0, img_size=96)
+    weights = {**model.state_dict(), "pos_embed": torch.zeros(shape)}
+    with pytest.raises(ConfigError, match="of another shape: pos_embed"):
+        build_ssl("none", VIT, SETTINGS["none"], image_size=96, weights=weights)
 
 
 @pytest.mark.parametrize("method", ["simclr", pytest.param("byol", marks=pytest.mark.ci)])

@@ -64,6 +64,7 @@ def _chosen(argv: Sequence[str]) -> argparse.Namespace:
     for name in ("--method", "--labels", "--batch-size", "--epochs"):
         first.add_argument(name, nargs="?")
     first.add_argument("--system.device", dest="device", nargs="?")
+    first.add_argument("--encoder.weights", dest="weights", nargs="?", type=_unless_none)
     first.add_argument("--dataset", nargs="?", type=_unless_none)
     first.add_argument("--data", nargs="*", type=Path)
     first.add_argument("--config", "--recipe", nargs="?", type=Path)
@@ -93,7 +94,10 @@ def _fitted(recipe: Config, argv: Sequence[str], chosen: argparse.Namespace, say
         int(given) if str(given).isdecimal() else None for given in (chosen.batch_size, chosen.epochs)
     )
     gpu = has_gpu(chosen.device)
-    settings = settings_for(images, gpu=gpu, lr=recipe.optim.lr, batch_size=batch_size, epochs=epochs)
+    given_weights = (chosen.weights or recipe.encoder.weights) is not None
+    settings = settings_for(
+        images, gpu=gpu, lr=recipe.optim.lr, batch_size=batch_size, epochs=epochs, given_weights=given_weights
+    )
     fitted = read_options([word for key, value in settings.items() for word in as_options(key, value)], recipe)
     encoder, optim = with_following(fitted, argv)
     if encoder.timm_name is not None:

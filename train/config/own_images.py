@@ -41,14 +41,21 @@ def has_gpu(device: str | None) -> bool:
 
 
 def settings_for(
-    images: Images, *, gpu: bool, lr: float, batch_size: int | None = None, epochs: int | None = None
+    images: Images,
+    *,
+    gpu: bool,
+    lr: float,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    given_weights: bool = False,
 ) -> dict[str, Any]:
     """Settings by their keys. `lr` is for RECIPE_BATCH_SIZE, `batch_size` and `epochs` are those that were given.
 
     The batch is the power of two that leaves 16 steps or more an epoch, of 16 to 256 images, and no more than there
     are. The learning rate follows its square root, which is better for small batches (SimCLR, appendix B.1). Images
     have 96 pixels, and 224 in a large set. On a CPU they have 64, and network and epochs are small too, so that 2,000
-    images take minutes and not hours. No image is enlarged beyond 32 pixels.
+    images take minutes and not hours; an encoder that starts from given weights is not narrowed. No image is enlarged
+    beyond 32 pixels.
     """
     large = images.count >= LARGE and gpu
     batch_size = batch_size or min(max(16, _power_of_two(images.count // 16)), 256, _power_of_two(images.count))
@@ -58,7 +65,7 @@ def settings_for(
         "image_size": size,
         "encoder.arch": "resnet50" if large else "resnet18",
         "encoder.stem": "imagenet" if size > 32 else "cifar",
-        "encoder.width": 64 if gpu else 32,
+        "encoder.width": 64 if gpu or given_weights else 32,
         "batch_size": batch_size,
         "epochs": epochs,
         "optim.warmup_epochs": min(10.0, epochs / 10),
