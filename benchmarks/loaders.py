@@ -31,7 +31,7 @@ from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import StoredImage
+from equimod.pipelines.records.selection import SelectedRecords
 from equimod.pipelines.sampler import Sampler
 
 _IMAGES_A_TASK = 8  # what the native backend gives a thread at a time with two workers and batches of 64
@@ -49,34 +49,13 @@ class LoaderSettings:
     augmented: bool  # whole views, with all operators, as float32; not only the crops
 
 
-class RepeatedRecords:
+class RepeatedRecords(SelectedRecords):
     """Records of a round: `images` samples spread evenly over `records`, which repeat where they are fewer."""
 
     def __init__(self, records: Records, images: int) -> None:
-        have = len(records)
-        self.index = np.arange(images)
-        self._position = self.index * have // images if images < have else self.index % have
-        self._records = records
-        self.classes = records.classes
-        self.label, self.size = records.label[self._position], records.size[self._position]
-        self.stored_size, self.length = records.stored_size[self._position], records.length[self._position]
-        self.checksum, self.changed = records.checksum[self._position], records.changed[self._position]
-        self.raw, self.manifest, self.form = records.raw, records.manifest, records.form
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def read(self, position: int) -> StoredImage:
-        return self._records.read(int(self._position[position]))
-
-    def will_read(self, positions: NDArray[np.int64]) -> None:
-        self._records.will_read(self._position[positions])
-
-    def source(self, position: int) -> str:
-        return self._records.source(int(self._position[position]))
-
-    def name(self, position: int) -> str:
-        return self._records.name(int(self._position[position]))
+        have, number = len(records), np.arange(images)
+        super().__init__(records, number * have // images if images < have else number % have)
+        self.index = number
 
 
 def decode_alone(settings: LoaderSettings) -> Workload:

@@ -1,6 +1,7 @@
 """How far every backend is from torchvision, operator by operator: python benchmarks/parity.py --records FILE.beton.
 
-The reference is Pillow's decode and torchvision's operators on the same parameters. A row is a policy in which that
+The reference is Pillow's decode and crop, and torchvision's operators on floats with the same parameters; a second one
+is torchvision on Pillow images throughout, which round to 8 bits after each operator. A row is a policy in which that
 operator alone is at work, on every image, behind the crop. Distances are in levels of 255; `benchmarks/readme.py` puts
 them into docs/formats.md.
 """
@@ -18,7 +19,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from equimod.benchmarks.reference import cut, replay
+from equimod.benchmarks.reference import cut, replay, replay_on_pillow
 from equimod.benchmarks.result import present
 from equimod.pipelines.batch import Batch, Decoded
 from equimod.pipelines.build import build_pipeline
@@ -86,10 +87,17 @@ Distance = tuple[float, float]
 """Mean and largest distance over the pixels of an image, in levels of 255."""
 
 
-def distances(
-    records: Records, policy: AugmentationPolicy, backend: str, images: int
-) -> Iterator[tuple[Distance, Distance]]:
-    """How far x and the first view of each image are from the reference."""
+@dataclass(frozen=True)
+class Distances:
+    """How far the images of a sample are from a reference."""
+
+    x: Distance
+    view: Distance  # the first
+    view_on_pillow: Distance  # from the second reference
+
+
+def distances(records: Records, policy: AugmentationPolicy, backend: str, images: int) -> Iterator[Distances]:
+    """Those of each image."""
     pipeline = build_pipeline(records, policy, backend=backend, batch_size=BATCH_SIZE, seed=SEED, shuffle=False)
     seen = 0
     for before, after in zip(pipeline.decoded(0), pipeline.epoch(0), strict=True):
@@ -102,13 +110,17 @@ def distances(
 
 def _distance(
     records: Records, policy: AugmentationPolicy, before: Decoded, after: Batch, row: int, position: int
-) -> tuple[Distance, Distance]:
+) -> Distances:
     x, *views = cut(records.read(position), after, row, policy)
     assert before.x is not None
     view, of_view = after.views[0], policy.views[0]
     expected = replay(views[0], view.params, row, of_view)
-    scale = 255 * torch.tensor(of_view.normalize.std)[:, None, None]
-    return _size(before.x[row].float() - x.float()), _size((view.image[row] - expected) * scale)
+    mean, std = (255 * torch.tensor(value)[:, None, None] for value in (of_view.normalize.mean, of_view.normalize.std))
+    return Distances(
+        _size(before.x[row].float() - x.float()),
+        _size((view.image[row] - expected) * std),
+        _size(view.image[row] * std + mean - replay_on_pillow(views[0], view.params, row, of_view)),
+    )
 
 
 def _size(difference: Tensor) -> Distance:
@@ -119,12 +131,13 @@ def compare(records: Records, backends: Sequence[str], images: int) -> list[dict
     """A row an operator: mean and largest distance of each backend."""
     rows: list[dict[str, Any]] = []
     for name, policy in policies().items():
-        row: dict[str, Any] = {"operator": name, "backends": {}}
-        of_x: dict[str, Any] = {"operator": "x: resize and centre crop", "backends": {}}
+        row: dict[str, Any] = {"operator": name, "backends": {}, "from_pillow": {}}
+        of_x: dict[str, Any] = {"operator": "x: resize and centre crop", "backends": {}, "from_pillow": {}}
         for backend in backends:
-            xs, views = zip(*distances(records, policy, backend, images), strict=True)
-            row["backends"][backend] = _summary(views)
-            of_x["backends"][backend] = _summary(xs)
+            found = list(distances(records, policy, backend, images))
+            row["backends"][backend] = _summary([d.view for d in found])
+            row["from_pillow"][backend] = _summary([d.view_on_pillow for d in found])
+            of_x["backends"][backend] = of_x["from_pillow"][backend] = _summary([d.x for d in found])
         rows += [row] if rows else [of_x, row]
         print(f"{name}: " + ", ".join(f"{b} {m['mean']:.2f}" for b, m in row["backends"].items()), file=sys.stderr)
     return rows
@@ -138,19 +151,20 @@ def _summary(images: Sequence[Distance]) -> dict[str, float]:
 def rows(result: dict[str, Any]) -> list[Table]:
     """The table of a result."""
     backends = list(result["rows"][0]["backends"])
-    found = [
-        [row["operator"], *(f"{m['mean']:.2f} ({m['worst_image']:.2f})" for m in row["backends"].values())]
-        for row in result["rows"]
-    ]
-    return [Table(["operator", *backends], found)]
+    found = []
+    for row in result["rows"]:
+        of_row = [*row["backends"].values(), row["from_pillow"][backends[0]]]
+        found.append([row["operator"], *(f"{m['mean']:.2f} ({m['worst_image']:.2f})" for m in of_row)])
+    return [Table(["operator", *backends, f"{backends[0]}, from Pillow throughout"], found)]
 
 
 def caption(result: dict[str, Any]) -> str:
     """What stands under the table."""
     return (
-        "Mean distance to torchvision on Pillow over all pixels, in levels of 255, and in brackets that of the worst "
-        f"image; {result['settings']['images']} original ImageNet files. Each operator stands behind the crop, so its "
-        "row holds the crop's distance too."
+        "Mean distance over all pixels, in levels of 255, and in brackets that of the worst image, to torchvision's "
+        "operators on floats behind Pillow's crop; in the last column to torchvision on Pillow images throughout, "
+        f"which round after each operator. {result['settings']['images']} original ImageNet files. Each operator "
+        "stands behind the crop, so its row holds the crop's distance too."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,8 +36,20 @@ def cut(content: StoredImage, batch: Batch | Decoded, row: int, policy: Augmenta
 
 
 def replay(image: Tensor, params: AugmentationParams, row: int, policy: ViewPolicy) -> Tensor:
-    """A whole view by torchvision: uint8 (3,S,S), cropped and resized, to normalised float (3,S,S)."""
-    pixels = image.float() / 255
+    """A whole view by torchvision in floats: uint8 (3,S,S), cropped and resized, to normalised float (3,S,S)."""
+    pixels = _operated(image.float() / 255, params, row, policy, white=1.0)
+    normalized: Tensor = tv.normalize(pixels, list(policy.normalize.mean), list(policy.normalize.std))
+    return normalized
+
+
+def replay_on_pillow(image: Tensor, params: AugmentationParams, row: int, policy: ViewPolicy) -> Tensor:
+    """The same before it is normalised, by torchvision on a Pillow image, which rounds after each operator: uint8."""
+    pixels: Tensor = tv.pil_to_tensor(_operated(tv.to_pil_image(image), params, row, policy, white=255))
+    return pixels
+
+
+def _operated(pixels: Any, params: AugmentationParams, row: int, policy: ViewPolicy, white: float) -> Any:
+    """Pixels from 0 to `white`, of a tensor or of a Pillow image, after the operators."""
     if params.flip[row]:
         pixels = tv.horizontal_flip(pixels)
     if params.jitter[row]:
@@ -50,6 +63,5 @@ def replay(image: Tensor, params: AugmentationParams, row: int, policy: ViewPoli
         pixels = tv.gaussian_blur(pixels, [policy.blur.kernel_size] * 2, [params.sigma[row].item()] * 2)
     if params.solarize[row]:
         assert policy.solarize is not None
-        pixels = tv.solarize(pixels, policy.solarize.threshold / 255)
-    normalized: Tensor = tv.normalize(pixels, list(policy.normalize.mean), list(policy.normalize.std))
-    return normalized
+        pixels = tv.solarize(pixels, policy.solarize.threshold * white / 255)
+    return pixels

@@ -216,14 +216,15 @@ def _policy(
 def one_by_one(policy: AugmentationPolicy) -> dict[str, ViewPolicy]:
     """A view for each operator that is part of `policy`: this one always applied, all others never (paper, Sec. 3.2.2).
 
-    Strengths are those of the first view. By name: crop, flip, jitter, gray, blur, solarize.
+    Strengths are those of the first view. By name: crop, flip, jitter, gray, blur, solarize, and identity, which
+    applies none.
     """
     first = policy.views[0]
     drawn = {name: getattr(first, name) for name in OPERATORS}
     known = {name: operator for name, operator in drawn.items() if operator is not None}
     nothing = replace(first, crop=policy.x, **{name: replace(operator, p=0.0) for name, operator in known.items()})
     alone = {name: replace(nothing, **{name: replace(operator, p=1.0)}) for name, operator in known.items()}
-    return {"crop": replace(nothing, crop=first.crop), **alone}
+    return {"crop": replace(nothing, crop=first.crop), **alone, "identity": nothing}
 
 
 _IMAGENET = Normalize(IMAGENET_MEAN, IMAGENET_STD)

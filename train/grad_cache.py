@@ -33,9 +33,9 @@ class GradCache:
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Add the (scaled) gradient of the loss of `batch` to the parameters'. Returns the losses of `SSL.forward`.
 
-        It is that of the whole batch; only batch norms of the encoder see one chunk at a time, as they would see the
-        images of a rank. Their running statistics take in every chunk once. With more than one chunk the encoder runs
-        forward twice.
+        It is that of the loss of the whole batch, with an encoder whose batch norms see one chunk at a time (of all
+        ranks, where they are synchronised), which without chunks they do not. Their running statistics take in every
+        chunk once. With more than one chunk the encoder runs forward twice.
         """
         images, (encoding_i, encoding_j) = self._images(batch), batch.encodings
         encodings = (encoding_i, encoding_j)

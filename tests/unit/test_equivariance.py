@@ -117,9 +117,13 @@ def test_every_operator_is_measured_alone(image_tree: Path) -> None:
     encoder, equimod = _model(image_tree)
     found = _per_operator(image_tree, equimod, encoder)
     assert [name for name in found if "absolute" in name and "ci95" not in name] == [
-        f"equivariance_absolute_{operator}" for operator in ("crop", "flip", "jitter", "gray")
+        f"equivariance_absolute_{operator}" for operator in ("crop", "flip", "jitter", "gray", "identity")
     ]
-    for operator in ("flip", "gray"):  # without a strength: alone, they are the same view whatever its number
+    for operator in (
+        "flip",
+        "gray",
+        "identity",
+    ):  # without a strength: the same view whatever its number
         view = one_by_one(POLICY)[operator]
         alone = _measure(image_tree, equimod, encoder, AugmentationPolicy(POLICY.x, (view,)))
         for name in ("absolute", "absolute_ci95", "relative", "relative_ci95"):

@@ -31,17 +31,30 @@ def _at(*degrees: float) -> Tensor:
     return torch.stack([angle.cos(), angle.sin()], dim=1)[:, None]
 
 
+def _ranks(y: Tensor, y_hat: Tensor) -> list[list[int]]:
+    found: list[list[int]] = retrieval.ranks(retrieval.similarities(y, y_hat)).tolist()
+    return found
+
+
 def test_ranks_of_hand_made_embeddings() -> None:
     views, predictions = _at(0, 40, 100), _at(10, 80, 5)
-    assert retrieval.ranks(views, predictions).tolist() == [[1, 2, 3]]
-    assert retrieval.ranks(5 * views, predictions).tolist() == [[1, 2, 3]]  # lengths do not matter
+    assert _ranks(views, predictions) == [[1, 2, 3]]
+    assert _ranks(5 * views, predictions) == [[1, 2, 3]]  # lengths do not matter
     other = _at(0, 90, 180)
-    both = retrieval.ranks(torch.cat([views, other], dim=1), torch.cat([predictions, other], dim=1))
-    assert both.tolist() == [[1, 2, 3], [1, 1, 1]]
+    both = _ranks(torch.cat([views, other], dim=1), torch.cat([predictions, other], dim=1))
+    assert both == [[1, 2, 3], [1, 1, 1]]
 
 
 def test_embeddings_that_are_all_the_same_have_the_last_rank() -> None:
-    assert retrieval.ranks(_at(20, 20, 20), _at(20, 20, 20)).tolist() == [[3, 3, 3]]
+    assert _ranks(_at(20, 20, 20), _at(20, 20, 20)) == [[3, 3, 3]]
+
+
+def test_the_error_is_the_distance_to_the_parameters_of_the_view_that_is_found() -> None:
+    similarity = retrieval.similarities(_at(0, 40, 100), _at(10, 80, 5))  # finds views 0, 2 and 0
+    parameters = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]]])
+    of_nearest, of_all = retrieval.errors(similarity, parameters)
+    assert of_nearest.tolist() == [[0, 4, 5]]
+    assert of_all.tolist() == [[pytest.approx(8 / 3), pytest.approx(7 / 3), pytest.approx(3)]]
 
 
 @pytest.fixture
@@ -61,7 +74,9 @@ def test_a_predictor_that_does_nothing_has_the_values_of_chance(
 ) -> None:
     encoder, equimod = model
     monkeypatch.setattr(equimod, "predict", lambda y_x, t: y_x)
-    assert _run(image_tree, encoder, equimod) == pytest.approx(CHANCE)
+    found = _run(image_tree, encoder, equimod)
+    assert found.pop("retrieval_pre") == pytest.approx(1, abs=0.1)  # the same view for all, whichever it is
+    assert found == pytest.approx(CHANCE)
 
 
 def test_a_perfect_predictor_has_only_first_ranks(
@@ -75,4 +90,6 @@ def test_a_perfect_predictor_has_only_first_ranks(
         return y_x, y_v, y_v
 
     monkeypatch.setattr(equimod, "embed", perfect)
-    assert set(_run(image_tree, encoder, equimod).values()) == {1.0}
+    found = _run(image_tree, encoder, equimod)
+    assert found.pop("retrieval_pre") == 0
+    assert set(found.values()) == {1.0}

@@ -134,13 +134,20 @@ def test_a_run_without_labels_is_evaluated_by_what_needs_none(run: Path) -> None
     assert (run / "figures" / "views.png").is_file()
 
 
+def test_the_rank_of_representations_needs_no_labels(run: Path) -> None:
+    answer = call(evaluate, run, "--rank")
+    assert answer.code == 0, answer.err
+    assert "rankme" in answer.out
+    assert "lidar" in answer.out
+
+
 def test_validation_images_may_have_labels(photos: Path, image_tree: Path, options: list[str], tmp_path: Path) -> None:
     words = [*options[:2], "--data", photos, "--val", image_tree, "--epochs", "2", "--output", tmp_path / "run"]
     assert call(train, *words).code == 0
 
 
 def test_what_needs_labels_says_so(run: Path, photos: Path, options: list[str], tmp_path: Path) -> None:
-    for evaluator in ("--knn", "--linear-cached", "--linear"):
+    for evaluator in ("--knn", "--linear-cached", "--linear", "--few-shot", "--transfer"):
         answer = call(evaluate, run, evaluator)
         assert (answer.code, answer.err.count("\n")) == (2, 1)
         assert f"{evaluator} needs labels, and these images have none; give --train and --val with them" in answer.err

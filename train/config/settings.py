@@ -110,8 +110,8 @@ class _RunSettings:
     """Images a step over all ranks together."""
     grad_cache: int = 1
     """Chunks in which a rank's images go through the encoder, for batches that do not fit at once (GradCache, Gao et
-    al., 2021). Losses compare the whole batch, and the gradient is that of the whole batch. Batch norms of the encoder
-    see one chunk at a time; the encoder runs forward twice."""
+    al., 2021). Losses see the whole batch, batch norms of the encoder one chunk at a time, which changes the gradient;
+    the encoder runs forward twice."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Precision of the forward pass; auto: bf16 on a GPU, fp32 on a CPU. Weights, losses and the optimizer stay
     float32. TF32 is off in all of them."""

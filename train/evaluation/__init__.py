@@ -51,6 +51,13 @@ EVALUATORS: dict[str, Entry] = {
     "readout": Entry(
         "How much of a view's parameters a linear map recovers from the representations of image and view, R2."
     ),
+    "rank": Entry("How many directions the representations use: RankMe, and LiDAR from 50 views of 1,000 images."),
+    "few_shot": Entry(
+        "5-way 1-shot and 5-shot classification of the validation images, over 2,000 episodes.", needs_labels=True
+    ),
+    "transfer": Entry(
+        "Logistic regression by L-BFGS, its penalty chosen from 45 on held-out training images.", needs_labels=True
+    ),
     "factors": Entry(
         "How much of the numbers in factors.csv beside the images a linear map recovers from the representations, R2."
     ),

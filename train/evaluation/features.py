@@ -60,7 +60,7 @@ class Features:
     """The representations of a data set's images x, in the order of its records, on the encoder's device."""
 
     h: Tensor  # float32 (N,F)
-    label: Tensor  # int64 (N,), positions in `classes`
+    label: Tensor  # int64 (N,), positions in `classes`; -1 where images have no labels
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ def extract(
     for _, h_x, _ in images.represent("features"):
         h[start : start + len(h_x)] = h_x
         start += len(h_x)
-    position = torch.tensor([list(classes).index(name) for name in records.classes])
+    position = torch.tensor([*(list(classes).index(name) for name in records.classes), -1])  # the last one for -1
     return Features(h, position[torch.from_numpy(records.label)].to(encoder.device), tuple(classes))
 
 

@@ -34,6 +34,8 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
             "seconds": round(time.perf_counter() - began, 2),
         }
         _keep(trained, name, values, used)
+        told = [f"{key} {value}" for key, value in evaluator.SETTINGS.items() if isinstance(value, int | float)]
+        print(" ".join([f"{name.replace('_', '-')}:", ", ".join(told)]).rstrip(), flush=True)
         for key, value in values.items():
             print(f"{key:<40}{value:>10.3f}{' %' if '_top' in key else ''}", flush=True)
 
