@@ -44,13 +44,14 @@ def equimod_loss(
     zhat_i: Tensor,
     zhat_j: Tensor,
     temperature: float,
-    negatives: Literal["paper", "official"] = "paper",
+    negatives: Literal["paper", "siblings", "official"] = "paper",
 ) -> Tensor:
     """Equivariance loss between embeddings y (the paper's z') and their predictions y_hat, all (n, D): a scalar.
 
     "paper", Eq. 4: l_i = -log(exp(sim(y_i, yhat_i) / temperature) / sum_{k != i, j} exp(sim(y_i, y_k) / temperature)),
     the mean over all 2N views. The views of the same image are neither positives nor negatives, and predictions
-    are compared with their own view only. "official", the authors' code: NT-Xent of the pairs (y_k, yhat_k), the
+    are compared with their own view only. "siblings", the ablation in Sec. 2.2: with k != i, so that the other view of
+    the same image is a negative. "official", the authors' code: NT-Xent of the pairs (y_k, yhat_k), the
     mean over all 4N vectors, each of which is a negative of all others.
     ValueError for shapes that differ or are not (n, D), and for Eq. 4 on a global batch of one sample.
     """
@@ -59,7 +60,7 @@ def equimod_loss(
         return nt_xent(torch.cat([z_i, z_j]), torch.cat([zhat_i, zhat_j]), temperature)
     y, y_hat = _unit(z_i, z_j), _unit(zhat_i, zhat_j)
     attraction = (y * y_hat).sum(1) / temperature
-    return (_repulsion(y, temperature, sibling=False) - attraction).mean()
+    return (_repulsion(y, temperature, sibling=negatives == "siblings") - attraction).mean()
 
 
 def byol_loss(q_i: Tensor, q_j: Tensor, t_i: Tensor, t_j: Tensor) -> Tensor:

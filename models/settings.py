@@ -138,7 +138,7 @@ class BYOLSettings:
 @dataclass(frozen=True)
 class BarlowTwinsSettings:
     hidden: tuple[int, ...] = (2048, 2048)
-    """Widths of the projector's hidden layers; the paper leaves them open."""
+    """Widths of the projector's hidden layers. The EquiMod paper has none; the method's authors take 8192."""
     dim: int = 128
     """Dimension of the embedding z."""
     lambd: float = 0.005
@@ -166,7 +166,7 @@ class SimSiamSettings:
 @dataclass(frozen=True)
 class VICRegSettings:
     hidden: tuple[int, ...] = (2048, 2048)
-    """Widths of the expander's hidden layers."""
+    """Widths of the expander's hidden layers; the method's authors take 8192 and 8192, and as dim."""
     dim: int = 2048
     """Dimension of the embedding z."""
     invariance: float = 25.0
@@ -211,8 +211,9 @@ class EquiModSettings:
     """lambda: weight of the equivariance loss beside the method's."""
     temperature: float = 0.2
     """Temperature tau' of the equivariance loss (Eq. 4)."""
-    negatives: Literal["paper", "official"] = "paper"
-    """paper: Eq. 4; official: NT-Xent over all embeddings and predictions, as in the authors' code."""
+    negatives: Literal["paper", "siblings", "official"] = "paper"
+    """paper: Eq. 4; siblings: with the other view of the same image as a negative too (Sec. 2.2); official: NT-Xent of
+    all embeddings and predictions, as in the authors' code."""
     layer: str | None = None
     """Layer of the encoder whose output, averaged over its places, stands in for h here: layer3 of a ResNet, blocks.5
     of a vision transformer (SER, Lee et al., 2026); none: h, as in the paper."""

@@ -48,7 +48,8 @@ class CachedFeatures:
 class SSL(nn.Module):
     """L = L_invariance + lambda · L_EquiMod (paper, Sec. 2.2) + weight · L_rotation (E-SSL); what is None has no part.
 
-    A probe learns from the same backward pass but adds nothing to the value of the loss.
+    A probe learns from the same backward pass but adds nothing to the value of the loss. With `x_as_view` the
+    invariance is the mean over the three pairs of x and the views.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SSL(nn.Module):
         equimod: EquiMod | None = None,
         essl: ESSL | None = None,
         probe: OnlineProbe | None = None,
+        x_as_view: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -65,13 +67,14 @@ class SSL(nn.Module):
         self.equimod = equimod
         self.essl = essl
         self.probe = probe
+        self.x_as_view = x_as_view
         layer = None if equimod is None else equimod.settings.layer
         self._inner = None if layer is None else InnerLayer(encoder, layer)
 
     @property
     def image_sets(self) -> int:
-        """How many images of each sample go through the encoder: its two views, and x with EquiMod."""
-        return 2 if self.equimod is None else 3
+        """How many images of each sample go through the encoder: its two views, and x where it is of use."""
+        return 3 if self.equimod is not None or self.x_as_view else 2
 
     def forward(
         self,
@@ -83,9 +86,9 @@ class SSL(nn.Module):
         """Losses of a batch, scalars: "loss" to go backward from, and detached what it is made of, before weighting:
         "invariance", "equivariance" (EquiMod), "rotation" (E-SSL). With a probe also its "probe_top1" in percent.
 
-        `images` (image_sets · N,3,S,S): x with EquiMod, then the first views, then the second; `encodings`: the views'
-        encoded parameters (N,P), not standardised; `label` (N,), read by the probe alone. Where `cached` holds the
-        results for the first samples of the batch, images are those of the others.
+        `images` (image_sets · N,3,S,S): x where there are three, then the first views, then the second; `encodings`:
+        the views' encoded parameters (N,P), not standardised; `label` (N,), read by the probe alone. Where `cached`
+        holds the results for the first samples of the batch, images are those of the others.
         """
         h, targets = self.encode(images), self.target_forward(images)
         if cached is not None:
@@ -121,6 +124,8 @@ class SSL(nn.Module):
         """
         h_i, h_j = h[-2:] if self._inner is None else h[:2]
         loss = self.method((h_i, h_j), targets)
+        if self.x_as_view:
+            loss = (loss + self.method((h[0], h_i), targets) + self.method((h[0], h_j), targets)) / 3
         report = {"invariance": loss.detach()}
         if self.equimod is not None:
             of_x, of_i, of_j = h[-3:]
@@ -166,10 +171,11 @@ def build_ssl(
     probe_classes: int | None = None,
     image_size: int = 224,
     weights: Mapping[str, Tensor] | None = None,
+    x_as_view: bool = False,
 ) -> SSL:
     """The module to train: `method` (a key of METHODS, with its settings), with EquiMod and E-SSL where their settings
     are given, and with an online probe where the number of classes is. `image_size`: side of the images in pixels.
-    `weights`: by name, those that the encoder starts from.
+    `weights`: by name, those that the encoder starts from. `x_as_view`: see `SSL`.
 
     Initialised from torch's global generator. ValueError for an unknown method and for EquiMod without a standardizer.
     """
@@ -191,4 +197,5 @@ def build_ssl(
         module,
         None if essl is None else ESSL(trunk.feature_dim, essl),
         None if probe_classes is None else OnlineProbe(trunk.feature_dim, probe_classes),
+        x_as_view,
     )

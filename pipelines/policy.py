@@ -230,11 +230,13 @@ def one_by_one(policy: AugmentationPolicy) -> dict[str, ViewPolicy]:
 _IMAGENET = Normalize(IMAGENET_MEAN, IMAGENET_STD)
 _CIFAR10 = Normalize(CIFAR10_MEAN, CIFAR10_STD)
 _SHAPES = Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-_SIMCLR_JITTER = ColorJitter(0.8, 0.8, 0.8, 0.2)
-_SIMCLR_JITTER_CIFAR10 = ColorJitter(0.4, 0.4, 0.4, 0.1)
-_BYOL_JITTER = ColorJitter(0.4, 0.4, 0.2, 0.1)
+_SIMCLR_JITTER = ColorJitter(0.8, 0.8, 0.8, 0.2)  # Chen et al., 2020, appendix A: strength 1
+_SIMCLR_JITTER_CIFAR10 = ColorJitter(0.4, 0.4, 0.4, 0.1)  # appendix B.9: half of it
+_BYOL_JITTER = ColorJitter(0.4, 0.4, 0.2, 0.1)  # Grill et al., 2020, appendix B, as all of BYOL's here
 _BYOL_SOLARIZE = (Solarize(0.0), Solarize(0.2))
 
+# As in the code of EquiMod's authors: crops of .08 of the image or more on ImageNet, of .2 on CIFAR-10; a blur's kernel
+# has a tenth of the image; on CIFAR-10 only BYOL blurs, and only BYOL solarizes.
 POLICIES: dict[str, AugmentationPolicy] = {
     "simclr_imagenet": _policy(224, 256, 0.08, _IMAGENET, _SIMCLR_JITTER, blur=(GaussianBlur(23, 0.5),) * 2),
     "simclr_cifar10": _policy(32, 32, 0.2, _CIFAR10, _SIMCLR_JITTER_CIFAR10),

@@ -11,10 +11,10 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,135 +22,17 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.pipelines.progress import say
 from equimod.train.command import run_command
-from equimod.train.evaluation import comparison, sweep_tables
+from equimod.train.config import RECIPES, read_recipe
 from equimod.train.evaluation.provenance import provenance
 from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.summary import summary
-from equimod.train.evaluation.table import Table
+from equimod.train.evaluation.sweep_rows import TABLES, Row
 
 Size = Literal["cpu", "paper"]
 
 
 class SweepError(EquimodError):
     """A sweep that cannot go on: the message names the run and the remedy, in one line."""
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str  # of the run's folder
-    title: str
-    paper: float | None  # linear top-1 in percent, CIFAR-10, 800 epochs
-    options: tuple[str, ...] = ()  # of train/main.py, beside those of every row
-    method: str = "simclr"
-    equimod: bool = True
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    title: str
-    rows: tuple[Row, ...]
-    evaluators: tuple[str, ...] = ()  # options of train/evaluate.py, beside those of every table
-    of_equimod: tuple[str, ...] = ()  # the same, for rows with EquiMod
-    dataset: str = "cifar10"
-    show: Callable[[dict[str, Any]], list[Table]] = sweep_tables.rows  # of the result
-
-
-def _varied(title: str, option: str, values: Mapping[str, float | None], default: str) -> PaperTable:
-    """SimCLR + EquiMod with one option varied: value, as on a command line, to the paper's score."""
-    rows = []
-    for value, paper in values.items():
-        words = value.split()
-        label = f"{value or 'none'}{' (default)' if value == default else ''}"
-        rows.append(Row("-".join(words) or "none", label, paper, (option, *words)))
-    return PaperTable(title, tuple(rows))
-
-
-_WEIGHTS = {"0": 90.96, "0.1": 92.07, "0.2": 92.31, "0.5": 92.37, "1": 92.79, "2": 92.33, "5": 92.81, "10": 92.66}
-_TEMPERATURES = {"0.05": 92.13, "0.1": 92.13, "0.2": 92.79, "0.5": 92.31, "1": 92.14}
-_BATCHES = {"64": 92.23, "128": 92.24, "256": 92.38, "512": 92.79, "1024": 92.23}
-
-_ON_CPUS = ("--system.device", "cpu")
-
-_METHODS = (
-    Row("simclr", "SimCLR", 90.96, equimod=False),
-    Row("simclr-equimod", "SimCLR + EquiMod", 92.79),
-    Row("byol", "BYOL", 90.44, method="byol", equimod=False),
-    Row("byol-equimod", "BYOL + EquiMod", 91.57, method="byol"),
-    Row("barlow_twins", "Barlow Twins", 86.94, method="barlow_twins", equimod=False),
-    Row("barlow_twins-equimod", "Barlow Twins + EquiMod", 88.87, method="barlow_twins"),
-)
-
-TABLES = {
-    "table1": PaperTable("Methods with and without EquiMod (paper, Table 1)", _METHODS),
-    "figures": PaperTable(
-        "Equivariance of each operator (paper, Fig. 3 and 4), and what else tells how much the parameters are known",
-        _METHODS,
-        evaluators=("--readout", "--figures"),
-        of_equimod=("--equivariance-per-operator", "--retrieval"),
-        show=sweep_tables.figure_rows,
-    ),
-    "table2a": _varied(
-        "Layers of the equivariant projector (paper, Table 2a)",
-        "--equivariance.projector",
-        {"None": 88.46, "128": 91.58, "2048 128": 92.58, "2048 2048 128": 92.79},
-        "2048 2048 128",
-    ),
-    "table2b": _varied(
-        "Hidden layers of the equivariant predictor (paper, Table 2b)",
-        "--equivariance.predictor-hidden",
-        {"": 92.79, "16": 92.67, "128": 92.59, "2048": 92.70},
-        "",
-    ),
-    "table2c": _varied(
-        "Layers that embed the parameters (paper, Table 2c)",
-        "--equivariance.embedding",
-        {
-            "None": 92.50,
-            "16": 92.57,
-            "128": 92.79,
-            "2048": 92.50,
-            "16 128": 92.47,
-            "128 128": 92.13,
-            "2048 128": 92.05,
-        },
-        "128",
-    ),
-    "table3a": _varied("Weight of the equivariance loss (paper, Table 3a)", "--equivariance.weight", _WEIGHTS, "1"),
-    "table3b": _varied(
-        "Temperature of the equivariance loss (paper, Table 3b)", "--equivariance.temperature", _TEMPERATURES, "0.2"
-    ),
-    "table3c": _varied("Batch size (paper, Table 3c)", "--batch-size", _BATCHES, "512"),
-    "layers": _varied(
-        "Layer of the encoder that EquiMod works on (after SER, Lee et al., 2026)",
-        "--equivariance.layer",
-        {"None": 92.79, "layer3": None, "layer2": None},
-        "None",
-    ),
-    "controls": PaperTable(
-        "Controls: what x in the batch does without its loss, and both forms of the loss",
-        (
-            Row("two-views", "SimCLR, two views", 90.96, equimod=False),
-            Row("weight-0", "x in the batch, weight 0", None, ("--equivariance.weight", "0")),
-            Row("paper", "EquiMod, Eq. 4", 92.79, ("--equivariance.negatives", "paper")),
-            Row("official", "EquiMod, form of the authors' code", None, ("--equivariance.negatives", "official")),
-        ),
-    ),
-    "resolution": PaperTable(
-        "Images that grow, beside Table 1's of 32 pixels in all epochs",
-        (Row("16-to-32", "SimCLR + EquiMod, 16, 24, then 32 pixels", None, ("--resolution.start", "16")),),
-    ),
-    "demo": PaperTable(
-        "What `make demo` trains, on the embedded data set",
-        (
-            Row("simclr", "SimCLR", None, _ON_CPUS, equimod=False),
-            Row("simclr-equimod", "SimCLR + EquiMod", None, _ON_CPUS),
-        ),
-        evaluators=("--factors",),
-        dataset="shapes",
-        show=comparison.rows,
-    ),
-}
-"""In Table 3c the learning rate stays that of the recipe: the paper does not say that it follows the batch size."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +107,7 @@ def _runs(arguments: Arguments) -> list[_Run]:
                 *("--config", recipe),
                 *("--data", str(arguments.data), "--val", str(arguments.val)),
                 *("--output", str(folder), "--seed", str(seed), "--resume", "auto"),
+                *_epochs(row, recipe),
                 *row.options,
                 *arguments.trainer,
             ]
@@ -233,6 +116,13 @@ def _runs(arguments: Arguments) -> list[_Run]:
             evaluators = (linear, "--knn", *of_equimod, *table.evaluators)
             runs.append(_Run(row, folder, training, evaluators))
     return runs
+
+
+def _epochs(row: Row, recipe: str) -> list[str]:
+    """The option for those of a row that is trained longer than its recipe says."""
+    if row.longer == 1:
+        return []
+    return ["--epochs", str(round(row.longer * read_recipe(RECIPES / f"{recipe}.yaml").epochs))]
 
 
 def _sweep(arguments: Arguments) -> None:

@@ -147,6 +147,7 @@ def build_model(config: Config, records: Contents, weights: GivenWeights | None 
         len(records.classes) if config.online_probe else None,
         config.augment.size,
         weights.tensors if weights else None,
+        config.x_as_view,
     )
 
 
@@ -186,7 +187,7 @@ def training_pipeline(config: Config, records: Records, dist_info: DistInfo) -> 
         rank=dist_info.rank,
         world_size=dist_info.world_size,
         device=dist_info.device,
-        with_x=config.equimod,
+        with_x=config.equimod or config.x_as_view,
         workers=config.system.workers,
         window=config.shuffle_window,
         dtype=image_dtype(config.precision),

@@ -209,6 +209,8 @@ def test_a_recipe_with_equimod_can_be_run_without() -> None:
         ("--method barlow_twins --barlow-twins.lambd -1", "barlow_twins.lambd=-1.0 is too small; give 0 or more"),
         ("--method simclr --epochs 2 --optim.warmup-epochs 5", "warmup_epochs=5.0 is not shorter than epochs=2"),
         ("--method simclr --resume auto --overwrite", "contradict"),
+        ("--method simclr --equimod --x-as-view", "x_as_view is a control for simclr, barlow_twins"),
+        ("--method byol --x-as-view", "x_as_view is a control for simclr, barlow_twins"),
         ("--method simclr --batch-size 1", "batch_size=1 is too small"),
         ("--method simclr --optim.lr 0", "optim.lr=0.0 must be positive"),
         ("--method simclr --optim.momentum 1", "optim.momentum=1.0"),

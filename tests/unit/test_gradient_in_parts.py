@@ -50,6 +50,17 @@ def _model(method: str, equimod: bool = True, essl: bool = False, probe: bool = 
     return model
 
 
+@pytest.mark.parametrize("method", ["simclr", "vicreg"])
+def test_x_as_a_view_has_the_gradient_of_the_whole_batch(method: str) -> None:
+    torch.manual_seed(0)
+    whole = build_ssl(method, ENCODER, SETTINGS[method], x_as_view=True).double()
+    whole.encoder.eval()
+    parts = deepcopy(whole)
+    expected, found = _backward(whole, 1), _backward(parts, PARTS)
+    _assert_close(found[0], expected[0])
+    _assert_close(found[1], expected[1])
+
+
 def _backward(model: SSL, parts: int, scale: float = 1.0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The losses, and the gradients by name."""
     scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1)

@@ -18,6 +18,7 @@ TEMPERATURE = 0.3
 LOSSES = {
     "nt_xent": (nt_xent, 2),
     "paper": (partial(equimod_loss, negatives="paper"), 4),
+    "siblings": (partial(equimod_loss, negatives="siblings"), 4),
     "official": (partial(equimod_loss, negatives="official"), 4),
 }
 
@@ -40,12 +41,12 @@ def _nt_xent_by_loops(left: list[Tensor], right: list[Tensor]) -> float:
     return total / len(vectors)
 
 
-def _eq_4_by_loops(y_i: Tensor, y_j: Tensor, yhat_i: Tensor, yhat_j: Tensor) -> float:
+def _eq_4_by_loops(y_i: Tensor, y_j: Tensor, yhat_i: Tensor, yhat_j: Tensor, siblings: bool = False) -> float:
     n, total = len(y_i), 0.0
     y, y_hat = [*y_i, *y_j], [*yhat_i, *yhat_j]
     for i in range(2 * n):
         j = i + n if i < n else i - n
-        denominator = sum(_exp_similarity(y[i], y[k]) for k in range(2 * n) if k not in (i, j))
+        denominator = sum(_exp_similarity(y[i], y[k]) for k in range(2 * n) if k != i and (siblings or k != j))
         total -= math.log(_exp_similarity(y[i], y_hat[i]) / denominator)
     return total / (2 * n)
 
@@ -77,6 +78,13 @@ def test_nt_xent_equals_its_definition() -> None:
 def test_paper_form_equals_equation_4() -> None:
     embeddings = _embeddings(4)
     assert float(equimod_loss(*embeddings, TEMPERATURE)) == pytest.approx(_eq_4_by_loops(*embeddings), rel=1e-12)
+
+
+def test_siblings_are_one_more_negative_of_equation_4() -> None:
+    embeddings = _embeddings(4)
+    found = float(equimod_loss(*embeddings, TEMPERATURE, negatives="siblings"))
+    assert found == pytest.approx(_eq_4_by_loops(*embeddings, siblings=True), rel=1e-12)
+    assert found > float(equimod_loss(*embeddings, TEMPERATURE))
 
 
 def test_official_form_equals_nt_xent_of_embeddings_and_predictions() -> None:

@@ -146,6 +146,19 @@ def test_loss_is_invariance_plus_weighted_equivariance() -> None:
     torch.testing.assert_close(losses["equivariance"], ssl.equimod(h_x, tuple(h), encodings))
 
 
+def test_x_as_a_view_makes_the_invariance_the_mean_over_three_pairs() -> None:
+    images, encodings, label = _batch()
+    torch.manual_seed(0)
+    ssl = build_ssl("simclr", ENCODER, SIMCLR, x_as_view=True)
+    assert ssl.image_sets == 3
+    found = ssl(images, encodings, label)
+    h_x, h_i, h_j = ssl.encoder(images).split(N)
+    pairs = ((h_x, h_i), (h_x, h_j), (h_i, h_j))
+    expected = torch.stack([ssl.method(pair, ()) for pair in pairs]).mean()
+    torch.testing.assert_close(found["loss"], expected)
+    torch.testing.assert_close(found["invariance"], expected)
+
+
 @pytest.mark.parametrize(("equimod", "images"), [(EQUIMOD, 3 * N), (None, 2 * N)])
 def test_all_images_go_through_the_encoder_as_one_batch(equimod: EquiModSettings | None, images: int) -> None:
     ssl = _ssl(equimod)

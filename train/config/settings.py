@@ -86,6 +86,8 @@ class _RunSettings:
     """Add the equivariance module of EquiMod beside the method."""
     essl: bool = False
     """Add the prediction of rotations of E-SSL beside the method."""
+    x_as_view: bool = False
+    """Make x a third view of the method's loss, which is the mean over the three pairs: a control for EquiMod."""
     online_probe: bool = False
     """Train a linear classifier on detached representations beside the run and log its accuracy (probe_top1)."""
     dataset: Literal["shapes", "cifar10", "imagenet"] | None = None
@@ -173,6 +175,10 @@ class Config(MethodSettings, _RunSettings):
             raise ConfigError(
                 f"system.compile={self.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
                 "--essl need several; give --system.compile default"
+            )
+        if self.x_as_view and (self.equimod or self.method in ("byol", "none")):
+            raise ConfigError(
+                "x_as_view is a control for simclr, barlow_twins, simsiam and vicreg without EquiMod; leave it out"
             )
         if self.method == "none" and self.equivariance.layer is not None and not self.essl:
             raise ConfigError(
@@ -279,7 +285,8 @@ class Config(MethodSettings, _RunSettings):
     @property
     def title(self) -> str:
         """The method and what stands beside it, for people."""
-        return self.method + (" + EquiMod" if self.equimod else "") + (" + E-SSL" if self.essl else "")
+        beside = {" + EquiMod": self.equimod, " + E-SSL": self.essl, " with x as a view": self.x_as_view}
+        return self.method + "".join(name for name, is_there in beside.items() if is_there)
 
     def to_yaml(self) -> str:
         """Every setting that the run depends on as YAML, readable by `read_recipe`."""
