@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, reliability, scaling
+from equimod.benchmarks.compare_embedding import Embed
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
 from equimod.benchmarks.compare_training import Train
@@ -148,6 +149,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "views": (Views.rows, Views.caption),
     "augment": (Augment.rows, Augment.caption),
     "train": (Train.rows, Train.caption),
+    "embed": (Embed.rows, Embed.caption),
     "grad_cache": (Chunks.rows, Chunks.caption),
     "loss": (Loss.rows, Loss.caption),
     "rehearse": (rehearse.rows, rehearse.caption),

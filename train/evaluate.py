@@ -1,4 +1,4 @@
-"""Evaluate a trained run: `equimod evaluate RUN_DIR`."""
+"""Evaluate a trained run, or an encoder of elsewhere: `equimod evaluate RUN_DIR`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from equimod.models.settings import OF_TIMM
 from equimod.train.command import run_command, wrong_usage_once
-from equimod.train.config import SEEDS, Config, ConfigError, read_run
+from equimod.train.config import CONFIG, RECIPE, SEEDS, Config, ConfigError, read_recipe, read_run
 from equimod.train.config.settings import Labels
 from equimod.train.evaluation import EVALUATORS
 
@@ -21,12 +22,15 @@ from equimod.train.evaluation import EVALUATORS
 class _Options:
     """Evaluate the newest checkpoint of a run; scores go to RUN_DIR/eval.json, figures to RUN_DIR/figures.
 
-    Without a choice, the quick ones: --linear-cached --knn --figures, and with EquiMod --equivariance.
+    The folder of an export is evaluated as well, and an encoder of timm. Without a choice, the quick ones:
+    --linear-cached --knn --figures, and with EquiMod --equivariance.
     Example: equimod evaluate runs/simclr-equimod-cifar10 --linear
     """
 
     run_dir: Positional[Path]
-    """Folder of the run, --output of its training."""
+    """Folder of the run, --output of its training; or of an export; or timm:NAME, with weights in its cache."""
+    output: Path | None = None
+    """Folder for eval.json and figures; none: RUN_DIR. Scores on other data overwrite those of the same name."""
     figures: bool = False
     """Loss curves, a sheet of images and views with their parameters, and the equivariance per operator, if known."""
     train: tuple[Path, ...] | None = None
@@ -42,13 +46,31 @@ class _Options:
     workers: int | None = None
     """Loader threads; none: one a core."""
 
+    @property
+    def of_run(self) -> bool:
+        """Whether it is a run that is evaluated."""
+        return self.checkpoint is not None or (self.run_dir / CONFIG).exists()
+
+    def config(self) -> Config:
+        """That of the run, or what is known of an encoder of elsewhere. Raises ConfigError."""
+        if str(self.run_dir).startswith(OF_TIMM):
+            if self.output is None:
+                raise ConfigError(f"{self.run_dir} has no folder for its scores; give --output FOLDER")
+            return Config()
+        if not self.of_run and (self.run_dir / RECIPE).exists():
+            return replace(read_recipe(self.run_dir / RECIPE), equimod=False)
+        return read_run(self.run_dir)
+
     def chosen(self, config: Config) -> list[str]:
         """The evaluators for a run of this configuration, in the order of EVALUATORS. Raises ConfigError."""
         chosen = [name for name in EVALUATORS if getattr(self, name)]
         for name in chosen:
             if EVALUATORS[name].needs_equimod and not config.equimod:
                 option = name.replace("_", "-")
-                raise ConfigError(f"--{option} needs EquiMod, and {self.run_dir} was trained without; leave it out")
+                without = "was trained without" if self.of_run else "is an encoder alone"
+                raise ConfigError(f"--{option} needs EquiMod, and {self.run_dir} {without}; leave it out")
+        if self.figures and not self.of_run:
+            raise ConfigError(f"--figures shows a training, and {self.run_dir} is an encoder alone; leave it out")
         if chosen or self.figures:
             return chosen
         return [name for name, e in EVALUATORS.items() if e.by_default and (config.equimod or not e.needs_equimod)]
@@ -67,8 +89,8 @@ class _Options:
         return [name for name in chosen if labelled or not EVALUATORS[name].needs_labels]
 
     def draws_figures(self) -> bool:
-        """Whether figures were asked for, or nothing was."""
-        return self.figures or not any(getattr(self, name) for name in EVALUATORS)
+        """Whether figures were asked for, or nothing was, of a run."""
+        return self.figures or (self.of_run and not any(getattr(self, name) for name in EVALUATORS))
 
 
 Options: type[_Options] = make_dataclass(
@@ -86,16 +108,16 @@ def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
     Raises ConfigError; exits 2 through tyro, with a hint, for options it does not know and 0 for --help.
     """
     options = tyro.cli(Options, args=list(argv), description=_Options.__doc__, config=(FlagCreatePairsOff,))
-    config = read_run(options.run_dir)
+    config = options.config()
     config = replace(
         config,
         data=options.train or config.data,
         val=options.val or config.val,
         labels=options.labels or config.labels,
     )
-    config.require_complete()
     if not config.data:
         raise ConfigError(f"{options.run_dir} names no train images; give --train RECORDS")
+    config.require_complete()
     if not 0 <= options.seed < SEEDS:
         raise ConfigError(f"seed={options.seed} is out of range; give 0 or more and less than {SEEDS}")
     if options.workers is not None and options.workers < 1:
@@ -115,7 +137,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from equimod.train.evaluation.trained_run import open_trained_run
 
         trained = open_trained_run(
-            options.run_dir, config, options.checkpoint, seed=options.seed, workers=options.workers
+            options.run_dir,
+            config,
+            options.checkpoint,
+            seed=options.seed,
+            workers=options.workers,
+            output=options.output,
         )
         labelled = bool(trained.train.classes and trained.val.classes)
         possible = options.possible(chosen, config, labelled)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from needs import needs
 from PIL import Image
+from timm_cache import cached_weights
 
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import AugmentationPolicy
@@ -167,20 +167,10 @@ def test_a_model_of_timm_with_weights_from_its_cache(
 ) -> None:
     needs("timm")
     import timm
-    from huggingface_hub import constants, file_download
 
     name = "test_convnext.r160_in1k"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        file_download.try_to_load_from_cache, "__defaults__", (str(tmp_path), None, None), raising=False
-    )
     model = timm.create_model("test_convnext").eval()
-    folder, commit = tmp_path / f"models--timm--{name}", "0" * 40
-    (folder / "snapshots" / commit).mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text(commit)
-    weights = safetensors.torch.save(model.state_dict())
-    (folder / "snapshots" / commit / "model.safetensors").write_bytes(weights)
+    cached_weights(name, model.state_dict(), tmp_path, monkeypatch)
     assert embed([f"timm:{name}", str(image_tree), str(tmp_path / "a.npz"), *CPU]) == 0
     transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=model.pretrained_cfg))
     found = read_embeddings(tmp_path / "a.npz")

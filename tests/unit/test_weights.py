@@ -16,6 +16,7 @@ import torch
 import torchvision
 from needs import needs
 from small_runs import same_end
+from timm_cache import cached_weights, found_in
 from torch import Tensor
 
 from equimod.models.encoder import build_encoder
@@ -189,20 +190,11 @@ def test_weights_of_torchvision_are_those_in_torchs_cache(
 
 def test_weights_of_timm_are_those_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs("timm")
-    from huggingface_hub import constants, file_download
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(
-        file_download.try_to_load_from_cache, "__defaults__", (str(tmp_path), None, None), raising=False
-    )
+    found_in(tmp_path, monkeypatch)
     folder = tmp_path / "models--timm--test_vit.r160_in1k"
     with pytest.raises(ConfigError, match=rf"timm:test_vit: {folder}/model.safetensors is not there; download"):
         _read("timm:test_vit")
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("0" * 40)
-    path = folder / "snapshots" / ("0" * 40) / "model.safetensors"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(safetensors.torch.save({"a": torch.zeros(1)}))
+    path = cached_weights("test_vit.r160_in1k", {"a": torch.zeros(1)}, tmp_path, monkeypatch)
     assert _read("timm:test_vit").path == path
     assert _read("timm:test_vit.r160_in1k").path == path
     for name in ("test_vit.nothing", "nothing"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from equimod.models.settings import ConfigError
 from equimod.train.config.command_line import parse
 from equimod.train.config.differences import differences
-from equimod.train.config.recipes import CONFIG, RECIPES, default_recipe, read_recipe, read_run, silence
+from equimod.train.config.recipes import CONFIG, RECIPE, RECIPES, default_recipe, read_recipe, read_run, silence
 from equimod.train.config.settings import (
     SEEDS,
     Config,
@@ -17,6 +17,7 @@ from equimod.train.config.settings import (
 
 __all__ = [
     "CONFIG",
+    "RECIPE",
     "RECIPES",
     "SEEDS",
     "Config",

@@ -27,6 +27,8 @@ from equimod.train.config.settings import Config
 RECIPES = Path(__file__).parent.parent / "recipes"
 CONFIG = "config.yaml"
 """In the folder of a run, and of each of its checkpoints."""
+RECIPE = "recipe.yaml"
+"""In the folder of an exported encoder."""
 
 
 def default_recipe(method: str, dataset: str | None, equimod: bool) -> Path | None:

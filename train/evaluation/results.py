@@ -20,7 +20,7 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
 
     Raises ConfigError where eval.json is damaged.
     """
-    read_scores(trained.folder)  # rather before the work than after it
+    read_scores(trained.output)  # rather before the work than after it
     for name in names:
         began, evaluator = time.perf_counter(), load(name)
         values = dict(evaluator.run(trained))
@@ -42,13 +42,13 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
 
 def draw_figures(trained: TrainedRun) -> None:
     """Draw loss.png, views.png and, once it is measured, equivariance.png into the run's figures/."""
-    config, folder = trained.config, trained.folder / "figures"
+    config, folder = trained.config, trained.output / "figures"
     figures.draw_losses(trained.folder / "metrics.jsonl", folder / "loss.png", f"{config.title} on {config.data_name}")
     figures.draw_views(
         trained.train, trained.policy, folder / "views.png", seed=config.seed, window=config.shuffle_window
     )
     drawn = [folder / "loss.png", folder / "views.png"]
-    found = read_scores(trained.folder)
+    found = read_scores(trained.output)
     if found.get("weights") == trained.identity["weights"] and "equivariance_per_operator" in found["evaluators"]:
         drawn.append(folder / "equivariance.png")
         figures.draw_equivariance(found, drawn[-1], f"{config.title} on {config.data_name}")
@@ -57,9 +57,10 @@ def draw_figures(trained: TrainedRun) -> None:
 
 def _keep(trained: TrainedRun, name: str, values: dict[str, float], used: dict[str, Any]) -> None:
     """Merge results into eval.json; results of another checkpoint are dropped from it."""
-    found = read_scores(trained.folder)
+    found = read_scores(trained.output)
     if found.get("weights") != trained.identity["weights"]:
         found = {}
     evaluators = {**found.pop("evaluators", {}), name: used}
-    with durable_file(trained.folder / EVAL) as out:
+    trained.output.mkdir(parents=True, exist_ok=True)
+    with durable_file(trained.output / EVAL) as out:
         out.write(json.dumps({**found, **trained.identity, **values, "evaluators": evaluators}, indent=2).encode())

@@ -1,4 +1,4 @@
-"""The run that evaluators are given: a checkpoint with its model, and the data to evaluate it on."""
+"""What evaluators are given: an encoder, of a run with all that belongs to it or of elsewhere, and data."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ from typing import Any
 
 import torch
 
+from equimod.models.encoder import Encoder
 from equimod.models.equimod import EquiMod
-from equimod.models.ssl import SSL
+from equimod.models.settings import OF_TIMM
 from equimod.pipelines.images import open_images
-from equimod.pipelines.policy import AugmentationPolicy
+from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.progress import say
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.stored import FileDigest
 from equimod.train.checkpoint import CheckpointError, hold_model, load_model
 from equimod.train.config import CONFIG, Config, differences
 from equimod.train.data import check_classes
 from equimod.train.evaluation.features import Features, FrozenEncoder, FrozenLayer, ViewSet, extract
 from equimod.train.loop import AUTOCAST
+from equimod.train.opened_encoder import open_encoder
 from equimod.train.run import build_model
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A checkpoint of a run, with the data it is evaluated on.
+    """A checkpoint of a run, or the encoder of an export or of timm, with the data it is evaluated on.
 
     Features are computed once, for the first evaluator that needs them: its duration in eval.json includes theirs.
     """
 
     folder: Path
+    output: Path  # for eval.json and figures
     config: Config  # data, val: what to evaluate on
-    identity: dict[str, Any]  # of the checkpoint, for eval.json
-    model: SSL
+    identity: dict[str, Any]  # of the checkpoint or of the encoder, for eval.json
+    trunk: Encoder
+    equimod: EquiMod | None
     train: Records
     val: Records
     seed: int
@@ -42,9 +47,9 @@ class TrainedRun:
     @property
     def predictor(self) -> EquiMod:
         """EquiMod's module. ValueError where the run was trained without."""
-        if self.model.equimod is None:
+        if self.equimod is None:
             raise ValueError("this is measured with EquiMod's predictor, and this model has none")
-        return self.model.equimod
+        return self.equimod
 
     @property
     def policy(self) -> AugmentationPolicy:
@@ -53,7 +58,7 @@ class TrainedRun:
 
     @cached_property
     def encoder(self) -> FrozenEncoder:
-        return FrozenEncoder(self.model.encoder, AUTOCAST[self.config.precision])
+        return FrozenEncoder(self.trunk, AUTOCAST[self.config.precision])
 
     @cached_property
     def predictor_views(self) -> ViewSet:
@@ -62,7 +67,7 @@ class TrainedRun:
         layer, encoder = self.predictor.settings.layer, self.encoder
         if layer is not None:
             precision = AUTOCAST[self.config.precision]
-            encoder = FrozenLayer(self.model.encoder, precision, layer, self.predictor.feature_dim)
+            encoder = FrozenLayer(self.trunk, precision, layer, self.predictor.feature_dim)
         return replace(self.view_set(self.val, self.policy), encoder=encoder)
 
     def view_set(self, records: Records, policy: AugmentationPolicy) -> ViewSet:
@@ -82,26 +87,44 @@ class TrainedRun:
         return extract(self.encoder, records, x, self.train.classes, workers=self.workers)
 
 
-def open_trained_run(folder: Path, config: Config, path: Path | None, *, seed: int, workers: int | None) -> TrainedRun:
-    """Load a checkpoint of the run in `folder`, the newest where `path` is None, on the GPU where there is one and
-    the run was not told to leave it alone.
+def open_trained_run(
+    source: Path, config: Config, path: Path | None, *, seed: int, workers: int | None, output: Path | None = None
+) -> TrainedRun:
+    """Load what `source` names, on the GPU where there is one and the run was not told to leave it alone.
 
-    `config`: of the run, with data and val set to what to evaluate on; without val, that is the training images. Raises
-    CheckpointError where there is no checkpoint or it does not fit, RecordsError for bad records, ConfigError where
-    classes of val are unknown.
+    `source`: the folder of a run, whose checkpoint at `path` is taken, or its newest; that of an export; or timm:NAME.
+    `config`: `config_of` it, with data and val set to what to evaluate on; without val, that is the training images.
+    `output`: folder for what is found; None: that of the run or of the export. Raises CheckpointError where there is no
+    checkpoint or it does not fit, RecordsError for bad records, ConfigError where there is no such encoder or classes
+    of val are unknown.
     """
-    checkpoint, tensors = hold_model(folder, path, say)  # before anything that takes long
-    if changed := differences(config, checkpoint.config):
+    of_run = path is not None or (source / CONFIG).exists()
+    opened = None if of_run else open_encoder(str(source))  # before anything that takes long
+    held = hold_model(source, path, say) if of_run else None
+    if held is not None and (changed := differences(config, held[0].config)):
         raise CheckpointError(
-            f"{folder / CONFIG} is not that of {checkpoint.path.name}: {', '.join(changed)}; copy that one's there"
+            f"{source / CONFIG} is not that of {held[0].path.name}: {', '.join(changed)}; copy that one's there"
         )
     assert config.data is not None
     train = val = open_images(config.data, config.labels)
     if config.val:
         val = open_images(config.val, config.labels)
         check_classes(train, val, config.val)
-    model = build_model(config, train)
-    load_model(checkpoint.path, tensors, model)
-    model.to("cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu")
+    device = "cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu"
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
-    return TrainedRun(folder, config, checkpoint.identity, model, train, val, seed, workers)
+    if opened is not None:
+        augment = _policy_of(opened.x) if str(source).startswith(OF_TIMM) else config.augment
+        config = replace(config, encoder=opened.settings, augment=augment).on_device(device)
+        identity = {"encoder": str(source), "weights": FileDigest.of_content(opened.weights).sha256}
+        trunk, equimod = opened.encoder.to(device), None
+    else:
+        assert held is not None
+        model = build_model(config, train)
+        load_model(held[0].path, held[1], model)
+        identity, trunk, equimod = held[0].identity, model.to(device).encoder, model.equimod
+    return TrainedRun(source, output or source, config, identity, trunk, equimod, train, val, seed, workers)
+
+
+def _policy_of(x: CenterPolicy) -> AugmentationPolicy:
+    """SimCLR's views, with the size and the normalisation of x."""
+    return replace(POLICIES["simclr_imagenet"].at(x.size).normalized(x.normalize), x=x)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import yaml
 
-from equimod.train.config import Config
+from equimod.train.config import RECIPE, Config
 from equimod.train.evaluation import comparison
 from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.table import Table
 from equimod.train.export.formats import Form, transform_code
 from equimod.train.opened_encoder import OpenedEncoder
 
-RECIPE = "recipe.yaml"
 FIGURES = {"loss.png": "Losses and learning rate", "equivariance.png": "Equivariance to each operator alone"}
 """Of a run, that show no images."""
 _OF_THE_MACHINE = ("data", "val", "output", "config", "resume", "resume_anyway", "overwrite")

@@ -11,7 +11,8 @@ from pathlib import Path
 from equimod.models.settings import ConfigError
 from equimod.pipelines.durable import durable_dir
 from equimod.pipelines.stored import FileDigest
-from equimod.train.export.card import FIGURES, RECIPE, model_card, recipe
+from equimod.train.config import RECIPE
+from equimod.train.export.card import FIGURES, model_card, recipe
 from equimod.train.export.formats import FORMS
 from equimod.train.opened_encoder import EXPORTED, WEIGHTS, Exported, encoder_of_run
 
