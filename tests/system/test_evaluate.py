@@ -273,7 +273,7 @@ def test_a_run_on_the_cpu_is_evaluated_there(run: Path, monkeypatch: pytest.Monk
     config = replace(read_recipe(run / "config.yaml"), system=SystemSettings(device="cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     trained = open_trained_run(run, config, None, seed=0, workers=1)
-    assert next(trained.model.parameters()).device.type == "cpu"
+    assert next(trained.trunk.parameters()).device.type == "cpu"
 
 
 def test_every_evaluator_is_a_file_that_is_registered() -> None:

@@ -35,7 +35,7 @@ def test_after_a_training_the_predictor_moves_views_and_the_identity_does_not(
     for name in ("", "_jitter", "_gray"):
         assert found[f"equivariance_absolute{name}"] > found[f"equivariance_absolute{name}_ci95"]
         assert found[f"equivariance_relative{name}"] > 1
-    monkeypatch.setattr(trained.model.equimod, "predict", lambda y_x, t: y_x)
+    monkeypatch.setattr(trained.equimod, "predict", lambda y_x, t: y_x)
     for name, value in measured().items():
         expected = 0 if "ci95" in name or "absolute" in name else 1
         assert value == pytest.approx(expected, abs=1e-9), name
