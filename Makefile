@@ -1,7 +1,7 @@
 # make demo       draw the embedded data set, convert, train SimCLR without and with EquiMod, evaluate, compare both
 # make docs       build the pages of docs/ into docs/_build
 # make gpu-check  pack what a GPU machine without a network needs into gpu-check/, and say what to run there
-# make test       ruff, the type checker, the tests; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia,timm,onnx,neighbours` with every loader
+# make test       ruff, the type checker, the tests; `make test EXTRAS=dev,dali,ffcv,imagenet,kornia,timm,onnx,neighbours,robustness` with every loader
 # make test-fast  the same with tests/unit/ alone, whose tests start no process
 # make test-all   the same with the tests marked `ci` as well: what CI runs
 PYTHON ?= python3

@@ -47,6 +47,7 @@ def needs(extra: str, *, module: bool = False) -> None:
         "mlflow": "mlflow",
         "neighbours": "faiss",
         "onnx": "onnxscript",
+        "robustness": "imagecorruptions",
         "timm": "timm",
         "triton": "triton",
         "wandb": "wandb",

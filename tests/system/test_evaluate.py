@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from needs import needs
 
 from equimod.models.encoder import build_encoder
 from equimod.models.settings import EncoderSettings
@@ -20,7 +22,7 @@ from equimod.pipelines.records import open_records
 from equimod.train import evaluation
 from equimod.train.config import SystemSettings, read_recipe
 from equimod.train.evaluate import main
-from equimod.train.evaluation import EVALUATORS, load, trained_run
+from equimod.train.evaluation import EVALUATORS, load, robustness, trained_run
 from equimod.train.evaluation.features import FrozenEncoder, extract
 from equimod.train.evaluation.trained_run import open_trained_run
 from equimod.train.main import main as train
@@ -137,6 +139,25 @@ def test_factors_beside_the_images_are_read_out_when_asked_for(
     assert main([str(run), "--factors", "--train", str(folder), "--val", str(folder)]) == 2
     assert f"{folder} has no factors" in _one_line(capsys.readouterr().err)
     assert not (run / "eval.json").exists()
+
+
+def test_all_cores_make_what_one_makes() -> None:
+    needs("robustness")
+    pixels, index = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8), np.array([4, 9])
+    tasks: list[robustness.Corruption] = [("fog", 1), ("fog", 2), ("impulse_noise", 5)] * 3
+    found = list(robustness.corrupted(pixels, index, tasks, seed=3))
+    assert [task for task, _ in found] == tasks
+    for (name, strength), images in found:
+        for image, original, number in zip(images, pixels, index, strict=True):
+            assert np.array_equal(image, robustness.corrupt(original, name, strength, (3, int(number))))
+
+
+def test_robustness_is_measured_when_asked_for(run: Path) -> None:
+    needs("robustness")
+    found = _evaluate(run, "--robustness", "--linear-cached")
+    assert found["robustness_clean_top1"] == found["linear_cached_top1"]
+    assert len([name for name in found if name.startswith("robustness_")]) == 15 + 3
+    assert found["evaluators"]["robustness"].items() >= {"images": 1000, "epochs": 90}.items()
 
 
 def test_tables_without_a_factor_in_common_are_refused(

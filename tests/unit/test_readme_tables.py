@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ ORIGIN: dict[str, Any] = {
     "machine": {"cpu": "Some CPU", "cores": 2},
     "versions": {"python": "3.11", "equimod": "0.1.0", "torch": "2.14"},
 }
+
+
+def test_every_extra_is_in_the_quick_start() -> None:
+    extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = (CHECKOUT / "docs" / "quickstart.md").read_text()
+    assert [name for name in extras if f"'.[{name}]'" not in text] == []
 
 
 def _contender(speed: float) -> dict[str, Any]:

@@ -58,6 +58,10 @@ EVALUATORS: dict[str, Entry] = {
     "transfer": Entry(
         "Logistic regression by L-BFGS, its penalty chosen from 45 on held-out training images.", needs_labels=True
     ),
+    "robustness": Entry(
+        "Accuracy under 15 corruptions of 5 strengths, and how often they change the class (extra robustness).",
+        needs_labels=True,
+    ),
     "factors": Entry(
         "How much of the numbers in factors.csv beside the images a linear map recovers from the representations, R2."
     ),

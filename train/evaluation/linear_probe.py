@@ -57,6 +57,11 @@ def on_images(train: ViewSet, val: Features, settings: ProbeSettings = ProbeSett
 
 def on_features(train: Features, val: Features, *, seed: int, settings: ProbeSettings = ProbeSettings()) -> Values:
     """linear_cached_top1 and linear_cached_top5 in percent: the same classifier, trained on features of x instead."""
+    yield from _accuracy("linear_cached", classifier_of(train, seed=seed, settings=settings), val)
+
+
+def classifier_of(train: Features, *, seed: int, settings: ProbeSettings = ProbeSettings()) -> nn.Linear:
+    """The classifier that is trained on features of x."""
     sampler = Sampler(len(train), min(settings.batch_size, len(train)), seed)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -65,7 +70,7 @@ def on_features(train: Features, val: Features, *, seed: int, settings: ProbeSet
             rows = torch.from_numpy(sampler.shard(positions, step)).to(train.h.device)
             yield train.h[rows], train.label[rows]
 
-    yield from _accuracy("linear_cached", fit(batches, len(sampler), val, settings), val)
+    return fit(batches, len(sampler), train, settings)
 
 
 def fit(batches: Batches, steps: int, like: Features, settings: ProbeSettings) -> nn.Linear:
