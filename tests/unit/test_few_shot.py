@@ -33,6 +33,13 @@ def test_classes_far_apart_are_always_found_and_noise_is_worth_chance() -> None:
     assert found["few_shot_3way_1shot_top1"] == pytest.approx(100 / 3, abs=2)
 
 
+def test_the_length_of_representations_does_not_matter() -> None:
+    features = _features(2.0)
+    lengths = torch.logspace(-2, 2, len(features))[:, None]
+    longer = Features(lengths * features.h, features.label, features.classes)
+    assert dict(measure(longer, seed=0, settings=SMALL)) == dict(measure(features, seed=0, settings=SMALL))
+
+
 def test_accuracy_equals_a_reference_in_loops() -> None:
     h = torch.nn.functional.normalize(torch.randn(4, 7, 6, generator=torch.Generator().manual_seed(1)), dim=2)
     rows = h.double().numpy()

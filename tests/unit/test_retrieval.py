@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +57,19 @@ def test_the_error_is_the_distance_to_the_parameters_of_the_view_that_is_found()
     of_nearest, of_all = retrieval.errors(similarity, parameters)
     assert of_nearest.tolist() == [[0, 4, 5]]
     assert of_all.tolist() == [[pytest.approx(8 / 3), pytest.approx(7 / 3), pytest.approx(3)]]
+
+
+def test_parameters_are_compared_as_equimod_sees_them() -> None:
+    """The second one is hundreds of pixels, and its deviation is 100."""
+    parameters = torch.tensor([[[0.0, 0.0], [3.0, 0.0], [3.0, 400.0]]])
+    y, y_hat = _at(0, 40, 100), _at(10, 80, 5)
+    embedded = iter(zip(y, y_hat, strict=True))
+    equimod: Any = SimpleNamespace(
+        embed=lambda *_: (None, *next(embedded)), standardizer=Standardizer([0.0, 0.0], [1.0, 100.0])
+    )
+    encodings = list(parameters.transpose(0, 1))
+    _, of_nearest, _ = retrieval._retrieve(equimod, y[0], list(y), encodings)
+    assert of_nearest.tolist() == [[0, 4, 5]]
 
 
 @pytest.fixture

@@ -65,6 +65,10 @@ EVALUATORS: dict[str, Entry] = {
     "factors": Entry(
         "How much of the numbers in factors.csv beside the images a linear map recovers from the representations, R2."
     ),
+    "fine_tune": Entry(
+        "Fine-tuning of the whole network with 1, 10 and 100 % of the labels; goes on where it was interrupted.",
+        needs_labels=True,
+    ),
     "linear": Entry(
         "Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder.", needs_labels=True
     ),
