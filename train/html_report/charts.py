@@ -32,8 +32,8 @@ CURVES = {
 COLORS = tuple(mpl.colormaps["tab10"].colors)
 _CLASS_COLORS = tuple(mpl.colormaps["tab20"].colors)
 _POINTS = 1000  # of a curve, at most
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "equimod", "text.parse_math": False, "font.size": 9}
-_SIZE = (4.8, 2.7)  # inches
+_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "equimod", "text.parse_math": False, "font.size": 10.5}
+_SIZE = (4.6, 2.8)  # inches
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def training_thread(run: Run) -> Chart | None:
 
     legend = _legend([f"{name} {share:.0%}" for name, share in shares.items()])
     about = f"shares of the time of the training thread of {run.name}: {', '.join(name for _, name in legend)}"
-    return _chart("What the training thread did", about, draw, legend, (_SIZE[0], 0.8))
+    return _chart("What the training thread did", about, draw, legend, (_SIZE[0], 0.9))
 
 
 def equivariance(runs: Sequence[Run]) -> list[Chart]:
@@ -99,19 +99,20 @@ def equivariance(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _operators(runs: Sequence[Run], operators: Sequence[str], form: str, invariance: float) -> Chart:
-    measured = {run.name: run.scores for run in runs if measured_operators(run.scores)}
+    measured = [(run, color) for run, color in zip(runs, cycle(COLORS), strict=False) if measured_operators(run.scores)]
     width = 0.8 / len(measured)
 
     def draw(axes: Axes) -> None:
-        for place, (scores, color) in enumerate(zip(measured.values(), cycle(COLORS), strict=False)):
+        for place, (run, color) in enumerate(measured):
             names = [f"equivariance_{form}_{operator}" for operator in operators]
             left = [number + width * (place - (len(measured) - 1) / 2) for number in range(len(operators))]
-            heights, intervals = ([scores.get(f"{n}{end}", np.nan) for n in names] for end in ("", INTERVAL))
+            heights, intervals = ([run.scores.get(f"{n}{end}", np.nan) for n in names] for end in ("", INTERVAL))
             axes.bar(left, heights, yerr=intervals, width=width, color=color, capsize=2, error_kw={"lw": 1})
         axes.axhline(invariance, color="black", ls="--", lw=1)
         axes.set_xticks(range(len(operators)), operators)
 
-    legend = _legend(list(measured)) if len(runs) > 1 else []
+    names, colors = zip(*((run.name, color) for run, color in measured), strict=True)
+    legend = _legend(names, colors) if len(runs) > 1 else []
     return _chart(f"{form} equivariance", f"{form} equivariance to {', '.join(operators)}", draw, legend)
 
 

@@ -13,7 +13,7 @@ import msgspec
 import yaml
 
 from equimod.pipelines.stored import FileDigest
-from equimod.train.checkpoint import Checkpoint, first_sound
+from equimod.train.checkpoint import Checkpoint, CheckpointError, first_sound
 from equimod.train.config import Config, ConfigError, read_run
 from equimod.train.environment import Environment, code_digests
 from equimod.train.evaluation.provenance import provenance
@@ -70,8 +70,7 @@ class Run:
 def gather(folders: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
     """The runs in these folders. `say` hears what damaged checkpoints were skipped.
 
-    Raises ConfigError where a folder holds no run or a file of it is damaged, CheckpointError where all checkpoints
-    are, OSError where a file cannot be read.
+    Raises ConfigError where a folder holds no run or a file of it is damaged, OSError where one cannot be read.
     """
     names = [folder.resolve().name for folder in folders]
     return [
@@ -83,19 +82,20 @@ def gather(folders: Sequence[Path], say: Callable[[str], None]) -> list[Run]:
 def _gather(folder: Path, name: str, say: Callable[[str], None]) -> Run:
     config, metrics, found = read_run(folder), folder / "metrics.jsonl", read_scores(folder)
     events = read_events(metrics) if metrics.exists() else []
+    unused = {name for name, used in (("equivariance", config.equimod), ("rotation", config.essl)) if not used}
     figures = [f"figures/{path.name}" for path in sorted(folder.glob("figures/*.png"))]
     return Run(
         folder,
         name,
         config,
-        flat(yaml.safe_load(config.to_yaml())),
+        flat({name: value for name, value in yaml.safe_load(config.to_yaml()).items() if name not in unused}),
         [event for event in events if event["event"] == "step"],
         training_seconds(events, config.batch_size)[0],
         _time_spent(metrics, events),
         {name: float(value) for name, value in found.items() if isinstance(value, float)},
         found.get("evaluators", {}),
         found.get("checkpoint"),
-        first_sound(folder / "checkpoints", Checkpoint.open, say),
+        _checkpoint(folder, say),
         _begun(folder),
         [*(name for name in _FILES if (folder / name).exists()), *figures],
     )
@@ -107,7 +107,8 @@ def flat(settings: Any, name: str = "") -> dict[str, str]:
         settings = dict(enumerate(settings))
     if isinstance(settings, dict) and settings:
         return {k: v for key, value in settings.items() for k, v in flat(value, f"{name}.{key}".strip(".")).items()}
-    return {name: " ".join(map(str, settings)) if isinstance(settings, list) else str(settings)}
+    is_list = isinstance(settings, list) and settings
+    return {name: " ".join(map(str, settings)) if is_list else str(settings)}
 
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -123,6 +124,15 @@ def _time_spent(metrics: Path, events: Sequence[Mapping[str, Any]]) -> TimeSpent
         return msgspec.convert(told[-1], TimeSpent) if told else None
     except msgspec.ValidationError as error:
         raise ConfigError(f"{metrics} is damaged: its last table of times has {error}; remove that line") from error
+
+
+def _checkpoint(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
+    """The newest that is sound. Where there is none, that is said, and there is the rest of the run to report."""
+    try:
+        return first_sound(folder / "checkpoints", Checkpoint.open, say)
+    except CheckpointError as error:
+        say(str(error))
+        return None
 
 
 def _begun(folder: Path) -> str | None:

@@ -39,10 +39,10 @@ _SIDE = 160  # pixels of an image, at most
 
 
 _ABOUT: dict[Projection, str] = {
-    "pca": "The two principal components of features of length 1, a point an image, coloured by class where there are "
-    "labels. Two components hold a part of what the features hold.",
-    "umap": "UMAP of features of length 1, a point an image, coloured by class where there are labels. Distances between "
-    "groups say little.",
+    "pca": "The two principal components of features of length 1. A point is an image, its colour the class where there "
+    "are labels; beyond 20 classes, shades follow their order. Two components hold a part of what the features hold.",
+    "umap": "UMAP of features of length 1. A point is an image, its colour the class where there are labels; beyond 20 "
+    "classes, shades follow their order. Distances between groups say little.",
 }
 
 
@@ -93,6 +93,10 @@ def look_at_images(runs: Sequence[Run], look: Look) -> Shown:
     if look.projection == "umap":
         require_umap()
     shown, drawn = Shown(map_about=_ABOUT[look.projection]), []
+    if not look.pictures:
+        shown.missing.append("Images are left out, by --no-images.")
+    if not look.samples:
+        shown.missing.append("Features of images are left out, by --samples 0.")
     for run in runs:
         try:
             policy = (run.config.augment, run.config.data)
@@ -124,7 +128,10 @@ def _views(run: Run, look: Look) -> Sheet:
     trained_on = run.checkpoint is not None and run.checkpoint.state.records.table == fingerprint(records).table
     first = "the first samples of its training" if trained_on else f"images of {spaced(paths)}, which it was not given"
     rows = [
-        [Picture(image.title, image.text, _uri((255 * image.pixels).round().astype(np.uint8))) for image in sample]
+        [
+            Picture(image.title, image.text.replace(",\n", ", "), _uri((255 * image.pixels).round().astype(np.uint8)))
+            for image in sample
+        ]
         for sample in samples
     ]
     return Sheet(f"{run.name}: {first}", rows)

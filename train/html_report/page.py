@@ -43,8 +43,9 @@ def require_jinja() -> None:
 
 def render(runs: Sequence[Run], shown: Shown, output: Path) -> bytes:
     """The report as UTF-8, for the file `output`. Equal runs give equal bytes."""
+    alone = f"{runs[0].config.title} on {runs[0].config.data_name}"
     html = _template().render(
-        title=f"{runs[0].config.title} on {runs[0].config.data_name}" if len(runs) == 1 else f"{len(runs)} runs",
+        title=alone if len(runs) == 1 else f"{len(runs)} runs: {', '.join(_names(runs))}",
         runs=runs,
         facts=_of_each({run.name: run.facts for run in runs}),
         differing=Table(["", *_names(runs)], [[name, *values] for name, values in differing(runs).items()]),
@@ -80,8 +81,7 @@ def scores(runs: Sequence[Run]) -> Table:
     """A row a score. Columns: the runs, those that differ in their seed alone side by side, then their mean."""
     by_folder = {run.folder: run for run in runs}
     groups = comparison.by_settings({folder: run.config for folder, run in by_folder.items()})
-    measured = [name for run in runs for name in run.scores if not name.endswith(INTERVAL)]
-    names = list(dict.fromkeys([*comparison.in_order(measured), *measured]))
+    names = list(dict.fromkeys(name for run in runs for name in run.scores if not name.endswith(INTERVAL)))
     columns, rows = [""], [[_title(name)] for name in names]
     for title, folders in groups.items():
         alike = [by_folder[folder] for folder in folders]
