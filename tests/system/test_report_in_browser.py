@@ -28,7 +28,7 @@ SECTIONS += ("Views with their parameters", "Nearest neighbours", "Map of the fe
 def reports(options: list[str], image_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A report of one run, and one of three: two seeds, and one with a long name that is not evaluated."""
     folder = tmp_path_factory.mktemp("reports")
-    runs = [folder / "seed-0", folder / "seed-1", folder / ("a-long-name-without-a-place-to-break" * 3)]
+    runs = [folder / "seed-0", folder / "seed-1", folder / ("a_long_name_without_a_place_to_break" * 3)]
     for seed, run in enumerate(runs):
         lr = ["--optim.lr", "0.25"] if run is runs[2] else []
         own = ["--epochs", "2", "--seed", str(seed), *lr, "--output", str(run), "--system.device", "cpu"]
@@ -65,7 +65,7 @@ def _sticking_out(page: Page) -> list[str]:
 @pytest.mark.parametrize("number", ["one", "three"])
 def test_it_can_be_read(number: str, width: int, reports: dict[str, Path], chromium: Browser, tmp_path: Path) -> None:
     alone = Path(shutil.copy(reports[number], tmp_path / "report.html"))  # of its folder it needs nothing
-    page = chromium.new_page(viewport={"width": width, "height": HEIGHT})
+    page = chromium.new_page(viewport={"width": width, "height": HEIGHT}, is_mobile=width == WIDTHS["phone"])
     said: list[str] = []
     fetched: list[str] = []
     page.on("console", lambda message: said.append(message.text))

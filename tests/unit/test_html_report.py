@@ -1,4 +1,4 @@
-"""The report of runs: what it says of each, what it shows of images, that names cannot break it, and what is refused."""
+"""The report of runs: what it says of each and shows of images, that names cannot break it, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_it_has_every_section_in_order_for_one_run_and_for_several(runs: list[Pa
         assert [level for level, _ in headings].count("h1") == 1
         assert [text for level, text in headings if level == "h2"] == HEADINGS
         levels = [1, *(int(level[1]) for level, _ in headings)]
-        assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+        assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
 def test_it_says_what_a_run_is(trained: Path) -> None:
@@ -234,14 +235,13 @@ def test_images_are_left_out_when_told_to(trained: Path, tmp_path: Path) -> None
 
 
 def test_names_cannot_break_it(trained: Path, image_tree: Path, tmp_path: Path) -> None:
-    run = Path(shutil.copytree(trained, tmp_path / HOSTILE))
+    run = Path(shutil.copytree(trained, tmp_path / f"{HOSTILE}\udcff"))
     tree = tmp_path / "tree"
     shutil.copytree(image_tree / "class_0", tree / HOSTILE)
     shutil.copytree(image_tree / "class_1", tree / "_$x$")
-    (tree / HOSTILE / "000.jpg").rename(tree / HOSTILE / "\udcff&.jpg")
     used = {"train_images": 1, "val": HOSTILE, HOSTILE: HOSTILE}
-    scores = {**OPERATORS, HOSTILE: 1.0, f"equivariance_absolute_{HOSTILE}": 1.0}
-    scores[f"equivariance_absolute_{HOSTILE}_ci95"] = 0.5
+    operator = f"equivariance_absolute_{HOSTILE}$\\x$"
+    scores = {**OPERATORS, HOSTILE: 1.0, operator: 1.0, f"{operator}_ci95": 0.5}
     (run / "eval.json").write_text(json.dumps({**scores, "weights": "", "evaluators": {HOSTILE: used}}))
     html = _report(tmp_path / "report.html", run, trained, "--data", tree)
     assert "<script" not in html

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from equimod.pipelines.errors import one_line
 from equimod.pipelines.timing import TRAINING
 from equimod.train.evaluation.figures import DOTS_UP_TO, INVARIANCE, measured_operators
 from equimod.train.html_report.contents import INTERVAL, Run
@@ -32,7 +33,7 @@ CURVES = {
 COLORS = tuple(mpl.colormaps["tab10"].colors)
 _CLASS_COLORS = tuple(mpl.colormaps["tab20"].colors)
 _POINTS = 1000  # of a curve, at most
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "equimod", "text.parse_math": False, "font.size": 10.5}
+_SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5}
 _SIZE = (4.6, 2.8)  # inches
 
 
@@ -122,9 +123,10 @@ def feature_map(points: NDArray[np.float64], label: NDArray[np.int64], classes: 
 
     def draw(axes: Axes) -> None:
         if many or not classes:
-            axes.scatter(*points.T, c=label, cmap="viridis", s=5, linewidths=0)
+            axes.scatter(points[:, 0], points[:, 1], c=label, cmap="viridis", s=5, linewidths=0)
         for number, color in enumerate(() if many else _CLASS_COLORS[: len(classes)]):
-            axes.scatter(*points[label == number].T, color=color, s=5, linewidths=0)
+            x, y = points[label == number].T
+            axes.scatter(x, y, color=color, s=5, linewidths=0)
         axes.set(xticks=[], yticks=[])
 
     legend = [] if many else _legend(classes, _CLASS_COLORS)
@@ -138,7 +140,7 @@ def _chart(
     legend: list[tuple[str, str]],
     size: tuple[float, float] = _SIZE,
 ) -> Chart:
-    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": about}), io.StringIO() as text:
+    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": one_line(about)}), io.StringIO() as text:
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         draw(axes)

@@ -39,10 +39,8 @@ _SIDE = 160  # pixels of an image, at most
 
 
 _ABOUT: dict[Projection, str] = {
-    "pca": "The two principal components of features of length 1. A point is an image, its colour the class where there "
-    "are labels; beyond 20 classes, shades follow their order. Two components hold a part of what the features hold.",
-    "umap": "UMAP of features of length 1. A point is an image, its colour the class where there are labels; beyond 20 "
-    "classes, shades follow their order. Distances between groups say little.",
+    "pca": "The two principal components of the features, brought to length 1. Two hold a part of what all hold.",
+    "umap": "UMAP of the features, brought to length 1. Distances between groups say little.",
 }
 
 

@@ -14,7 +14,6 @@ from equimod.train.evaluation import comparison
 from equimod.train.evaluation.summary import mean_and_deviation
 from equimod.train.evaluation.table import Table
 from equimod.train.html_report import charts
-from equimod.train.html_report.charts import Chart
 from equimod.train.html_report.contents import INTERVAL, Run, differing, flat
 from equimod.train.html_report.images import Shown
 from equimod.train.time_spent import COLUMNS

@@ -15,9 +15,10 @@ class SomeRecords:
         count = min(most, len(records))
         self._records, self._positions = records, np.arange(count) * len(records) // count
         self.classes, self.raw = records.classes, records.raw
-        self.size, self.label, self.index = (c[self._positions] for c in (records.size, records.label, records.index))
-        self.stored_size, self.length = records.stored_size[self._positions], records.length[self._positions]
-        self.checksum, self.changed = records.checksum[self._positions], records.changed[self._positions]
+        self.label, self.index = records.label[self._positions], records.index[self._positions]
+        self.size, self.stored_size = records.size[self._positions], records.stored_size[self._positions]
+        self.length, self.checksum = records.length[self._positions], records.checksum[self._positions]
+        self.changed = records.changed[self._positions]
         self.manifest, self.form = records.manifest, records.form
 
     def __len__(self) -> int:
