@@ -34,7 +34,7 @@ class Arguments:
     data: Path | None = None
     """Images to show and to make features of, in place of those of the runs."""
     images: bool = True
-    """Whether images are shown, in the report and to whoever is given it."""
+    """Show images. --no-images keeps them from whoever is given the report."""
     samples: int = 2000
     """Images that features are made of for neighbours and map, at most, spaced evenly; 0: neither of them."""
     map: Literal["pca", "umap"] = "pca"

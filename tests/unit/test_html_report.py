@@ -122,6 +122,14 @@ def test_it_says_what_a_run_is(trained: Path) -> None:
     assert "python" in run.facts["versions"]
 
 
+def test_code_is_told_by_its_commit_where_it_is_here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "provenance", lambda *_: {"commit": {"sha": 40 * "a", "dirty": True}})
+    (run,) = _gather(trained)
+    assert run.facts["code"] == "commit aaaaaaaaaa with changes"
+    monkeypatch.setattr(contents, "code_digests", dict)
+    assert "digest" in run.facts["code"]
+
+
 def test_settings_that_differ_are_told_apart_from_the_others(runs: list[Path]) -> None:
     found = contents.differing(_gather(*runs))
     assert found["equimod"] == ["False", "True", "False"]
@@ -212,6 +220,7 @@ def test_where_the_images_are_there_they_are_shown(trained: Path, image_tree: Pa
     other = Path(shutil.copytree(image_tree / "class_0", tmp_path / "other" / "one"))
     html = _report(tmp_path / "report.html", trained, "--data", other.parent, "--samples", 5)
     assert "the first samples of its training" not in html
+    assert f"run: views of {other.parent} as it would draw them" in html
     assert f"5 images of {other.parent}" in html
 
 

@@ -30,8 +30,10 @@ CURVES = {
     "lr": "learning rate",
 }
 """Numbers of a step's event that are drawn, and what each is called."""
-COLORS = tuple(mpl.colormaps["tab10"].colors)
-_CLASS_COLORS = tuple(mpl.colormaps["tab20"].colors)
+_COLORS, _CLASS_COLORS = (
+    [mpl.colors.to_hex(mpl.colormaps[name](number)) for number in range(size)]
+    for name, size in (("tab10", 10), ("tab20", 20))
+)
 _POINTS = 1000  # of a curve, at most
 _SETTINGS: dict[Any, Any] = {"svg.fonttype": "none", "text.parse_math": False, "font.size": 10.5}
 _SIZE = (4.6, 2.8)  # inches
@@ -58,7 +60,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
 
 def _curve(runs: Sequence[Run], name: str) -> Chart:
     def draw(axes: Axes) -> None:
-        for run, color in zip(runs, cycle(COLORS), strict=False):
+        for run, color in zip(runs, cycle(_COLORS), strict=False):
             steps = run.steps[:: max(1, -(-len(run.steps) // _POINTS))]
             found = [(step["step"], step[name]) for step in steps if isinstance(step.get(name), int | float)]
             if found:
@@ -82,7 +84,7 @@ def training_thread(run: Run) -> Chart | None:
 
     def draw(axes: Axes) -> None:
         left = 0.0
-        for share, color in zip(shares.values(), COLORS, strict=False):
+        for share, color in zip(shares.values(), _COLORS, strict=False):
             axes.barh([0], [100 * share], left=100 * left, color=color)
             left += share
         axes.set(xlim=(0, 100), yticks=[], xlabel="% of the time of all steps")
@@ -100,7 +102,8 @@ def equivariance(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _operators(runs: Sequence[Run], operators: Sequence[str], form: str, invariance: float) -> Chart:
-    measured = [(run, color) for run, color in zip(runs, cycle(COLORS), strict=False) if measured_operators(run.scores)]
+    colored = zip(runs, cycle(_COLORS), strict=False)
+    measured = [(run, color) for run, color in colored if measured_operators(run.scores)]
     width = 0.8 / len(measured)
 
     def draw(axes: Axes) -> None:
@@ -145,14 +148,14 @@ def _chart(
         axes = figure.subplots()
         draw(axes)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
         svg = text.getvalue()
     # Groups are called alike in every drawing, and nothing refers to them.
     return Chart(title, about, re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :]), legend)
 
 
-def _legend(names: Sequence[str], colors: Sequence[Any] = COLORS) -> list[tuple[str, str]]:
-    return [(mpl.colors.to_hex(color), name) for name, color in zip(names, cycle(colors), strict=False)]
+def _legend(names: Sequence[str], colors: Sequence[str] = _COLORS) -> list[tuple[str, str]]:
+    return list(zip(cycle(colors), names, strict=False))
 
 
 def _listed(runs: Sequence[Run]) -> str:

@@ -36,8 +36,6 @@ from equimod.train.opened_encoder import encoder_of_run
 Projection = Literal["pca", "umap"]
 _QUERIES, _NEIGHBOURS = 6, 6
 _SIDE = 160  # pixels of an image, at most
-
-
 _ABOUT: dict[Projection, str] = {
     "pca": "The two principal components of the features, brought to length 1. Two hold a part of what all hold.",
     "umap": "UMAP of the features, brought to length 1. Distances between groups say little.",
@@ -71,15 +69,15 @@ class Sheet:
     rows: list[list[Picture]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shown:
-    """The three sections; `missing` says in a sentence each what could not be shown."""
+    """The three sections; `missing` says in a sentence each what is not shown, and why."""
 
+    map_about: str
     views: list[Sheet] = field(default_factory=list)
     neighbours: list[Sheet] = field(default_factory=list)
     maps: list[Chart] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    map_about: str = ""
 
 
 def look_at_images(runs: Sequence[Run], look: Look) -> Shown:
@@ -90,7 +88,7 @@ def look_at_images(runs: Sequence[Run], look: Look) -> Shown:
     """
     if look.projection == "umap":
         require_umap()
-    shown, drawn = Shown(map_about=_ABOUT[look.projection]), []
+    shown, drawn = Shown(_ABOUT[look.projection]), []
     if not look.pictures:
         shown.missing.append("Images are left out, by --no-images.")
     if not look.samples:
@@ -124,7 +122,7 @@ def _views(run: Run, look: Look) -> Sheet:
     records = open_images(paths, config.labels)
     samples = first_samples(records, config.augment, seed=config.seed, window=config.shuffle_window)
     trained_on = run.checkpoint is not None and run.checkpoint.state.records.table == fingerprint(records).table
-    first = "the first samples of its training" if trained_on else f"images of {spaced(paths)}, which it was not given"
+    title = "the first samples of its training" if trained_on else f"views of {spaced(paths)} as it would draw them"
     rows = [
         [
             Picture(image.title, image.text.replace(",\n", ", "), _uri((255 * image.pixels).round().astype(np.uint8)))
@@ -132,7 +130,7 @@ def _views(run: Run, look: Look) -> Sheet:
         ]
         for sample in samples
     ]
-    return Sheet(f"{run.name}: {first}", rows)
+    return Sheet(f"{run.name}: {title}", rows)
 
 
 def _given(paths: tuple[Path, ...] | None, run: Run) -> tuple[Path, ...]:

@@ -50,8 +50,7 @@ def render(runs: Sequence[Run], shown: Shown, output: Path) -> bytes:
         differing=Table(["", *_names(runs)], [[name, *values] for name, values in differing(runs).items()]),
         settings=_of_each({run.name: run.settings for run in runs}),
         curves=charts.curves(runs),
-        times=[(run, charts.training_thread(run)) for run in runs],
-        time_columns=list(COLUMNS),
+        times=[(run, charts.training_thread(run), _time_table(run)) for run in runs],
         scores=scores(runs),
         evaluators=_evaluators(runs),
         notes=_notes(runs),
@@ -65,15 +64,17 @@ def render(runs: Sequence[Run], shown: Shown, output: Path) -> bytes:
 def _template() -> jinja2.Template:
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    environment.globals["Table"] = Table
-    return environment.get_template("report.html.jinja")
+    ).get_template("report.html.jinja")
+
+
+def _time_table(run: Run) -> Table | None:
+    return Table(list(COLUMNS), run.time_spent.rows()) if run.time_spent else None
 
 
 def scores(runs: Sequence[Run]) -> Table:
@@ -122,7 +123,7 @@ def _evaluators(runs: Sequence[Run]) -> Table:
             told = ", ".join(f"{key} {value}" for key, value in own.items() if key)
             of_all = [str(used.get(key, "–")) for key in _EVERYWHERE]
             rows.append([f"{run.name}: {name}" if len(runs) > 1 else name, *of_all, told])
-    return Table(["", "seed", "training images", "validation images", "their number", "seconds", "settings"], rows)
+    return Table(["", "seed", "training images", "validation images", "number of these", "seconds", "settings"], rows)
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
