@@ -38,7 +38,7 @@ class Arguments:
     samples: int = 2000
     """Images that features are made of for neighbours and map, at most, spaced evenly; 0: neither of them."""
     map: Literal["pca", "umap"] = "pca"
-    """How features are brought into the plane; umap needs the extra of that name."""
+    """How features are brought into the plane; umap needs the extra umap."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
