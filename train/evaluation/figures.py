@@ -25,13 +25,13 @@ from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy, Normalize
 from equimod.pipelines.records.protocol import Records
 from equimod.train.evaluation.comparison import ACCURACIES, FACTOR, Settings, factor_title, measured
+from equimod.train.evaluation.scores import INTERVAL
 from equimod.train.report import read_events
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")
 _LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange", "rotation": "tab:red"}
 _SAMPLES, _SAMPLES_A_ROW = 6, 2
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # of settings, over and over
-_INTERVAL = "_ci95"
 INVARIANCE = {"absolute": 0, "relative": 1}
 """The forms of equivariance, and what each is where the predictor does nothing."""
 DOTS_UP_TO = 50  # entries: a line through fewer is drawn with its points
@@ -109,7 +109,7 @@ def draw_equivariance(found: Mapping[str, float], path: Path, title: str) -> Non
     figure.suptitle(title)
     for axes, (form, invariance) in zip(figure.subplots(1, 2), INVARIANCE.items(), strict=True):
         names = [f"equivariance_{form}_{operator}" for operator in operators]
-        height, interval = [found[name] for name in names], [found[f"{name}{_INTERVAL}"] for name in names]
+        height, interval = [found[name] for name in names], [found[f"{name}{INTERVAL}"] for name in names]
         axes.bar(operators, height, yerr=interval, color="tab:blue", width=0.6, capsize=3)
         axes.axhline(invariance, color="black", ls="--", lw=1)
         axes.set(ylabel=f"{form} equivariance")
@@ -120,7 +120,7 @@ def draw_equivariance(found: Mapping[str, float], path: Path, title: str) -> Non
 def measured_operators(found: Mapping[str, float]) -> list[str]:
     """The operators whose equivariance was measured alone, with intervals, in their order."""
     prefix = "equivariance_absolute_"
-    return [name.removeprefix(prefix) for name in found if name.startswith(prefix) and f"{name}{_INTERVAL}" in found]
+    return [name.removeprefix(prefix) for name in found if name.startswith(prefix) and f"{name}{INTERVAL}" in found]
 
 
 def draw_comparison(settings: Settings, path: Path, title: str) -> None:

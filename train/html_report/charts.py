@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from equimod.pipelines.errors import one_line
 from equimod.pipelines.timing import TRAINING
 from equimod.train.evaluation.figures import DOTS_UP_TO, INVARIANCE, measured_operators
-from equimod.train.html_report.contents import INTERVAL, Run
+from equimod.train.evaluation.scores import INTERVAL
+from equimod.train.html_report.contents import Run
 from equimod.train.time_spent import REST
 
 CURVES = {

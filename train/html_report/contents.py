@@ -22,8 +22,6 @@ from equimod.train.evaluation.summary import training_seconds
 from equimod.train.report import read_events
 from equimod.train.time_spent import TimeSpent
 
-INTERVAL = "_ci95"
-"""What the name of half a 95 % interval ends in, behind that of its score."""
 _FILES = ("config.yaml", "metrics.jsonl", "eval.json", "encoder.safetensors", "checkpoints", "tensorboard")
 _BEGUN = re.compile(r"events\.out\.tfevents\.(\d{1,11})\.")
 

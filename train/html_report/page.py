@@ -11,10 +11,11 @@ from urllib.parse import quote
 
 from equimod.train.config import ConfigError
 from equimod.train.evaluation import comparison
+from equimod.train.evaluation.scores import INTERVAL
 from equimod.train.evaluation.summary import mean_and_deviation
 from equimod.train.evaluation.table import Table
 from equimod.train.html_report import charts
-from equimod.train.html_report.contents import INTERVAL, Run, differing, flat
+from equimod.train.html_report.contents import Run, differing, flat
 from equimod.train.html_report.images import Shown
 from equimod.train.time_spent import COLUMNS
 
