@@ -33,5 +33,5 @@ setup(
     packages=[f"equimod.{name}" for name in PACKAGES],
     ext_modules=[RESAMPLE, DECODE],
     package_dir={f"equimod.{folder}": folder for folder in FOLDERS},
-    package_data={"equimod.train": ["recipes/*.yaml", "launch/*.sbatch"]},
+    package_data={"equimod.train": ["recipes/*.yaml", "launch/*.sbatch", "html_report/*.jinja"]},
 )

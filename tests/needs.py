@@ -11,6 +11,7 @@ import pytest
 from equimod.pipelines.kernel import library
 
 ARM_COMPILER = "aarch64-linux-gnu-gcc"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARM_PACKAGES = "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 
 
@@ -35,6 +36,17 @@ def needs_arm(*, module: bool = False) -> None:
 def arm_emulator() -> str | None:
     """The program that runs one of 64-bit ARM; None where there is none."""
     return shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+
+
+def needs_browser() -> None:
+    """Skip the test where there is no Chromium to look at pages with."""
+    if browser() is None:
+        _skip("apt-get install chromium", False)
+
+
+def browser() -> str | None:
+    """The program that is a browser; None where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def needs(extra: str, *, module: bool = False) -> None:

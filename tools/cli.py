@@ -21,6 +21,7 @@ COMMANDS = {
     "train": Command("tools.train", "train an encoder on images without labels"),
     "evaluate": Command("train.evaluate", "score a run: linear probe, kNN, equivariance, figures"),
     "compare": Command("tools.compare_runs", "set the scores of several runs side by side, as a table and a figure"),
+    "report": Command("tools.report", "write settings, curves, scores and images of runs as one file of HTML"),
     "convert": Command("tools.convert_imagenet", "turn images into records that load fast"),
     "inspect": Command("tools.inspect_records", "say what images or records hold, verify them, draw a sheet"),
     "verify": Command("tools.verify", "compare runs, checkpoints and records with their digests"),

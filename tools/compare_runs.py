@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +19,8 @@ import tyro
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.progress import say
 from equimod.train.command import run_command
-from equimod.train.config import Config, differences, read_run
-from equimod.train.evaluation.comparison import rows, settings_of
+from equimod.train.config import read_run
+from equimod.train.evaluation.comparison import by_settings, rows, settings_of
 from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.summary import summary
 
@@ -36,22 +36,11 @@ class Arguments:
 def compared(runs: Sequence[Path]) -> dict[str, object]:
     """The runs by their settings but for the seed: `rows` with title and summaries, as in a result of a sweep.
 
-    A setting is called by its method, or by its first run where several have the same. Raises UsageError
-    for runs that were evaluated on other images than the first, ConfigError or OSError where a file is missing.
+    Raises UsageError for runs that were evaluated on other images than the first, ConfigError or OSError where a file
+    is missing.
     """
-    groups: list[tuple[Config, list[Path]]] = []
-    for run in runs:
-        config = replace(read_run(run), seed=0)
-        alike = next((paths for other, paths in groups if not differences(config, other)), None)
-        if alike is None:
-            groups.append((config, [run]))
-        else:
-            alike.append(run)
-    titles = [config.title for config, _ in groups]
-    found = [
-        {"title": t if titles.count(t) == 1 else str(paths[0]), "runs": [summary(path) for path in paths]}
-        for t, (_, paths) in zip(titles, groups, strict=True)
-    ]
+    settings = by_settings({run: read_run(run) for run in runs})
+    found = [{"title": title, "runs": [summary(path) for path in paths]} for title, paths in settings.items()]
     first, *others = ((run, _images(run)) for run in runs)
     for run, images in others:
         if images != first[1]:

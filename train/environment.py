@@ -27,8 +27,9 @@ _SURROUNDINGS = (
     *("pipelines/backends/choose.py", "pipelines/cores.py", "pipelines/durable.py", "pipelines/errors.py"),
     *("pipelines/progress.py", "pipelines/records/manifest.py", "pipelines/shapes.py", "pipelines/stored.py"),
     *("pipelines/timing.py", "pipelines/workers.py", "train/checkpoint.py", "train/command.py", "train/config/"),
-    *("train/environment.py", "train/evaluate.py", "train/evaluation/", "train/main.py", "train/report.py"),
-    *("train/run_folder.py", "train/signals.py", "train/time_spent.py", "train/trackers.py"),
+    *("train/embedding/", "train/environment.py", "train/evaluate.py", "train/evaluation/", "train/export/"),
+    *("train/html_report/", "train/main.py", "train/opened_encoder.py", "train/report.py", "train/run_folder.py"),
+    *("train/signals.py", "train/time_spent.py", "train/trackers.py"),
 )
 
 

@@ -19,7 +19,7 @@ from equimod.train.trackers import ID_FILES
 
 CHECKPOINTS = "checkpoints"
 FOLDERS = (CHECKPOINTS, "tensorboard", "figures", "export", "wandb")
-FILES = ("metrics.jsonl", "encoder.safetensors", "eval.json", *ID_FILES)
+FILES = ("metrics.jsonl", "encoder.safetensors", "eval.json", "report.html", *ID_FILES)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from equimod.pipelines.timing import LOADER, PREFETCH, TRAINING, StageTimes
 WAITS = 0.05  # share of the time from which on training waits for data rather than the other way round
 READS = 0.5  # share of the loader threads' work from which on the disk is the limit rather than the CPU
 REST = "other"
+COLUMNS = ("stage", "runs in", "seconds", "share", "ms an image")
+"""Of the table; the last three hold numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,21 @@ class TimeSpent:
 
     def table(self) -> Table:
         """A row a stage, for the screen."""
-        table = Table("stage", "runs in", box=None, pad_edge=False)
-        for name in ("seconds", "share", "ms an image"):
+        table = Table(*COLUMNS[:2], box=None, pad_edge=False)
+        for name in COLUMNS[2:]:
             table.add_column(name, justify="right")
+        for row in self.rows():
+            table.add_row(*row)
+        return table
+
+    def rows(self) -> list[list[str]]:
+        """The cells under COLUMNS, a row a stage."""
+        rows = []
         for name, stage in self.stages.items():
             runs_in = f"{stage.threads} {stage.thread} thread" + "s" * (stage.threads > 1)
             numbers = f"{stage.seconds:.2f}", f"{stage.share:.1%}", f"{stage.ms_an_image:.3f}"
-            table.add_row(name, runs_in + ", GPU" * stage.on_gpu, *numbers)
-        return table
+            rows.append([name, runs_in + ", GPU" * stage.on_gpu, *numbers])
+        return rows
 
 
 class Clock:

@@ -60,6 +60,7 @@ def test_the_wheel_holds_every_module_and_recipe(wheel: Path) -> None:
     wanted = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     wanted += (ROOT / "train" / "recipes").glob("*.yaml")
     wanted += (ROOT / "train" / "launch").glob("*.sbatch")
+    wanted += (ROOT / "train" / "html_report").glob("*.jinja")
     assert not [path for path in wanted if f"equimod/{path.relative_to(ROOT).as_posix()}" not in held]
 
 
@@ -103,6 +104,7 @@ def test_the_installed_wheel_trains_evaluates_and_exports_in_an_empty_folder(whe
     training = ["train", "--method", "simclr", "--data", "photos", "--val", "photos", *small, "system.workers=1"]
     assert "evaluate it with: equimod evaluate runs/simclr-photos" in equimod(*training)
     assert "knn_top1" in equimod("evaluate", "runs/simclr-photos", "--knn", "--workers", "1")
+    assert "report: runs/simclr-photos/report.html" in equimod("report", "runs/simclr-photos", "--samples", "8")
     equimod("export", "runs/simclr-photos", "--to", *FORMS, "--output", "exported")
     loaded = subprocess.run([sys.executable, "-c", LOAD], cwd=folder, capture_output=True, text=True, check=False)
     assert loaded.returncode == 0, loaded.stderr

@@ -18,6 +18,7 @@ from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.folder import FolderRecords, scan_tree
 from equimod.pipelines.records.protocol import fingerprint
+from equimod.pipelines.records.selection import spread_over
 from equimod.pipelines.records.tar import TarRecords
 
 
@@ -277,3 +278,17 @@ def test_image_removed_after_opening(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(RecordsError, match="cannot be read"):
         records.read(0)
+
+
+def test_selected_samples_keep_what_they_are(image_tree: Path) -> None:
+    records = open_records(image_tree)
+    some = spread_over(records, 6)
+    assert some.index.tolist() == [0, 4, 8, 12, 16, 20]
+    assert [some.read(position) for position in range(6)] == [records.read(4 * position) for position in range(6)]
+    assert [some.source(5), some.name(5)] == [records.source(20), records.name(20)]
+    assert np.array_equal(some.size, records.size[::4])
+    assert len(spread_over(records, 100)) == len(records)
+    asked: list[int] = []
+    records.will_read = lambda positions: asked.extend(positions.tolist())
+    some.will_read(np.array([1, 3]))
+    assert asked == [4, 12]

@@ -136,8 +136,10 @@ def test_resuming_with_another_configuration_is_refused_by_key(
 
 def test_overwrite_deletes_the_run_and_nothing_else(options: list[str], run: Path) -> None:
     (run / "notes.txt").write_text("mine")
+    (run / "report.html").write_text("of the run before")
     assert main([*options, "--output", str(run), "--overwrite", "--seed", "1"]) == 0
     assert (run / "notes.txt").read_text() == "mine"
+    assert not (run / "report.html").exists()
     assert (read_recipe(run / "config.yaml").seed, read_recipe(run / "config.yaml").overwrite) == (1, False)
 
 

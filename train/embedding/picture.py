@@ -36,7 +36,7 @@ def draw_neighbours(found: Neighbours, embeddings: Embeddings, records: Records,
         for axes, row, title in zip(line, rows, titles, strict=True):
             axes.imshow(decode_sample(records, row))
             axes.set_title(title, fontsize=8, pad=3)
-            axes.set_xlabel(_name(embeddings, records, row), fontsize=7, parse_math=False)
+            axes.set_xlabel(image_name(embeddings, records, row), fontsize=7, parse_math=False)
             axes.set_xticks([])
             axes.set_yticks([])
             for side in axes.spines.values():
@@ -45,7 +45,7 @@ def draw_neighbours(found: Neighbours, embeddings: Embeddings, records: Records,
         figure.savefig(handle, format="png", dpi=150)
 
 
-def _name(embeddings: Embeddings, records: Records, row: int) -> str:
+def image_name(embeddings: Embeddings, records: Records, row: int) -> str:
     """Its class, or without one the end of its path."""
     label = int(records.label[row])
     name = one_line(records.classes[label] if label >= 0 else embeddings.path[row])

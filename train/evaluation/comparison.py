@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from equimod.train.config import Config, differences
 from equimod.train.evaluation.summary import mean_and_deviation, size_of
 from equimod.train.evaluation.table import Table
 
@@ -20,6 +23,24 @@ _EQUIVARIANCES = {"equivariance_absolute": "absolute equivariance", "equivarianc
 
 Settings = dict[str, list[dict[str, Any]]]
 """The runs, as `summary.summary` makes them, of every setting by its title."""
+
+
+def by_settings(runs: Mapping[Path, Config]) -> dict[str, list[Path]]:
+    """The folders of runs that differ in their seed alone, by what they are called: their method, or the first of the
+    folders where several have the same."""
+    groups: list[tuple[Config, list[Path]]] = []
+    for run, config in runs.items():
+        seedless = replace(config, seed=0)
+        alike = next((paths for other, paths in groups if not differences(seedless, other)), None)
+        if alike is None:
+            groups.append((seedless, [run]))
+        else:
+            alike.append(run)
+    titles = [config.title for config, _ in groups]
+    return {
+        title if titles.count(title) == 1 else str(paths[0]): paths
+        for title, (_, paths) in zip(titles, groups, strict=True)
+    }
 
 
 def settings_of(result: dict[str, Any]) -> Settings:

@@ -12,6 +12,7 @@ from equimod.models.equimod import EquiMod
 from equimod.pipelines.params import ParamLayout
 from equimod.train.evaluation import Values
 from equimod.train.evaluation.features import ViewSet
+from equimod.train.evaluation.scores import INTERVAL
 from equimod.train.evaluation.trained_run import TrainedRun
 
 LEAST_DISSIMILARITY = 1e-6
@@ -82,4 +83,4 @@ def _measure(equimod: EquiMod, h_x: Tensor, h_v: Tensor, encoding: Tensor) -> Te
 def mean_and_interval(name: str, values: Tensor) -> Values:
     """Mean over independent values (N,), and half its 95 % interval."""
     yield name, values.mean().item()
-    yield f"{name}_ci95", _NORMAL_95 * (values.std() / len(values) ** 0.5).item()
+    yield f"{name}{INTERVAL}", _NORMAL_95 * (values.std() / len(values) ** 0.5).item()

@@ -6,13 +6,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 
 from equimod.pipelines.batch import Batch
@@ -22,13 +25,25 @@ from equimod.pipelines.params import AugmentationParams
 from equimod.pipelines.policy import AugmentationPolicy, Normalize
 from equimod.pipelines.records.protocol import Records
 from equimod.train.evaluation.comparison import ACCURACIES, FACTOR, Settings, factor_title, measured
+from equimod.train.evaluation.scores import INTERVAL
 from equimod.train.report import read_events
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")
 _LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange", "rotation": "tab:red"}
 _SAMPLES, _SAMPLES_A_ROW = 6, 2
 _COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # of settings, over and over
-_DOTS_UP_TO = 50  # entries: a line through fewer is drawn with its points
+INVARIANCE = {"absolute": 0, "relative": 1}
+"""The forms of equivariance, and what each is where the predictor does nothing."""
+DOTS_UP_TO = 50  # entries: a line through fewer is drawn with its points
+
+
+@dataclass(frozen=True)
+class SampleImage:
+    """x of a sample, or a view of it."""
+
+    title: str
+    text: str  # lines: what x is, or what was done to the view
+    pixels: NDArray[np.float32]  # (S,S,3), 0 to 1
 
 
 def draw_losses(metrics: Path, path: Path, title: str) -> None:
@@ -40,7 +55,7 @@ def draw_losses(metrics: Path, path: Path, title: str) -> None:
     step = [event["step"] for event in steps]
     figure = Figure(figsize=(8, 6), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    marker = "." if len(steps) <= _DOTS_UP_TO else ""
+    marker = "." if len(steps) <= DOTS_UP_TO else ""
     parts = [name for name in _LOSSES if name != "loss" and any(name in event for event in steps)]
     # A method alone is the whole loss: one line says it.
     for name in ("loss", *(parts if len(parts) > 1 else ())):
@@ -64,15 +79,24 @@ def draw_views(
 
     `seed` and `window`: those of the run, whose first step in epoch 0 took these very views.
     """
-    samples = min(_SAMPLES, len(records))
-    batch = next(build_pipeline(records, policy, batch_size=samples, seed=seed, window=window).epoch(0))
-    columns, rows = 1 + len(policy.views), -(-samples // _SAMPLES_A_ROW)
+    samples = first_samples(records, policy, seed=seed, window=window)
+    columns, rows = 1 + len(policy.views), -(-len(samples) // _SAMPLES_A_ROW)
     figure = Figure(figsize=(2.4 * columns * _SAMPLES_A_ROW, 3.3 * rows))
     parts = figure.subfigures(rows, _SAMPLES_A_ROW, squeeze=False).flat
-    for sample, part in zip(range(samples), parts, strict=False):
+    for sample, part in zip(samples, parts, strict=False):
         part.subplots_adjust(left=0.02, right=0.98, top=0.93, bottom=0, wspace=0.05)
-        _draw_sample(part.subplots(1, columns, squeeze=False)[0].tolist(), batch, sample, records, policy)
+        for axes, image in zip(part.subplots(1, columns, squeeze=False)[0], sample, strict=True):
+            _show(axes, image)
     _save(figure, path)
+
+
+def first_samples(
+    records: Records, policy: AugmentationPolicy, *, seed: int, window: int | None = None
+) -> list[list[SampleImage]]:
+    """The first samples of a training, of each x and then its views; see `draw_views`."""
+    count = min(_SAMPLES, len(records))
+    batch = next(build_pipeline(records, policy, batch_size=count, seed=seed, window=window).epoch(0))
+    return [_sample_images(batch, sample, records, policy) for sample in range(count)]
 
 
 def draw_equivariance(found: Mapping[str, float], path: Path, title: str) -> None:
@@ -80,18 +104,23 @@ def draw_equivariance(found: Mapping[str, float], path: Path, title: str) -> Non
 
     `found`: what `equivariance.run_per_operator` found. The dashed lines are invariance.
     """
-    prefix, suffix = "equivariance_absolute_", "_ci95"
-    operators = [k.removeprefix(prefix) for k in found if k.startswith(prefix) and f"{k}{suffix}" in found]
+    operators = measured_operators(found)
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     figure.suptitle(title)
-    for axes, form, invariance in zip(figure.subplots(1, 2), ("absolute", "relative"), (0, 1), strict=True):
+    for axes, (form, invariance) in zip(figure.subplots(1, 2), INVARIANCE.items(), strict=True):
         names = [f"equivariance_{form}_{operator}" for operator in operators]
-        height, interval = [found[name] for name in names], [found[f"{name}{suffix}"] for name in names]
+        height, interval = [found[name] for name in names], [found[f"{name}{INTERVAL}"] for name in names]
         axes.bar(operators, height, yerr=interval, color="tab:blue", width=0.6, capsize=3)
         axes.axhline(invariance, color="black", ls="--", lw=1)
         axes.set(ylabel=f"{form} equivariance")
         axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
+
+
+def measured_operators(found: Mapping[str, float]) -> list[str]:
+    """The operators whose equivariance was measured alone, with intervals, in their order."""
+    prefix = "equivariance_absolute_"
+    return [name.removeprefix(prefix) for name in found if name.startswith(prefix) and f"{name}{INTERVAL}" in found]
 
 
 def draw_comparison(settings: Settings, path: Path, title: str) -> None:
@@ -154,22 +183,29 @@ def describe(params: AugmentationParams, sample: int, size: Sequence[int]) -> st
     return "\n".join([*lines, ", ".join(last)] if last else lines)
 
 
-def _draw_sample(row: Sequence[Axes], batch: Batch, sample: int, records: Records, policy: AugmentationPolicy) -> None:
-    """x and the views of one sample, from left to right."""
+def _sample_images(batch: Batch, sample: int, records: Records, policy: AugmentationPolicy) -> list[SampleImage]:
     assert batch.x is not None
     index = int(batch.index[sample])
     size = records.size[records.index.searchsorted(index)].tolist()
     name = records.classes[int(batch.label[sample])] if records.classes else "no label"
-    _show(row[0], batch.x[sample], policy.x.normalize, "x", f"{name}\nimage {index}\n{size[0]}×{size[1]}")
-    for number, (axes, view, of) in enumerate(zip(row[1:], batch.views, policy.views, strict=True), 1):
-        _show(axes, view.image[sample], of.normalize, f"view {number}", describe(view.params, sample, size))
+    told = f"{name}\nimage {index}\n{size[0]}×{size[1]}"
+    images = [SampleImage("x", told, _pixels(batch.x[sample], policy.x.normalize))]
+    for number, (view, of) in enumerate(zip(batch.views, policy.views, strict=True), 1):
+        text, pixels = describe(view.params, sample, size), _pixels(view.image[sample], of.normalize)
+        images.append(SampleImage(f"view {number}", text, pixels))
+    return images
 
 
-def _show(axes: Axes, image: Tensor, normalize: Normalize, title: str, text: str) -> None:
+def _pixels(image: Tensor, normalize: Normalize) -> NDArray[np.float32]:
     mean, std = (torch.tensor(value)[:, None, None] for value in (normalize.mean, normalize.std))
-    axes.imshow((image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
-    axes.set_title(title, fontsize=9, pad=3)
-    axes.text(0, -0.03, text, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.25)
+    pixels: NDArray[np.float32] = (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _show(axes: Axes, image: SampleImage) -> None:
+    axes.imshow(image.pixels, interpolation="nearest")
+    axes.set_title(image.title, fontsize=9, pad=3)
+    axes.text(0, -0.03, image.text, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.25)
     axes.set_anchor("N")
     axes.axis("off")
 

@@ -11,6 +11,8 @@ from equimod.pipelines.stored import DamagedFileError, decode_json, read_bytes
 from equimod.train.config import ConfigError
 
 EVAL = "eval.json"
+INTERVAL = "_ci95"
+"""What the name of half a 95 % interval ends in, behind that of its score."""
 
 
 class _Used(msgspec.Struct):

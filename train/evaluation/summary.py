@@ -35,7 +35,7 @@ def summary(folder: Path) -> dict[str, Any]:
     scores = read_scores(folder)
     if not scores.get("evaluators"):
         raise ConfigError(f"{folder} has no {EVAL}; run equimod evaluate {folder} first")
-    seconds, waited = _training_seconds(read_events(folder / "metrics.jsonl"), config.batch_size)
+    seconds, waited = training_seconds(read_events(folder / "metrics.jsonl"), config.batch_size)
     settings = {key: value for key, value in yaml.safe_load(config.to_yaml()).items() if key not in _OF_THE_MACHINE}
     return {
         "method": config.method,
@@ -70,7 +70,7 @@ def mean_and_deviation(values: Sequence[float | None], digits: int) -> str:
     return f"{statistics.mean(known):.{digits}f}{spread}"
 
 
-def _training_seconds(events: Sequence[dict[str, Any]], batch_size: int) -> tuple[float, float]:
+def training_seconds(events: Sequence[dict[str, Any]], batch_size: int) -> tuple[float, float]:
     """Time that the logged steps took, and how much of it they waited for data.
 
     Pauses between a stop and its resume do not count.
