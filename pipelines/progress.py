@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from threading import Lock, Timer
 from time import monotonic
 from types import TracebackType
@@ -27,10 +28,22 @@ SECONDS_BETWEEN_FRAMES = 0.1
 
 T = TypeVar("T")
 
+_part_of_other_work: ContextVar[bool] = ContextVar("_part_of_other_work", default=False)
+
 
 def say(text: str) -> None:
     """Print a line at once; names in it may hold anything."""
     print(one_line(text), flush=True)
+
+
+@contextmanager
+def part_of_other_work() -> Iterator[None]:
+    """What is done inside is silent: it belongs to work that tells of itself."""
+    token = _part_of_other_work.set(True)
+    try:
+        yield
+    finally:
+        _part_of_other_work.reset(token)
 
 
 class Progress:
@@ -43,7 +56,7 @@ class Progress:
     def __init__(self, what: str, unit: str, *, total: int | None = None, done: int = 0, log: bool = False) -> None:
         self._what, self._unit, self._total, self._log = what, unit, total, log
         self._first, self._done, self._numbers = done, done, ""
-        self._told_by_another = os.environ.get("RANK", "0") != "0"
+        self._told_by_another = os.environ.get("RANK", "0") != "0" or _part_of_other_work.get()
         self._lock = Lock()  # of what is shown: the timer below has a thread of its own
         self._bar: Bar | None = None
 

@@ -29,7 +29,7 @@ _SURROUNDINGS = (
     *("pipelines/timing.py", "pipelines/workers.py", "train/checkpoint.py", "train/command.py", "train/config/"),
     *("train/embedding/", "train/environment.py", "train/evaluate.py", "train/evaluation/", "train/export/"),
     *("train/html_report/", "train/main.py", "train/opened_encoder.py", "train/report.py", "train/run_folder.py"),
-    *("train/signals.py", "train/time_spent.py", "train/trackers.py"),
+    *("train/signals.py", "train/time_spent.py", "train/trackers.py", "train/validation.py"),
 )
 
 

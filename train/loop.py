@@ -56,6 +56,8 @@ class RunContext:
     epochs: int
     log_every: int  # steps
     checkpoint_every: int  # steps
+    validate_every: int | None  # steps
+    validate: Callable[[], dict[str, float]]  # accuracies in percent by name, without a trace in what is trained
     save: Callable[[Cursor, int], str]  # writes the checkpoint of a cursor and global step, and returns its name
     last_good: str  # name of the checkpoint that the run starts from
     stop_asked: Callable[[], bool]
@@ -87,6 +89,9 @@ def train(state: TrainState, pipeline: Pipeline, start: Cursor, context: RunCont
             if logging:
                 with stages.record("logging"):
                     context.reporter.log(done, epoch, lr, losses)
+        if context.validate_every and (done == total or done % context.validate_every == 0):
+            with stages.record("logging"):
+                context.reporter.validation(done, context.validate())
         if saving:
             with stages.record("checkpoint"):
                 assert_finite(state, done, lr, last_good, context.dist_info)

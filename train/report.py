@@ -77,6 +77,18 @@ class Reporter:
             tracker.log(scalars, step)
         self._show(event)
 
+    def validation(self, step: int, scores: dict[str, float]) -> None:
+        """Report accuracies in percent, measured when `step` steps of the run were done."""
+        if self._folder is None:
+            return
+        self.event({"event": "validation", "step": step, **scores})
+        scalars = {f"validation/{name}": value for name, value in scores.items()}
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        for tracker in self._trackers:
+            tracker.log(scalars, step)
+        self.say(f"step {step}: {', '.join(f'{name} {value:.1f} %' for name, value in scores.items())}")
+
     def time_spent(self, step: int) -> None:
         """Report where the time went since the run began or was resumed, `step` steps of it done."""
         if self._folder is None:
@@ -166,11 +178,15 @@ class _Checkpoint(_Event, tag="checkpoint"):
     name: str
 
 
+class _Validation(_Event, tag="validation"):
+    pass
+
+
 class _Time(_Event, tag="time"):
     wall_seconds: float
 
 
-_FORM = msgspec.json.Decoder(_Step | _Checkpoint | _Time)
+_FORM = msgspec.json.Decoder(_Step | _Checkpoint | _Validation | _Time)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

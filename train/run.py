@@ -41,6 +41,7 @@ from equimod.train.schedule import cosine, warmup_cosine
 from equimod.train.signals import SIGTERM_EXIT, stop_signal
 from equimod.train.time_spent import Clock
 from equimod.train.trackers import require_trackers
+from equimod.train.validation import Validation
 from equimod.train.weights import GivenWeights, given_weights, settled_weights
 
 
@@ -76,7 +77,8 @@ def run_training(config: Config) -> int:
         told = [f"backend {config.backend}: {why}", *notes]
         if weights is not None:
             told.append(weights.note(state.model.encoder))
-        run = PreparedRun(config, records, found, pipeline, state, dist_info, resume_from, tuple(told))
+        validation = Validation.of(config, records)
+        run = PreparedRun(config, records, found, pipeline, state, dist_info, resume_from, validation, tuple(told))
         start = Cursor(0, 0)
         if resume_from is not None:
             start = restore(resume_from, state, found, resume_anyway=config.resume_anyway)
@@ -104,11 +106,17 @@ class PreparedRun:
     state: TrainState
     dist_info: DistInfo
     resume_from: Checkpoint | None
+    validation: Validation | None
     notes: tuple[str, ...]  # why this backend, and what is to be said of the checkpoint
 
     @property
     def folder(self) -> Path:
         return self.config.run_folder()
+
+    def validate(self) -> dict[str, float]:
+        """The accuracies by now, which the first rank measures. Without a validation there are none."""
+        validation, encoder = self.validation, self.state.model.encoder
+        return of_first_rank(lambda: validation(encoder) if validation else {}, self.dist_info)
 
     def save(self, cursor: Cursor, global_step: int) -> str:
         """Write a checkpoint, on rank 0, and wait for it. Returns its path."""
@@ -281,6 +289,8 @@ def _train(run: PreparedRun, start: Cursor, stop_asked: Callable[[], bool]) -> i
             epochs=config.epochs,
             log_every=config.log.every,
             checkpoint_every=config.log.checkpoint_every,
+            validate_every=config.log.validate_every,
+            validate=run.validate,
             save=run.save,
             last_good=str(run.resume_from.path if run.resume_from else "none"),
             stop_asked=stop_asked,

@@ -155,3 +155,11 @@ def test_torchrun_trains_on_two_ranks_from_any_working_directory(options: list[s
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 rank(s)") == 1
     assert len(losses(tmp_path / "run")) == STEPS
+
+
+def test_a_validation_beside_two_ranks_leaves_no_trace(image_tree: Path, tmp_path: Path) -> None:
+    options = ["--method", "simclr", "--equimod", *OPTIONS, "--data", str(image_tree), "--val", str(image_tree)]
+    without = _left_alone(options, tmp_path / "without", ranks=2)
+    validated = _left_alone([*options, "--log.validate-every", "5"], tmp_path / "with", ranks=2)
+    assert same_end(without, validated)
+    assert [event["step"] for event in events(validated) if event["event"] == "validation"] == [5, 10, 12]

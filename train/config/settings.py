@@ -71,11 +71,14 @@ class LogSettings:
     """Steps between two entries of metrics.jsonl and TensorBoard."""
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is one at the end and one at SIGTERM too."""
+    validate_every: int | None = None
+    """Steps between two validations, which log the accuracy of nearest neighbours and of a linear classifier on the
+    validation images, from at most 10,000 training images; there is one at the end too. None: no validation."""
     to: tuple[Literal["wandb", "mlflow"], ...] = ()
     """Trackers that get what TensorBoard gets, one or both; each needs the extra of its name."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, "log.", every=1, checkpoint_every=1)
+        require_at_least(self, "log.", every=1, checkpoint_every=1, validate_every=1)
 
 
 @dataclass(frozen=True)

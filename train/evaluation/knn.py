@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,9 @@ from torch import Tensor
 from equimod.pipelines.progress import track
 from equimod.train.evaluation import Values
 from equimod.train.evaluation.features import Features, top_k
-from equimod.train.evaluation.trained_run import TrainedRun
+
+if TYPE_CHECKING:  # which imports the training, which validates by neighbours
+    from equimod.train.evaluation.trained_run import TrainedRun
 
 _CHUNK = 256  # queries at a time: 1.3 GB of similarities with ImageNet's training set
 
