@@ -7,11 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from scipy import stats
 
 from equimod.tools.sweep import TABLES, main
 from equimod.train.config import ConfigError, parse
+from equimod.train.evaluation import sweep_tables
 from equimod.train.evaluation.summary import summary
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -116,6 +119,41 @@ def _differences(recorded: dict[str, Any], today: dict[str, Any]) -> list[str]:
         elif before != now:
             found.append(f"{key}: {before} then, {now} now")
     return found
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 10])
+def test_differences_are_paired_by_seed_with_the_interval_of_a_t_test(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    mine, others = ({seed: float(rng.normal(50, 3)) for seed in range(seeds)} for _ in range(2))
+    order = sorted(mine)
+    theirs = stats.ttest_rel([mine[s] for s in order], [others[s] for s in order]).confidence_interval(0.95)
+    mean, low, high = sweep_tables.paired(mine, {**dict(reversed(others.items())), 99: 7.0})
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), rel=1e-3)
+    assert mean == pytest.approx(np.mean([mine[s] - others[s] for s in order]))
+
+
+def test_a_difference_whose_interval_holds_zero_is_called_not_significant() -> None:
+    def row(title: str, method: str, equimod: bool, scores: list[float]) -> dict[str, Any]:
+        of_all = {"method": method, "equimod": equimod, "seconds": 60, "linear_top1": None, "linear_cached_top1": None}
+        of_all |= {"absolute": None, "relative": None, "arch": "resnet18", "width": 8, "epochs": 1, "images": 9}
+        runs = [{**of_all, "seed": seed, "knn_top1": score} for seed, score in enumerate(scores)]
+        return {"title": title, "paper": None, "runs": runs}
+
+    rows = [
+        row("A", "simclr", False, [10, 12, 14]),
+        row("A + EquiMod", "simclr", True, [11, 13.1, 15]),
+        row("A otherwise", "simclr", True, [11, 11, 15]),
+        row("B", "byol", False, [10, 20]),
+        row("B + EquiMod", "byol", True, [30]),
+    ]
+    _, differences = sweep_tables.rows({"rows": rows})
+    assert differences.columns == ["difference (95 % interval)", "kNN top-1", "seeds"]
+    found = {title: (score, seeds) for title, score, seeds in differences.rows}
+    assert found["A + EquiMod, less A"] == ("+1.03 (+0.89 to +1.18)", "3")
+    assert found["A otherwise, less A"][0].startswith("+0.33 (")
+    assert found["A otherwise, less A"][0].endswith("), not significant")
+    assert "B + EquiMod, less B" not in found  # one seed
+    assert len(sweep_tables.rows({"rows": rows[3:4]})) == 1
 
 
 def test_the_papers_default_is_one_row_of_each_ablation() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from equimod.pipelines.policy import OPERATORS
@@ -16,8 +17,11 @@ SCORE_COLUMNS = {  # name in the result: title and digits
     "absolute": ("absolute equivariance", 3),
     "relative": ("relative equivariance", 3),
 }
+_STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5 % quantiles of Student's t for 2, 3, ... seeds; of more, the last one is on the safe side."""
 _OPERATORS = ("crop", *OPERATORS)
-_RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@5"}
+_ABSOLUTE = "equivariance_absolute_"
+_RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@5", "retrieval_pre": "PRE"}
 
 
 def rows(result: dict[str, Any]) -> list[Table]:
@@ -33,7 +37,41 @@ def rows(result: dict[str, Any]) -> list[Table]:
         paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
         cells.append([row["title"], *scores, minutes, str(len(runs)), paper])
     titles = [title for title, _ in measured.values()]
-    return [Table(["", *titles, "minutes", "seeds", "paper's linear top-1, %"], cells)]
+    scores = Table(["", *titles, "minutes", "seeds", "paper's linear top-1, %"], cells)
+    against = _differences(found, [key for key in measured if key.endswith("top1")])
+    return [scores, *([against] if against.rows else [])]
+
+
+def paired(mine: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, float, float]:
+    """Mean of the differences of scores by seed, and the ends of its 95 % interval (Student); two seeds or more."""
+    values = [mine[seed] - others[seed] for seed in mine.keys() & others.keys()]
+    mean, half = statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5
+    half *= _STUDENT_95[min(len(values), len(_STUDENT_95) + 1) - 2]
+    return mean, mean - half, mean + half
+
+
+def _differences(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> Table:
+    """What each row has more than the first one of its method without EquiMod, or else than the first of all, over the
+    seeds of both. Empty where none has two seeds."""
+    cells = []
+    for row in rows:
+        method = row["runs"][0]["method"]
+        plain = [r for r in rows if r["runs"][0]["method"] == method and not r["runs"][0]["equimod"]]
+        base = (plain or rows)[0]
+        seeds = {run["seed"] for run in row["runs"]} & {run["seed"] for run in base["runs"]}
+        if row is not base and len(seeds) > 1:
+            title = f"{row['title']}, less {base['title']}"
+            cells.append([title, *(_difference(row["runs"], base["runs"], key) for key in scores), str(len(seeds))])
+    titles = [SCORE_COLUMNS[key][0].removesuffix(", %") for key in scores]
+    return Table(["difference (95 % interval)", *titles, "seeds"], cells)
+
+
+def _difference(mine: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], key: str) -> str:
+    by_seed = [{run["seed"]: run[key] for run in runs if run[key] is not None} for runs in (mine, others)]
+    if len(by_seed[0].keys() & by_seed[1].keys()) < 2:
+        return "–"
+    mean, low, high = paired(*by_seed)
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f}){', not significant' if low <= 0 <= high else ''}"
 
 
 def caption(result: dict[str, Any]) -> str:
@@ -55,18 +93,22 @@ def figure_rows(result: dict[str, Any]) -> list[Table]:
         found = [run["eval"] for run in row["runs"]]
         return [mean_and_deviation([scores.get(name) for scores in found], digits) for name in names]
 
+    every = {name for row in result["rows"] for run in row["runs"] for name in run["eval"]}
+    # What results of before do not have is left out.
+    operators = [name for name in (*_OPERATORS, "identity") if name in _OPERATORS or f"{_ABSOLUTE}{name}" in every]
+    measured = {name: title for name, title in _RANKS.items() if name in every}
     equimod = [row for row in result["rows"] if any(run["equimod"] for run in row["runs"])]
     of_equimod = []
     for form, digits in (("absolute", 3), ("relative", 2)):
-        names = [f"equivariance_{form}_{operator}" for operator in _OPERATORS]
+        names = [f"equivariance_{form}_{operator}" for operator in operators]
         of_equimod += [[f"{row['title']}, {form}", *cells(row, names, digits)] for row in equimod]
-    ranks = [[row["title"], *cells(row, list(_RANKS), 3)] for row in equimod]
+    ranks = [[row["title"], *cells(row, list(measured), 3)] for row in equimod]
     readout = [f"readout_r2_{operator}" for operator in _OPERATORS]
     recovered = [[row["title"], *cells(row, readout, 3)] for row in result["rows"] if row["runs"]]
     return [
-        Table(["equivariance of an operator alone", *_OPERATORS], of_equimod),
+        Table(["equivariance of an operator alone", *operators], of_equimod),
         Table(["R2 of a linear read-out from h", *_OPERATORS], recovered),
-        Table(["ranks of the true view among 16", *_RANKS.values()], ranks),
+        Table(["ranks of the true view among 16", *measured.values()], ranks),
     ]
 
 

@@ -93,7 +93,8 @@ def open_trained_run(
     """Load what `source` names, on the GPU where there is one and the run was not told to leave it alone.
 
     `source`: the folder of a run, whose checkpoint at `path` is taken, or its newest; that of an export; or timm:NAME.
-    `config`: `config_of` it, with data and val set to what to evaluate on; without val, that is the training images.
+    `config`: of the run or of the export's recipe, with data and val set to what to evaluate on; without val, that is
+    the training images.
     `output`: folder for what is found; None: that of the run or of the export. Raises CheckpointError where there is no
     checkpoint or it does not fit, RecordsError for bad records, ConfigError where there is no such encoder or classes
     of val are unknown.
