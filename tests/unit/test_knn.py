@@ -32,8 +32,10 @@ def _reference(train: Features, val: Features, k: int, temperature: float) -> np
     return scores
 
 
+@pytest.mark.parametrize("bank", [7, 32, 90, 1000])
 @pytest.mark.parametrize(("k", "queries"), [(20, 300), (1, 10), (200, 10)])
-def test_votes_equal_a_reference_in_loops(k: int, queries: int) -> None:
+def test_votes_equal_a_reference_in_loops(k: int, queries: int, bank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(knn, "BANK", bank)
     train, val = _features(90, seed=0), _features(queries, seed=1)
     scores = knn.votes(train, val.h, KnnSettings(k=k)).numpy()
     np.testing.assert_allclose(scores, _reference(train, val, k, 0.07), rtol=1e-4)
@@ -60,6 +62,17 @@ def test_constant_scores_are_worth_chance() -> None:
     label = torch.arange(CLASSES)
     assert top_k(torch.ones(CLASSES, CLASSES), label, 1) == pytest.approx(100 / CLASSES)
     assert top_k(torch.ones(CLASSES, CLASSES), label, 5) == pytest.approx(500 / CLASSES)
+
+
+def test_top_k_is_a_stable_sort() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(4, (500, 9), generator=generator).double()  # with many ties
+    scores[::50, 3] = torch.nan
+    label = torch.randint(9, (500,), generator=generator)
+    for k in (1, 2, 5, 9, 12):
+        best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
+        hits = (best == label[:, None]).any(1) & ~scores.gather(1, label[:, None])[:, 0].isnan()
+        assert top_k(scores, label, k) == pytest.approx(100 * hits.double().mean().item())
 
 
 def test_top_k_of_known_scores() -> None:

@@ -115,14 +115,17 @@ def extract(
     for _, h_x, _ in images.represent("features"):
         h[start : start + len(h_x)] = h_x
         start += len(h_x)
-    position = torch.tensor([*(list(classes).index(name) for name in records.classes), -1])  # the last one for -1
+    places = {name: place for place, name in enumerate(classes)}
+    position = torch.tensor([*(places[name] for name in records.classes), -1])  # the last one for -1
     return Features(h, position[torch.from_numpy(records.label)].to(encoder.device), tuple(classes))
 
 
 def top_k(scores: Tensor, label: Tensor, k: int) -> float:
     """Percentage of the samples whose class is among the k best scores; scores (N,C), label (N,).
 
-    The lower class comes first among equal scores, so that a constant score is worth as much as chance.
+    The lower class comes first among equal scores, so that a constant score is worth as much as chance. What is no
+    number comes before all.
     """
-    best = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return 100 * (best == label[:, None]).any(1).double().mean().item()
+    own, number = scores.gather(1, label[:, None]), torch.arange(scores.shape[1], device=scores.device)
+    before = ~(scores <= own) | ((scores == own) & (number < label[:, None]))
+    return 100 * (before.sum(1) < k).double().mean().item()

@@ -16,7 +16,8 @@ from equimod.train.evaluation.features import Features, top_k
 if TYPE_CHECKING:  # which imports the training, which validates by neighbours
     from equimod.train.evaluation.trained_run import TrainedRun
 
-_CHUNK = 256  # queries at a time: 1.3 GB of similarities with ImageNet's training set
+QUERIES, BANK = 256, 65_536
+"""Similarities that are computed at a time, 64 MiB of them, whatever the number of images."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,23 @@ def votes(train: Features, queries: Tensor, settings: KnnSettings) -> Tensor:
 
     The k training images of highest cosine similarity s vote for their class with weight exp(s / temperature).
     """
-    bank = F.normalize(train.h, dim=1)
-    scores = torch.zeros(len(queries), len(train.classes), dtype=torch.float64, device=bank.device)
-    chunks = list(zip(queries.split(_CHUNK), scores.split(_CHUNK), strict=True))
+    scores = torch.zeros(len(queries), len(train.classes), dtype=torch.float64, device=train.h.device)
+    lengths = train.h.norm(dim=1).clamp_min_(1e-12)  # as F.normalize, without a second copy of the features
+    chunks = list(zip(queries.split(QUERIES), scores.split(QUERIES), strict=True))
     for rows, score in track(chunks, len(chunks), "nearest neighbours", "batches"):
-        similarity, neighbour = (F.normalize(rows, dim=1) @ bank.T).topk(min(settings.k, len(train)))
+        similarity, neighbour = _nearest(F.normalize(rows, dim=1), train.h, lengths, min(settings.k, len(train)))
         score.scatter_add_(1, train.label[neighbour], (similarity.double() / settings.temperature).exp())
     return scores
+
+
+def _nearest(queries: Tensor, bank: Tensor, lengths: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest cosine similarities of queries (M,F) of length 1 to `bank` (N,F), and their rows in it: (M,k)."""
+    best = queries.new_empty(len(queries), 0)
+    rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    for start in range(0, len(bank), BANK):
+        block = slice(start, start + BANK)
+        similarity = queries @ bank[block].T / lengths[block]
+        here, columns = similarity.topk(min(k, similarity.shape[1]))
+        best, order = torch.cat([best, here], dim=1).topk(min(k, best.shape[1] + here.shape[1]))
+        rows = torch.cat([rows, start + columns], dim=1).gather(1, order)
+    return best, rows
