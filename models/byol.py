@@ -20,21 +20,23 @@ class BYOL(Method):
 
     def __init__(self, encoder: Encoder, settings: BYOLSettings) -> None:
         super().__init__()
-        self.projector = mlp(encoder.feature_dim, (settings.hidden, settings.dim), end="linear")
-        self.predictor = mlp(settings.dim, (settings.hidden, settings.dim), end="linear")
+        self.projector = mlp(encoder.feature_dim, (settings.hidden, settings.dim), end="linear", bias=settings.bias)
+        self.predictor = mlp(settings.dim, (settings.hidden, settings.dim), end="linear", bias=settings.bias)
         self.target_encoder = deepcopy(encoder).requires_grad_(False)
         self.target_projector = deepcopy(self.projector).requires_grad_(False)
         self.momentum = settings.momentum
 
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
-        q_i, q_j = self.predictor(self.projector(torch.cat(h))).chunk(2)
+        q_i, q_j = self.on_views(self.predictor, self.on_views(self.projector, h))
         with torch.no_grad():
-            t_i, t_j = self.target_projector(torch.cat(targets)).chunk(2)
+            t_i, t_j = self.on_views(self.target_projector, targets)
         return byol_loss(q_i, q_j, t_i, t_j)
 
     @torch.no_grad()
     def target_forward(self, views: Tensor) -> tuple[Tensor, ...]:
         """The target encoder's representations of both views, (N,F) each."""
+        if self.norm_per_view:
+            return tuple(map(self.target_encoder, views.chunk(2)))
         h: Tensor = self.target_encoder(views)
         return h.chunk(2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from equimod.models.encoder import Encoder
@@ -16,12 +17,21 @@ class Method(nn.Module, ABC):
     network, but never holds the encoder itself, which belongs to `SSL`.
     """
 
+    norm_per_view = False  # batch norms see each view by itself, and not both together
+
     @abstractmethod
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
         """The invariance loss, a scalar, of two views of each image.
 
         `h`: their representations (N,F); `targets`: what `target_forward` returned for them.
         """
+
+    def on_views(self, module: nn.Module, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What a head makes of each of the views (N,F)."""
+        if self.norm_per_view:
+            return tuple(map(module, views))
+        made: Tensor = module(torch.cat(views))
+        return made.chunk(len(views))
 
     def target_forward(self, views: Tensor) -> tuple[Tensor, ...]:
         """Outputs (N,...) of a second network such as BYOL's target, without a gradient.

@@ -128,6 +128,8 @@ class BYOLSettings:
     """Dimension of the embedding z."""
     momentum: float = 0.996
     """Momentum of the target network at the start; it rises to 1 along a cosine."""
+    bias: bool = False
+    """Give the last layers of projector and predictor a bias, as the code of EquiMod's authors does."""
 
     def __post_init__(self) -> None:
         require_at_least(self, "byol.", hidden=1, dim=1, momentum=0)
@@ -157,6 +159,8 @@ class SimSiamSettings:
     """Dimension of the embedding z."""
     bottleneck: int = 512
     """Width of the predictor's hidden layer."""
+    bias: bool = False
+    """Give the last layer of the predictor a bias, as SimSiam's authors do."""
 
     def __post_init__(self) -> None:
         require_at_least(self, "simsiam.", dim=1, bottleneck=1)

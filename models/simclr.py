@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
@@ -21,5 +20,5 @@ class SimCLR(Method):
         self.temperature = settings.temperature
 
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
-        z_i, z_j = self.projector(torch.cat(h)).chunk(2)
+        z_i, z_j = self.on_views(self.projector, h)
         return nt_xent(z_i, z_j, self.temperature)

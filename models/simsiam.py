@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
@@ -18,9 +17,9 @@ class SimSiam(Method):
     def __init__(self, encoder: Encoder, settings: SimSiamSettings) -> None:
         super().__init__()
         self.projector = mlp(encoder.feature_dim, (*settings.hidden, settings.dim), end="plain norm")
-        self.predictor = mlp(settings.dim, (settings.bottleneck, settings.dim), end="linear")
+        self.predictor = mlp(settings.dim, (settings.bottleneck, settings.dim), end="linear", bias=settings.bias)
 
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
-        z = self.projector(torch.cat(h))
-        q_i, q_j = self.predictor(z).chunk(2)
-        return simsiam_loss(q_i, q_j, *z.chunk(2))
+        z_i, z_j = self.on_views(self.projector, h)
+        q_i, q_j = self.on_views(self.predictor, (z_i, z_j))
+        return simsiam_loss(q_i, q_j, z_i, z_j)

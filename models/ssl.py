@@ -104,11 +104,14 @@ class SSL(nn.Module):
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """Representations (N,F) of each of the sets in `images`, as `forward` takes them: one batch to the encoder, as
-        in the official code.
+        in the official code, or with the method's `norm_per_view` one for each.
 
         Where EquiMod works on an earlier layer: those of the two views, then that layer's (N,G) of each of the sets.
         """
-        h = self._encode(images).chunk(self.image_sets)
+        if self.method.norm_per_view:
+            h = tuple(map(self._encode, images.chunk(self.image_sets)))
+        else:
+            h = self._encode(images).chunk(self.image_sets)
         return h if self._inner is None else (*h[1:], *self._inner.take().chunk(self.image_sets))
 
     def target_forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -172,10 +175,11 @@ def build_ssl(
     image_size: int = 224,
     weights: Mapping[str, Tensor] | None = None,
     x_as_view: bool = False,
+    norm_per_view: bool = False,
 ) -> SSL:
     """The module to train: `method` (a key of METHODS, with its settings), with EquiMod and E-SSL where their settings
     are given, and with an online probe where the number of classes is. `image_size`: side of the images in pixels.
-    `weights`: by name, those that the encoder starts from. `x_as_view`: see `SSL`.
+    `weights`: by name, those that the encoder starts from. `x_as_view`: see `SSL`, `norm_per_view`: see `Method`.
 
     Initialised from torch's global generator. ValueError for an unknown method and for EquiMod without a standardizer.
     """
@@ -191,9 +195,11 @@ def build_ssl(
         layer = equimod.layer
         dim = trunk.feature_dim if layer is None else inner_dim(trunk, layer, image_size)
         module = EquiMod(dim, standardizer, equimod)
+    behind = METHODS[method](trunk, method_settings)
+    behind.norm_per_view = norm_per_view
     return SSL(
         trunk,
-        METHODS[method](trunk, method_settings),
+        behind,
         module,
         None if essl is None else ESSL(trunk.feature_dim, essl),
         None if probe_classes is None else OnlineProbe(trunk.feature_dim, probe_classes),

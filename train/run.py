@@ -156,6 +156,7 @@ def build_model(config: Config, records: Contents, weights: GivenWeights | None 
         config.augment.size,
         weights.tensors if weights else None,
         config.x_as_view,
+        config.norm_per_view,
     )
 
 

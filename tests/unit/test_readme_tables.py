@@ -199,6 +199,12 @@ def test_figures_table_gives_the_operators_that_were_measured() -> None:
     assert "| SimCLR + EquiMod | 0.500 ± 0.141 | – | – | – | – | – |" in table
     assert "| SimCLR + EquiMod | 0.750 ± 0.000 | – | – |" in table
     assert not [line for line in table if line.startswith("| SimCLR, ")]
+    assert "| ranks of the true view among 16 | MRR | H@1 | H@5 |" in table
+    for run in rows[1]["runs"]:
+        run["eval"] |= {"equivariance_absolute_identity": -0.03, "retrieval_pre": 0.5}
+    operators, _, ranks = sweep_tables.figure_rows({**SWEEP, "rows": rows})
+    assert (operators.columns[-1], operators.rows[0][-1]) == ("identity", "-0.030 ± 0.000")
+    assert (ranks.columns[-1], ranks.rows[0][-1]) == ("PRE", "0.500 ± 0.000")
 
 
 def test_the_newest_result_counts_whatever_the_name_of_its_file(results: Path) -> None:

@@ -91,6 +91,9 @@ class _RunSettings:
     """Add the prediction of rotations of E-SSL beside the method."""
     x_as_view: bool = False
     """Make x a third view of the method's loss, which is the mean over the three pairs: a control for EquiMod."""
+    norm_per_view: bool = False
+    """Have batch norms of encoder and heads see each view by itself, as BYOL, Barlow Twins, SimSiam and VICReg have it;
+    otherwise all together, as EquiMod's authors do."""
     online_probe: bool = False
     """Train a linear classifier on detached representations beside the run and log its accuracy (probe_top1)."""
     dataset: Literal["shapes", "cifar10", "imagenet"] | None = None
@@ -178,6 +181,11 @@ class Config(MethodSettings, _RunSettings):
             raise ConfigError(
                 f"system.compile={self.system.compile} keeps one output of the encoder at a time, and --grad-cache and "
                 "--essl need several; give --system.compile default"
+            )
+        if self.norm_per_view and self.equivariance.layer is not None:
+            raise ConfigError(
+                f"equivariance.layer={self.equivariance.layer} is read from one pass of the encoder, and norm_per_view "
+                "takes one for each view; leave one of them out"
             )
         if self.x_as_view and (self.equimod or self.method in ("byol", "none")):
             raise ConfigError(

@@ -20,8 +20,7 @@ SCORE_COLUMNS = {  # name in the result: title and digits
 _STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles of Student's t for 2, 3, ... seeds; of more, the last one is on the safe side."""
 _OPERATORS = ("crop", *OPERATORS)
-_ABSOLUTE = "equivariance_absolute_"
-_RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@5", "retrieval_pre": "PRE"}
+_RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@5"}
 
 
 def rows(result: dict[str, Any]) -> list[Table]:
@@ -37,9 +36,9 @@ def rows(result: dict[str, Any]) -> list[Table]:
         paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
         cells.append([row["title"], *scores, minutes, str(len(runs)), paper])
     titles = [title for title, _ in measured.values()]
-    scores = Table(["", *titles, "minutes", "seeds", "paper's linear top-1, %"], cells)
-    against = _differences(found, [key for key in measured if key.endswith("top1")])
-    return [scores, *([against] if against.rows else [])]
+    table = Table(["", *titles, "minutes", "seeds", "paper's linear top-1, %"], cells)
+    differences = _differences(found, [key for key in measured if key.endswith("top1")])
+    return [table, *([differences] if differences.rows else [])]
 
 
 def paired(mine: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, float, float]:
@@ -94,9 +93,9 @@ def figure_rows(result: dict[str, Any]) -> list[Table]:
         return [mean_and_deviation([scores.get(name) for scores in found], digits) for name in names]
 
     every = {name for row in result["rows"] for run in row["runs"] for name in run["eval"]}
-    # What results of before do not have is left out.
-    operators = [name for name in (*_OPERATORS, "identity") if name in _OPERATORS or f"{_ABSOLUTE}{name}" in every]
-    measured = {name: title for name, title in _RANKS.items() if name in every}
+    # What results of before do not have.
+    operators = [*_OPERATORS, *(["identity"] if "equivariance_absolute_identity" in every else [])]
+    measured = {**_RANKS, **({"retrieval_pre": "PRE"} if "retrieval_pre" in every else {})}
     equimod = [row for row in result["rows"] if any(run["equimod"] for run in row["runs"])]
     of_equimod = []
     for form, digits in (("absolute", 3), ("relative", 2)):
