@@ -37,7 +37,8 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
         told = [f"{key} {value}" for key, value in evaluator.SETTINGS.items() if isinstance(value, int | float)]
         print(" ".join([f"{name.replace('_', '-')}:", ", ".join(told)]).rstrip(), flush=True)
         for key, value in values.items():
-            print(f"{key:<40}{value:>10.3f}{' %' if '_top' in key else ''}", flush=True)
+            number = f"{value:.3f}" if abs(value) >= 0.001 or not value else f"{value:.1e}"
+            print(f"{key:<40}{number:>10}{' %' if '_top' in key else ''}", flush=True)
 
 
 def draw_figures(trained: TrainedRun) -> None:
