@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -119,12 +119,16 @@ class GPUMemory(Memory):
         return stream.record_event(self._cuda.Event(blocking=True))  # which lets other threads run while one waits
 
 
+Made = tuple[Batch, Slot] | None
+"""A batch in its memory; None behind the last one."""
+
+
 def prefetch(
     decoded: Generator[Decoded, None, None], operate: Callable[[Decoded, Slot], Batch], memory: Memory
 ) -> Generator[Batch, None, None]:
     """Yield `operate` of each of `decoded` in a slot of `memory`, making the next ones in a thread meanwhile."""
 
-    def make() -> tuple[Batch, Slot] | None:
+    def make() -> Made:
         with memory.making():
             item = next(decoded, None)
             if item is None:
@@ -138,13 +142,13 @@ def prefetch(
             memory.made(slot)
             return batch, slot
 
-    pending: deque[Future[tuple[Batch, Slot] | None]] = deque()
-    with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="equimod-prefetch") as thread:
-        pending.extend(thread.submit(make) for _ in range(memory.ahead))
+    pending: deque[Future[Made]] = deque()
+    with _thread(decoded, memory.ahead + 1) as submit:
+        pending.extend(submit(make) for _ in range(memory.ahead))
         held: Slot | None = None
         try:
             while (done := pending.popleft().result()) is not None:
-                pending.append(thread.submit(make))
+                pending.append(submit(make))
                 batch, held = done
                 memory.hand_over(held)
                 yield batch
@@ -157,3 +161,26 @@ def prefetch(
                 if not future.cancel() and future.exception() is None and (done := future.result()) is not None:
                     memory.hand_over(done[1])
                     memory.give_back(done[1])
+
+
+@contextmanager
+def _thread(used: Generator[Decoded, None, None], most: int) -> Iterator[Callable[[Callable[[], Made]], Future[Made]]]:
+    """What submits work to a thread, which alone goes on with `used`; behind the block that is closed.
+
+    `most`: work that is not done at any time. Waiting for a thread, once it is interrupted, is over for good: its work
+    is waited for then, since a generator that runs cannot be closed.
+    """
+    thread, submitted = ThreadPoolExecutor(1, thread_name_prefix="equimod-prefetch"), deque[Future[Made]](maxlen=most)
+
+    def submit(work: Callable[[], Made]) -> Future[Made]:
+        submitted.append(thread.submit(work))
+        return submitted[-1]
+
+    try:
+        yield submit
+    finally:
+        try:
+            thread.shutdown()
+        finally:
+            wait(submitted)
+            used.close()

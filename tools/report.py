@@ -34,7 +34,7 @@ class Arguments:
     data: Path | None = None
     """Images to show and to make features of, in place of those of the runs."""
     images: bool = True
-    """Show images. --no-images keeps them from whoever is given the report."""
+    """Show images, which --no-images keeps from whoever is given the report."""
     samples: int = 2000
     """Images that features are made of for neighbours and map, at most, spaced evenly; 0: neither of them."""
     map: Literal["pca", "umap"] = "pca"
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.samples < 0:
             raise UsageError(f"--samples {arguments.samples} is too small; give 0 or more")
         output = arguments.output or (folders[0] if len(folders) == 1 else Path()) / REPORT
+        if output.is_dir():
+            raise UsageError(f"--output {output} is a folder; give the name of a file in it")
         # Only now: torch and matplotlib take seconds to import, and --help should not.
         from equimod.train.html_report.contents import gather
         from equimod.train.html_report.images import Look, look_at_images

@@ -115,6 +115,8 @@ def parse(argv: Sequence[str]) -> tuple[_Options, Config]:
         val=options.val or config.val,
         labels=options.labels or config.labels,
     )
+    if options.output is not None and options.output.exists() and not options.output.is_dir():
+        raise ConfigError(f"--output {options.output} is no folder; give one, that need not be there yet")
     if not config.data:
         raise ConfigError(f"{options.run_dir} names no train images; give --train RECORDS")
     config.require_complete()

@@ -46,6 +46,11 @@ class Validation:
                 "--val and --data with labels"
             )
         val = open_images(config.val, config.labels)
+        if not val.classes:
+            raise ConfigError(
+                f"log.validate_every classifies validation images, and val={spaced(config.val)} has no labels; leave "
+                "it out, or give --val with labels"
+            )
         x, autocast = config.evaluation_policy.x, AUTOCAST[config.precision]
         return cls(spread_over(records, TRAINING_IMAGES), val, x, autocast, config.seed, config.system.workers)
 

@@ -154,6 +154,11 @@ def test_a_recipe_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, 
         read_recipe(recipe)
 
 
+def test_a_misspelt_recipe_has_a_hint() -> None:
+    with pytest.raises(ConfigError, match=r"\(did you mean byol_cifar10_original\?\); recipes lie in"):
+        parse(["--config", "byol_cifar10_orignal"])
+
+
 def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     for name, parent in (("a", "b"), ("b", "c"), ("c", "b")):
         (tmp_path / f"{name}.yaml").write_text(f"extends: {parent}.yaml", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,24 @@ def test_a_model_of_timm_is_evaluated_with_weights_from_its_cache(
     answer = call(evaluate, *words, "--output", tmp_path / "scores")
     assert answer.code == 0, answer.err
     assert {"knn_top1", "rankme", "readout_r2_blur"} <= _scores(tmp_path / "scores").keys()
+
+
+def test_what_one_image_has_no_number_of_is_left_out_and_said(run: Path, image_tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "one" / "class_0").mkdir(parents=True)
+    shutil.copy(image_tree / "class_0" / "000.jpg", tmp_path / "one" / "class_0")
+    images = ["--train", image_tree, "--val", tmp_path / "one", "--output", tmp_path / "scores"]
+    for evaluators in (["--rank", "--equivariance"], ["--knn"]):
+        answer = call(evaluate, run, *evaluators, *images)
+        assert answer.code == 0, answer.err
+    found = _scores(tmp_path / "scores")
+    assert {"rankme", "equivariance_absolute", "knn_top1"} <= found.keys()
+    assert not {"lidar", "equivariance_absolute_ci95"} & found.keys()
+
+
+def test_a_file_is_no_folder_for_scores(run: Path, image_tree: Path) -> None:
+    answer = call(evaluate, run, "--knn", "--output", run / "config.yaml")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "config.yaml is no folder; give one, that need not be there yet" in answer.err
 
 
 @pytest.mark.parametrize(

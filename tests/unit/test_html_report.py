@@ -330,6 +330,7 @@ def test_what_cannot_be_used_is_refused(runs: list[Path], tmp_path: Path) -> Non
         ([tmp_path], f"{tmp_path} holds no run (no config.yaml)"),
         ([runs[0], "--samples", -1], "--samples -1 is too small; give 0 or more"),
         ([runs[0], "--output", tmp_path / "no" / "report.html"], f"make {tmp_path / 'no'}"),
+        ([runs[0], "--output", tmp_path], f"--output {tmp_path} is a folder; give the name of a file in it"),
     ):
         answer = call(main, *arguments)
         assert (answer.code, answer.err.count("\n")) == (2, 1)

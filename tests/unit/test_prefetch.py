@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count, islice
 from types import SimpleNamespace
@@ -210,3 +211,29 @@ def test_parts_of_an_upload_lie_apart_with_their_values(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "empty", anywhere)
     found = slot.upload(parts)
     assert all(torch.equal(a, b) for a, b in zip(found, parts, strict=True))
+
+
+def test_an_interruption_of_the_wait_for_the_thread_is_what_the_caller_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that the generator, which the thread still runs, cannot be closed."""
+    goes_on, closed = threading.Event(), threading.Event()
+
+    def slow() -> Generator[Decoded, None, None]:
+        try:
+            yield from islice(_decoded(9), 1)
+            goes_on.set()
+            time.sleep(0.2)
+            yield from _decoded(9)
+        finally:
+            closed.set()
+
+    def interrupted(self: object) -> None:
+        goes_on.wait(SECONDS)
+        raise KeyboardInterrupt
+
+    batches = prefetch(slow(), _operate, Memory(12, torch.float32))
+    next(batches)
+    monkeypatch.setattr(Future, "result", interrupted)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    assert closed.is_set()

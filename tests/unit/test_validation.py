@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import call
+from PIL import Image
 from small_runs import same_end
 
 from equimod.pipelines.records import open_records
@@ -81,6 +82,11 @@ def test_without_validation_images_or_labels_it_is_one_line(
     answer = call(train, *words)
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert "log.validate_every classifies validation images, and no val images are given; leave it out" in answer.err
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "flat" / "a.png")
+    flat = call(train, *words, "--val", tmp_path / "flat")
+    assert (flat.code, flat.err.count("\n")) == (2, 1)
+    assert "flat has no labels; leave it out, or give --val with labels" in flat.err
     unlabelled = call(train, *words, "--labels", "none", "--val", image_tree)
     assert (unlabelled.code, unlabelled.err.count("\n")) == (2, 1)
     assert "has no labels; leave it out, or give --val and --data with labels" in unlabelled.err

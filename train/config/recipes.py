@@ -172,7 +172,8 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         mapping = yaml.load(read_bytes(path).decode(), _Loader)  # a safe one
     except DamagedFileError as error:
-        raise ConfigError(f"{error}; recipes lie in {RECIPES}") from error
+        hint = nearest(path.stem, [known.stem for known in RECIPES.glob("*.yaml")])
+        raise ConfigError(f"{error}{hint}; recipes lie in {RECIPES}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not YAML in UTF-8: {' '.join(str(error).split())}; correct it") from error
     if not isinstance(mapping, dict):

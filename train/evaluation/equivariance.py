@@ -81,6 +81,7 @@ def _measure(equimod: EquiMod, h_x: Tensor, h_v: Tensor, encoding: Tensor) -> Te
 
 
 def mean_and_interval(name: str, values: Tensor) -> Values:
-    """Mean over independent values (N,), and half its 95 % interval."""
+    """Mean over independent values (N,), and half its 95 % interval where there are two or more."""
     yield name, values.mean().item()
-    yield f"{name}{INTERVAL}", _NORMAL_95 * (values.std() / len(values) ** 0.5).item()
+    if len(values) > 1:
+        yield f"{name}{INTERVAL}", _NORMAL_95 * (values.std() / len(values) ** 0.5).item()

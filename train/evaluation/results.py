@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,8 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
     read_scores(trained.output)  # rather before the work than after it
     for name in names:
         began, evaluator = time.perf_counter(), load(name)
-        values = dict(evaluator.run(trained))
+        found = dict(evaluator.run(trained))
+        values = {key: value for key, value in found.items() if math.isfinite(value)}
         used = {
             **evaluator.SETTINGS,
             "seed": trained.seed,
@@ -36,6 +38,8 @@ def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
         _keep(trained, name, values, used)
         told = [f"{key} {value}" for key, value in evaluator.SETTINGS.items() if isinstance(value, int | float)]
         print(" ".join([f"{name.replace('_', '-')}:", ", ".join(told)]).rstrip(), flush=True)
+        if lacking := found.keys() - values.keys():
+            say(f"no number of these images, and left out: {', '.join(sorted(lacking))}")
         for key, value in values.items():
             number = f"{value:.3f}" if abs(value) >= 0.001 or not value else f"{value:.1e}"
             print(f"{key:<40}{number:>10}{' %' if '_top' in key else ''}", flush=True)
