@@ -27,18 +27,15 @@ class BYOL(Method):
         self.momentum = settings.momentum
 
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
-        q_i, q_j = self.on_views(self.predictor, self.on_views(self.projector, h))
+        q_i, q_j = self.on_views(self.predictor, torch.cat(self.on_views(self.projector, torch.cat(h))))
         with torch.no_grad():
-            t_i, t_j = self.on_views(self.target_projector, targets)
+            t_i, t_j = self.on_views(self.target_projector, torch.cat(targets))
         return byol_loss(q_i, q_j, t_i, t_j)
 
     @torch.no_grad()
     def target_forward(self, views: Tensor) -> tuple[Tensor, ...]:
         """The target encoder's representations of both views, (N,F) each."""
-        if self.norm_per_view:
-            return tuple(map(self.target_encoder, views.chunk(2)))
-        h: Tensor = self.target_encoder(views)
-        return h.chunk(2)
+        return self.on_views(self.target_encoder, views)
 
     def before_step(self, encoder: Encoder, progress: float) -> None:
         """Move the target towards the online network: momentum 1 - (1 - base) (cos(pi progress) + 1) / 2."""

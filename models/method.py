@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from equimod.models.encoder import Encoder
@@ -26,12 +26,11 @@ class Method(nn.Module, ABC):
         `h`: their representations (N,F); `targets`: what `target_forward` returned for them.
         """
 
-    def on_views(self, module: nn.Module, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What a head makes of each of the views (N,F)."""
+    def on_views(self, network: Callable[[Tensor], Tensor], views: Tensor, sets: int = 2) -> tuple[Tensor, ...]:
+        """What a network makes of each of the sets of N in `views` (sets · N,...)."""
         if self.norm_per_view:
-            return tuple(map(module, views))
-        made: Tensor = module(torch.cat(views))
-        return made.chunk(len(views))
+            return tuple(map(network, views.chunk(sets)))
+        return network(views).chunk(sets)
 
     def target_forward(self, views: Tensor) -> tuple[Tensor, ...]:
         """Outputs (N,...) of a second network such as BYOL's target, without a gradient.

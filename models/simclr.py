@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
@@ -20,5 +21,5 @@ class SimCLR(Method):
         self.temperature = settings.temperature
 
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
-        z_i, z_j = self.on_views(self.projector, h)
+        z_i, z_j = self.on_views(self.projector, torch.cat(h))
         return nt_xent(z_i, z_j, self.temperature)

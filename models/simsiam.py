@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
@@ -20,6 +21,6 @@ class SimSiam(Method):
         self.predictor = mlp(settings.dim, (settings.bottleneck, settings.dim), end="linear", bias=settings.bias)
 
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
-        z_i, z_j = self.on_views(self.projector, h)
-        q_i, q_j = self.on_views(self.predictor, (z_i, z_j))
+        z_i, z_j = self.on_views(self.projector, torch.cat(h))
+        q_i, q_j = self.on_views(self.predictor, torch.cat((z_i, z_j)))
         return simsiam_loss(q_i, q_j, z_i, z_j)

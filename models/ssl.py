@@ -108,10 +108,7 @@ class SSL(nn.Module):
 
         Where EquiMod works on an earlier layer: those of the two views, then that layer's (N,G) of each of the sets.
         """
-        if self.method.norm_per_view:
-            h = tuple(map(self._encode, images.chunk(self.image_sets)))
-        else:
-            h = self._encode(images).chunk(self.image_sets)
+        h = self.method.on_views(self._encode, images, self.image_sets)
         return h if self._inner is None else (*h[1:], *self._inner.take().chunk(self.image_sets))
 
     def target_forward(self, images: Tensor) -> tuple[Tensor, ...]:

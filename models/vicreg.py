@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from equimod.models.encoder import Encoder
@@ -20,5 +21,5 @@ class VICReg(Method):
         self.weights = (settings.invariance, settings.variance, settings.covariance)
 
     def forward(self, h: tuple[Tensor, Tensor], targets: tuple[Tensor, ...]) -> Tensor:
-        z_i, z_j = self.on_views(self.projector, h)
+        z_i, z_j = self.on_views(self.projector, torch.cat(h))
         return vicreg_loss(z_i, z_j, *self.weights)

@@ -13,7 +13,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from equimod.models.settings import OF_TIMM
 from equimod.train.command import run_command, wrong_usage_once
-from equimod.train.config import CONFIG, RECIPE, SEEDS, Config, ConfigError, read_recipe, read_run
+from equimod.train.config import RECIPE, SEEDS, Config, ConfigError, is_run, read_recipe, read_run
 from equimod.train.config.settings import Labels
 from equimod.train.evaluation import EVALUATORS
 
@@ -49,7 +49,7 @@ class _Options:
     @property
     def of_run(self) -> bool:
         """Whether it is a run that is evaluated."""
-        return self.checkpoint is not None or (self.run_dir / CONFIG).exists()
+        return is_run(self.run_dir, self.checkpoint)
 
     def config(self) -> Config:
         """That of the run, or what is known of an encoder of elsewhere. Raises ConfigError."""

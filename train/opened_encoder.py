@@ -16,7 +16,7 @@ from equimod.pipelines.policy import CenterPolicy, Interpolation, Normalize
 from equimod.pipelines.progress import say
 from equimod.pipelines.stored import DamagedFileError, FileDigest, decode_json, read_bytes
 from equimod.train.checkpoint import Checkpoint, hold_model, serialized
-from equimod.train.config import CONFIG, read_run
+from equimod.train.config import is_run, read_run
 from equimod.train.weights import read_weights
 
 EXPORTED, WEIGHTS = "config.json", "model.safetensors"  # of an exported folder
@@ -62,7 +62,7 @@ def open_encoder(source: str, checkpoint: Path | None = None) -> OpenedEncoder:
     if source.startswith(OF_TIMM):
         return _of_timm(source)
     folder = Path(source)
-    if checkpoint is not None or (folder / CONFIG).exists():
+    if is_run(folder, checkpoint):
         return encoder_of_run(folder, checkpoint)
     if (folder / EXPORTED).exists():
         return _of_export(folder)

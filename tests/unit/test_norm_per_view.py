@@ -35,8 +35,8 @@ def _batch(sets: int) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(sets * N, 3, 16, 16, generator=generator, dtype=torch.float64)
     images[-N:] *= 3  # statistics of the second views are others
-    encodings = torch.randn(2, N, P, generator=generator, dtype=torch.float64).unbind()
-    return images, encodings, torch.arange(N)  # type: ignore[return-value]
+    of_i, of_j = torch.randn(2, N, P, generator=generator, dtype=torch.float64)
+    return images, (of_i, of_j), torch.arange(N)
 
 
 def _by_hand(model: SSL, method: str, v_i: Tensor, v_j: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from equimod.models.settings import ConfigError
 from equimod.train.config.command_line import parse
 from equimod.train.config.differences import differences
-from equimod.train.config.recipes import CONFIG, RECIPE, RECIPES, default_recipe, read_recipe, read_run, silence
+from equimod.train.config.recipes import CONFIG, RECIPE, RECIPES, default_recipe, is_run, read_recipe, read_run, silence
 from equimod.train.config.settings import (
     SEEDS,
     Config,
@@ -25,6 +25,7 @@ __all__ = [
     "SystemSettings",
     "default_recipe",
     "differences",
+    "is_run",
     "parse",
     "read_recipe",
     "read_run",

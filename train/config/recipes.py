@@ -58,6 +58,11 @@ def read_recipe(path: Path) -> Config:
     return without_unused(recipe, parent, recipe, path)
 
 
+def is_run(source: Path, checkpoint: Path | None) -> bool:
+    """Whether this is the folder of a run, or is taken for one since a checkpoint is given."""
+    return checkpoint is not None or (source / CONFIG).exists()
+
+
 def read_run(folder: Path) -> Config:
     """The configuration of the run in `folder`. Raises ConfigError as `read_recipe`, and where there is no run."""
     path = folder / CONFIG

@@ -115,9 +115,14 @@ def extract(
     for _, h_x, _ in images.represent("features"):
         h[start : start + len(h_x)] = h_x
         start += len(h_x)
+    return Features(h, labels_of(records, classes).to(encoder.device), tuple(classes))
+
+
+def labels_of(records: Records, classes: Sequence[str]) -> Tensor:
+    """Positions in `classes` of the classes of `records`: int64 (N,), -1 where images have no labels."""
     places = {name: place for place, name in enumerate(classes)}
     position = torch.tensor([*(places[name] for name in records.classes), -1])  # the last one for -1
-    return Features(h, position[torch.from_numpy(records.label)].to(encoder.device), tuple(classes))
+    return position[torch.from_numpy(records.label)]
 
 
 def top_k(scores: Tensor, label: Tensor, k: int) -> float:

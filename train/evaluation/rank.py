@@ -40,7 +40,7 @@ def lidar_of(views: ViewSet, settings: RankSettings = RankSettings()) -> float:
     drawn = tuple(islice(cycle(views.policy.views), settings.lidar_views))
     records = spread_over(views.records, settings.lidar_images)
     many = replace(views, records=records, policy=AugmentationPolicy(views.policy.x, drawn))
-    found = [torch.stack(h, dim=1) for _, _, h in many.represent("LiDAR", batch_size=min(_BATCH_SIZE, len(records)))]
+    found = [torch.stack(h, dim=1) for _, _, h in many.represent("LiDAR", batch_size=_BATCH_SIZE)]
     return lidar(torch.cat(found), settings.lidar_delta)
 
 

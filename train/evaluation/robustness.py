@@ -5,9 +5,8 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from equimod.pipelines.records.selection import spread_over
 from equimod.pipelines.workers import worker_pool
 from equimod.train.config import ConfigError
 from equimod.train.evaluation import Values
-from equimod.train.evaluation.features import BATCH_SIZE, FrozenEncoder, top_k
+from equimod.train.evaluation.features import BATCH_SIZE, FrozenEncoder, labels_of, top_k
 from equimod.train.evaluation.linear_probe import ProbeSettings, classifier_of
 from equimod.train.evaluation.trained_run import TrainedRun
 
@@ -59,8 +58,7 @@ def run(trained: TrainedRun) -> Values:
     train = trained.train_features
     classifier = classifier_of(train, seed=trained.seed)
     records = spread_over(trained.val, RobustnessSettings().images)
-    position = torch.tensor([train.classes.index(name) for name in records.classes])
-    label = position[torch.from_numpy(records.label)].to(train.h.device)
+    label = labels_of(records, train.classes).to(train.h.device)
     x = trained.config.evaluation_policy.x
 
     def logits(pixels: Pixels) -> Tensor:
@@ -82,10 +80,11 @@ def measure(
     clean = logits(pixels)
     yield "robustness_clean_top1", top_k(clean, label, 1)
     tasks = list(product(CORRUPTIONS, STRENGTHS))
-    best, accuracies, flips = clean.argmax(1), dict[str, list[float]](), list[float]()
+    best = of_clean = clean.argmax(1)
+    accuracies, flips = dict[str, list[float]](), list[float]()
     for (name, strength), images in track(corrupted(pixels, index, tasks, seed), len(tasks), "robustness", "sets"):
         found = logits(images)
-        before = clean.argmax(1) if strength == STRENGTHS[0] else best
+        before = of_clean if strength == STRENGTHS[0] else best
         best = found.argmax(1)
         flips.append(100 * (best != before).double().mean().item())
         accuracies.setdefault(name, []).append(top_k(found, label, 1))
@@ -110,9 +109,7 @@ def require_corruptions(x: CenterPolicy) -> None:
 def images_of(records: Records, x: CenterPolicy, workers: int | None) -> Pixels:
     """The images x of `records` before they are normalised."""
     policy = AugmentationPolicy(x, views=())
-    pipeline = build_pipeline(
-        records, policy, batch_size=min(BATCH_SIZE, len(records)), seed=0, workers=workers, shuffle=False
-    )
+    pipeline = build_pipeline(records, policy, batch_size=BATCH_SIZE, seed=0, workers=workers, shuffle=False)
     parts = [decoded.x.permute(0, 2, 3, 1).numpy().copy() for decoded in pipeline.decoded(0) if decoded.x is not None]
     return np.concatenate(parts)
 
@@ -128,17 +125,14 @@ def corrupted(
 ) -> Iterator[tuple[Corruption, Pixels]]:
     """All images under each of the corruptions, made by all cores, a few ahead of what is taken."""
     workers = min(available_cores(), len(tasks))
-    waiting: deque[tuple[Corruption, Future[Pixels]]] = deque()
     with worker_pool(workers, _hold, pixels, index, seed) as pool:
+        submitted = ((task, pool.submit(_corrupt, *task)) for task in tasks)
+        waiting = deque(islice(submitted, 2 * workers))
         try:
-            for task in tasks:
-                waiting.append((task, pool.submit(_corrupt, *task)))
-                if len(waiting) > 2 * workers:
-                    done, images = waiting.popleft()
-                    yield done, images.result()
             while waiting:
-                done, images = waiting.popleft()
-                yield done, images.result()
+                task, images = waiting.popleft()
+                yield task, images.result()
+                waiting.extend(islice(submitted, 1))
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -18,7 +18,8 @@ from equimod.pipelines.progress import say
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.stored import FileDigest
 from equimod.train.checkpoint import CheckpointError, hold_model, load_model
-from equimod.train.config import CONFIG, Config, differences
+from equimod.train.config import CONFIG, Config, differences, is_run
+from equimod.train.config.own_images import has_gpu
 from equimod.train.data import check_classes
 from equimod.train.evaluation.features import Features, FrozenEncoder, FrozenLayer, ViewSet, extract
 from equimod.train.loop import AUTOCAST
@@ -99,7 +100,7 @@ def open_trained_run(
     checkpoint or it does not fit, RecordsError for bad records, ConfigError where there is no such encoder or classes
     of val are unknown.
     """
-    of_run = path is not None or (source / CONFIG).exists()
+    of_run = is_run(source, path)
     opened = None if of_run else open_encoder(str(source))  # before anything that takes long
     held = hold_model(source, path, say) if of_run else None
     if held is not None and (changed := differences(config, held[0].config)):
@@ -111,7 +112,7 @@ def open_trained_run(
     if config.val:
         val = open_images(config.val, config.labels)
         check_classes(train, val, config.val)
-    device = "cuda" if torch.cuda.is_available() and config.system.device != "cpu" else "cpu"
+    device = "cuda" if has_gpu(config.system.device) else "cpu"
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
     if opened is not None:
         augment = _policy_of(opened.x) if str(source).startswith(OF_TIMM) else config.augment

@@ -17,15 +17,15 @@ from PIL import Image
 from equimod.pipelines.decode import decode_sample
 from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.images import open_images
-from equimod.pipelines.policy import AugmentationPolicy
 from equimod.pipelines.records.protocol import Records, fingerprint
 from equimod.pipelines.records.selection import spread_over
 from equimod.train.config import ConfigError
+from equimod.train.config.own_images import has_gpu
 from equimod.train.data import spaced
 from equimod.train.embedding.files import Embeddings
 from equimod.train.embedding.neighbours import find
 from equimod.train.embedding.picture import image_name
-from equimod.train.evaluation.features import FrozenEncoder, ViewSet
+from equimod.train.evaluation.features import FrozenEncoder, extract
 from equimod.train.evaluation.figures import first_samples
 from equimod.train.html_report import charts
 from equimod.train.html_report.charts import Chart
@@ -153,11 +153,10 @@ def _look_at_features(run: Run, look: Look, shown: Shown) -> None:
 
 def _features(run: Run, records: Records) -> NDArray[np.float32]:
     opened = encoder_of_run(run.folder, None)
-    on_gpu = torch.cuda.is_available() and run.config.system.device != "cpu"
+    device = "cuda" if has_gpu(run.config.system.device) else "cpu"
     torch.backends.cudnn.deterministic = True
-    encoder = FrozenEncoder(opened.encoder.to("cuda" if on_gpu else "cpu"), AUTOCAST[opened.precision])
-    images = ViewSet(encoder, records, AugmentationPolicy(opened.x, views=()))
-    h: NDArray[np.float32] = torch.cat([of_x for _, of_x, _ in images.represent("features")]).cpu().numpy()
+    encoder = FrozenEncoder(opened.encoder.to(device), AUTOCAST[opened.precision])
+    h: NDArray[np.float32] = extract(encoder, records, opened.x, records.classes).h.cpu().numpy()
     return h
 
 
