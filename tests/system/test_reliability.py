@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,3 +80,20 @@ def test_a_broken_promise_is_told(
     trials = {"fuzz": 30, "record-flips": 60, "kills": 1, "terminations": 1, "conversion-kills": 1}.get(name, 12)
     assert reliability.main(["--only", name, "--trials", str(trials)]) == 1
     assert re.search(said, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_only_what_costs_too_much_again_is_the_files_fault(
+    slow: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "SECONDS", 0.2)
+    (tmp_path / "file").write_bytes(b"0" * 1000)
+    times = iter([0.4] * slow + [0.0])
+
+    def read(_: Path) -> None:
+        end = time.process_time() + next(times)
+        while time.process_time() < end:
+            pass
+
+    trial = fuzz.answer("a file", fuzz.Target(tmp_path / "file", read))
+    assert ("of the processor" in trial.fault) == (slow == 2)
