@@ -1,8 +1,9 @@
 """Run a table of the paper: `equimod sweep table1 --size cpu --data RECORDS --val RECORDS`.
 
-Every row is trained and evaluated with every seed, one after the other, in OUTPUT/ROW-seedSEED. The same command goes
-on where it was interrupted, in the middle of a training too. After each run OUTPUT/TABLE-SIZE.json holds what is there,
-with the resolved settings, and the table is printed with the paper's column beside ours.
+Every row is trained and evaluated with every seed, one after the other, in OUTPUT/ROW-seedSEED. Rows of several tables
+that are trained the same share their runs. The same command goes on where it was interrupted, in the middle of a
+training too. After each run OUTPUT/TABLE-SIZE.json holds what is there, with the resolved settings, and the table is
+printed with the paper's column beside ours.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +23,7 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.pipelines.progress import say
 from equimod.train.command import run_command
-from equimod.train.config import RECIPES, read_recipe
+from equimod.train.config import RECIPES, Config, differences, parse, read_recipe, read_run
 from equimod.train.evaluation.provenance import provenance
 from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.summary import summary
@@ -47,6 +48,8 @@ class Arguments:
             "table3b",
             "table3c",
             "figures",
+            "evaluation",
+            "fine-tuning",
             "layers",
             "controls",
             "resolution",
@@ -63,7 +66,7 @@ class Arguments:
     val: Path
     """Records of its test images."""
     output: Path | None = None
-    """Folder of the runs; none: runs/TABLE-SIZE."""
+    """Folder of the runs; none: runs/DATASET-SIZE."""
     seeds: int = 1
     """Seeds 0, 1, ... of every row; the paper has one."""
     launcher: str = sys.executable
@@ -78,12 +81,30 @@ class Arguments:
 class _Run:
     row: Row
     folder: Path
-    training: list[str]
+    launcher: str
+    options: list[str]  # of train/main.py
     evaluators: tuple[str, ...]  # options of train/evaluate.py
+
+    @property
+    def training(self) -> list[str]:
+        return [*shlex.split(self.launcher), "-m", "equimod.train.main", *self.options]
 
     @property
     def evaluation(self) -> list[str]:
         return [sys.executable, "-m", "equimod.train.evaluate", str(self.folder), *self.evaluators]
+
+    def trained(self) -> bool:
+        """Whether its folder has the encoder of this training. Raises SweepError where it has that of another."""
+        if not (self.folder / "encoder.safetensors").is_file():
+            return False
+        asked, found = parse(self.options), read_run(self.folder)
+        asked = replace(asked, precision=found.precision) if asked.precision == "auto" else asked
+        changed = differences(asked, found)
+        if asked.data != found.data:
+            changed.append(f"data={_paths(asked)} (was {_paths(found)})")
+        if changed:
+            raise SweepError(f"{self.folder} holds a run with {', '.join(changed)}; give another --output")
+        return True
 
     def evaluated(self) -> bool:
         """Whether every score is there; an interrupted evaluation leaves some."""
@@ -93,29 +114,32 @@ class _Run:
 
 
 def _runs(arguments: Arguments) -> list[_Run]:
-    output = arguments.output or Path("runs") / f"{arguments.table}-{arguments.size}"
     table = TABLES[arguments.table]
+    output = arguments.output or Path("runs") / f"{table.dataset}-{arguments.size}"
     runs = []
     for seed in range(arguments.seeds):
         for row in table.rows:
             folder = output / f"{row.name}-seed{seed}"
             suffix = "_cpu" if arguments.size == "cpu" and table.dataset == "cifar10" else ""
             recipe = f"{row.method}{'_equimod' if row.equimod else ''}_{table.dataset}{suffix}"
-            training = [
-                *shlex.split(arguments.launcher),
-                *("-m", "equimod.train.main"),
+            options = [
                 *("--config", recipe),
                 *("--data", str(arguments.data), "--val", str(arguments.val)),
                 *("--output", str(folder), "--seed", str(seed), "--resume", "auto"),
                 *_epochs(row, recipe),
+                *table.options,
                 *row.options,
                 *arguments.trainer,
             ]
             linear = "--linear-cached" if arguments.size == "cpu" else "--linear"
             of_equimod = ("--equivariance", *table.of_equimod) if row.equimod else ()
             evaluators = (linear, "--knn", *of_equimod, *table.evaluators)
-            runs.append(_Run(row, folder, training, evaluators))
+            runs.append(_Run(row, folder, arguments.launcher, options, evaluators))
     return runs
+
+
+def _paths(config: Config) -> str:
+    return " ".join(map(str, config.data or ()))
 
 
 def _epochs(row: Row, recipe: str) -> list[str]:
@@ -134,7 +158,7 @@ def _sweep(arguments: Arguments) -> None:
     result = runs[0].folder.parent / f"{arguments.table}-{arguments.size}.json"
     for number, run in enumerate(runs, 1):
         say(f"{arguments.table}, run {number} of {len(runs)}: {run.folder}")
-        if not (run.folder / "encoder.safetensors").is_file():
+        if not run.trained():
             _call(run.training, run.folder)
         if not run.evaluated():
             _call(run.evaluation, run.folder)

@@ -12,13 +12,21 @@ from equimod.train.evaluation.table import Table
 
 @dataclass(frozen=True)
 class Row:
-    name: str  # of the run's folder
+    """What a row trains; with no options it is what the recipe of its method says."""
+
     title: str
     paper: float | None  # linear top-1 in percent, CIFAR-10, 800 epochs
     options: tuple[str, ...] = ()  # of train/main.py, beside those of every row
     method: str = "simclr"
     equimod: bool = True
     longer: float = 1.0  # times the recipe's epochs
+
+    @property
+    def name(self) -> str:
+        """Of the folder of its runs: the same for rows of several tables that are trained the same."""
+        words = [word.rpartition(".")[2].removeprefix("--") if word[:2] == "--" else word for word in self.options]
+        beside = [*(["equimod"] if self.equimod else []), *words, *(["longer"] if self.longer != 1 else [])]
+        return "-".join([self.method, *beside])
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class PaperTable:
     evaluators: tuple[str, ...] = ()  # options of train/evaluate.py, beside those of every table
     of_equimod: tuple[str, ...] = ()  # the same, for rows with EquiMod
     dataset: str = "cifar10"
+    options: tuple[str, ...] = ()  # of train/main.py, for every row
     show: Callable[[dict[str, Any]], list[Table]] = sweep_tables.rows  # of the result
 
 
@@ -35,9 +44,9 @@ def _varied(title: str, option: str, values: Mapping[str, float | None], default
     """SimCLR + EquiMod with one option varied: value, as on a command line, to the paper's score."""
     rows = []
     for value, paper in values.items():
-        words = value.split()
-        label = f"{value or 'none'}{' (default)' if value == default else ''}"
-        rows.append(Row("-".join(words) or "none", label, paper, (option, *words)))
+        is_default = value == default
+        label = f"{value or 'none'}{' (default)' if is_default else ''}"
+        rows.append(Row(label, paper, () if is_default else (option, *value.split())))
     return PaperTable(title, tuple(rows))
 
 
@@ -45,15 +54,13 @@ _WEIGHTS = {"0": 90.96, "0.1": 92.07, "0.2": 92.31, "0.5": 92.37, "1": 92.79, "2
 _TEMPERATURES = {"0.05": 92.13, "0.1": 92.13, "0.2": 92.79, "0.5": 92.31, "1": 92.14}
 _BATCHES = {"64": 92.23, "128": 92.24, "256": 92.38, "512": 92.79, "1024": 92.23}
 
-_ON_CPUS = ("--system.device", "cpu")
-
 _METHODS = (
-    Row("simclr", "SimCLR", 90.96, equimod=False),
-    Row("simclr-equimod", "SimCLR + EquiMod", 92.79),
-    Row("byol", "BYOL", 90.44, method="byol", equimod=False),
-    Row("byol-equimod", "BYOL + EquiMod", 91.57, method="byol"),
-    Row("barlow_twins", "Barlow Twins", 86.94, method="barlow_twins", equimod=False),
-    Row("barlow_twins-equimod", "Barlow Twins + EquiMod", 88.87, method="barlow_twins"),
+    Row("SimCLR", 90.96, equimod=False),
+    Row("SimCLR + EquiMod", 92.79),
+    Row("BYOL", 90.44, method="byol", equimod=False),
+    Row("BYOL + EquiMod", 91.57, method="byol"),
+    Row("Barlow Twins", 86.94, method="barlow_twins", equimod=False),
+    Row("Barlow Twins + EquiMod", 88.87, method="barlow_twins"),
 )
 
 TABLES = {
@@ -64,6 +71,18 @@ TABLES = {
         evaluators=("--readout", "--figures"),
         of_equimod=("--equivariance-per-operator", "--retrieval"),
         show=sweep_tables.figure_rows,
+    ),
+    "evaluation": PaperTable(
+        "What the representations of Table 1 are good for",
+        _METHODS,
+        evaluators=("--rank", "--few-shot", "--transfer", "--robustness"),
+        show=sweep_tables.evaluation_rows,
+    ),
+    "fine-tuning": PaperTable(
+        "The networks of Table 1 trained further on a share of the labels",
+        _METHODS,
+        evaluators=("--fine-tune",),
+        show=sweep_tables.evaluation_rows,
     ),
     "table2a": _varied(
         "Layers of the equivariant projector (paper, Table 2a)",
@@ -105,29 +124,30 @@ TABLES = {
     "controls": PaperTable(
         "Controls: as much time, as many views, x without its loss, forms of the loss, other company",
         (
-            Row("two-views", "SimCLR, two views", 90.96, equimod=False),
-            Row("longer", "SimCLR for as long as EquiMod takes", None, equimod=False, longer=1.5),
-            Row("three-views", "SimCLR, x as a third view", None, ("--x-as-view",), equimod=False),
-            Row("weight-0", "x in the batch, weight 0", None, ("--equivariance.weight", "0")),
-            Row("paper", "EquiMod, Eq. 4", 92.79, ("--equivariance.negatives", "paper")),
-            Row("siblings", "EquiMod, siblings as negatives", None, ("--equivariance.negatives", "siblings")),
-            Row("official", "EquiMod, form of the authors' code", None, ("--equivariance.negatives", "official")),
-            Row("alone", "EquiMod alone", None, ("--method", "none")),
-            Row("essl", "SimCLR + EquiMod + E-SSL", None, ("--essl",)),
+            Row("SimCLR, two views", 90.96, equimod=False),
+            Row("SimCLR for as long as EquiMod takes", None, equimod=False, longer=1.5),
+            Row("SimCLR, x as a third view", None, ("--x-as-view",), equimod=False),
+            Row("x in the batch, weight 0", None, ("--equivariance.weight", "0")),
+            Row("EquiMod, Eq. 4", 92.79),
+            Row("EquiMod, siblings as negatives", None, ("--equivariance.negatives", "siblings")),
+            Row("EquiMod, form of the authors' code", None, ("--equivariance.negatives", "official")),
+            Row("EquiMod alone", None, ("--method", "none")),
+            Row("SimCLR + EquiMod + E-SSL", None, ("--essl",)),
         ),
     ),
     "resolution": PaperTable(
         "Images that grow, beside Table 1's of 32 pixels in all epochs",
-        (Row("16-to-32", "SimCLR + EquiMod, 16, 24, then 32 pixels", None, ("--resolution.start", "16")),),
+        (Row("SimCLR + EquiMod, 16, 24, then 32 pixels", None, ("--resolution.start", "16")),),
     ),
     "demo": PaperTable(
         "What `make demo` trains, on the embedded data set",
         (
-            Row("simclr", "SimCLR", None, _ON_CPUS, equimod=False),
-            Row("simclr-equimod", "SimCLR + EquiMod", None, _ON_CPUS),
+            Row("SimCLR", None, equimod=False),
+            Row("SimCLR + EquiMod", None),
         ),
         evaluators=("--factors",),
         dataset="shapes",
+        options=("--system.device", "cpu"),
         show=comparison.rows,
     ),
 }

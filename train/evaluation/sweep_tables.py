@@ -10,12 +10,27 @@ from equimod.pipelines.policy import OPERATORS
 from equimod.train.evaluation.summary import mean_and_deviation, size_of
 from equimod.train.evaluation.table import Table
 
-SCORE_COLUMNS = {  # name in the result: title and digits
+Columns = dict[str, tuple[str, int]]
+"""Of a table: name in the result, title, and digits."""
+
+_SCORES: Columns = {
     "linear_top1": ("linear top-1, %", 2),
     "linear_cached_top1": ("linear top-1 on cached features, %", 2),
     "knn_top1": ("kNN top-1, %", 2),
     "absolute": ("absolute equivariance", 3),
     "relative": ("relative equivariance", 3),
+}
+_EVALUATIONS: Columns = {
+    "rankme": ("RankMe", 1),
+    "lidar": ("LiDAR", 1),
+    "few_shot_5way_1shot_top1": ("5-way 1-shot, %", 2),
+    "few_shot_5way_5shot_top1": ("5-way 5-shot, %", 2),
+    "transfer_top1": ("logistic regression top-1, %", 2),
+    "robustness_top1": ("top-1 under corruptions, %", 2),
+    "robustness_flip_rate_top1": ("changes of class under corruptions, %", 2),
+    "fine_tune_1_top1": ("top-1 fine-tuned on 1 % of the labels, %", 2),
+    "fine_tune_10_top1": ("on 10 % of them, %", 2),
+    "fine_tune_100_top1": ("on all of them, %", 2),
 }
 _STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles of Student's t for 2, 3, ... seeds; of more, the last one is on the safe side."""
@@ -26,19 +41,44 @@ _RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@
 def rows(result: dict[str, Any]) -> list[Table]:
     """Scores beside the paper's column, a row a setting. A score that no run has is left out."""
     found = [row for row in result["rows"] if row["runs"]]
-    every = [run for row in found for run in row["runs"]]
-    measured = {key: score for key, score in SCORE_COLUMNS.items() if any(run[key] is not None for run in every)}
+    measured = _measured(found, _SCORES)
     cells = []
     for row in found:
-        runs = row["runs"]
-        scores = [mean_and_deviation([run[key] for run in runs], digits) for key, (_, digits) in measured.items()]
-        minutes = mean_and_deviation([run["seconds"] / 60 for run in runs], 1)
+        minutes = mean_and_deviation([run["seconds"] / 60 for run in row["runs"]], 1)
         paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
-        cells.append([row["title"], *scores, minutes, str(len(runs)), paper])
-    titles = [title for title, _ in measured.values()]
-    table = Table(["", *titles, "minutes", "seeds", "paper's linear top-1, %"], cells)
-    differences = _differences(found, [key for key in measured if key.endswith("top1")])
-    return [table, *([differences] if differences.rows else [])]
+        cells.append([row["title"], *_means(row, measured), minutes, str(len(row["runs"])), paper])
+    table = Table(["", *_titles(measured), "minutes", "seeds", "paper's linear top-1, %"], cells)
+    accuracies = {key: column for key, column in measured.items() if key.endswith("top1")}
+    return [table, *_differences(found, accuracies)]
+
+
+def evaluation_rows(result: dict[str, Any]) -> list[Table]:
+    """What representations are good for, a row a setting, of a result of `sweep.py evaluation` or `fine-tuning`."""
+    found = [row for row in result["rows"] if row["runs"]]
+    measured = _measured(found, _EVALUATIONS)
+    cells = [[row["title"], *_means(row, measured), str(len(row["runs"]))] for row in found]
+    return [Table(["", *_titles(measured), "seeds"], cells), *_differences(found, measured)]
+
+
+def _measured(rows: Sequence[dict[str, Any]], columns: Columns) -> Columns:
+    """The columns that any run has a score of."""
+    every = [run for row in rows for run in row["runs"]]
+    return {name: column for name, column in columns.items() if any(_score(run, name) is not None for run in every)}
+
+
+def _titles(columns: Columns) -> list[str]:
+    return [title for title, _ in columns.values()]
+
+
+def _means(row: dict[str, Any], columns: Columns) -> list[str]:
+    return [
+        mean_and_deviation([_score(run, name) for run in row["runs"]], digits) for name, (_, digits) in columns.items()
+    ]
+
+
+def _score(run: Mapping[str, Any], name: str) -> float | None:
+    score: float | None = run[name] if name in run else run["eval"].get(name)
+    return score
 
 
 def paired(mine: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, float, float]:
@@ -49,7 +89,7 @@ def paired(mine: Mapping[int, float], others: Mapping[int, float]) -> tuple[floa
     return mean, mean - half, mean + half
 
 
-def _differences(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> Table:
+def _differences(rows: Sequence[dict[str, Any]], columns: Columns) -> list[Table]:
     """What each row has more than the first one of its method without EquiMod, or else than the first of all, over the
     seeds of both. Empty where none has two seeds."""
     cells = []
@@ -60,17 +100,21 @@ def _differences(rows: Sequence[dict[str, Any]], scores: Sequence[str]) -> Table
         seeds = {run["seed"] for run in row["runs"]} & {run["seed"] for run in base["runs"]}
         if row is not base and len(seeds) > 1:
             title = f"{row['title']}, less {base['title']}"
-            cells.append([title, *(_difference(row["runs"], base["runs"], key) for key in scores), str(len(seeds))])
-    titles = [SCORE_COLUMNS[key][0].removesuffix(", %") for key in scores]
-    return Table(["difference (95 % interval)", *titles, "seeds"], cells)
+            found = [_difference(row["runs"], base["runs"], name, digits) for name, (_, digits) in columns.items()]
+            cells.append([title, *found, str(len(seeds))])
+    titles = [title.removesuffix(", %") for title in _titles(columns)]
+    return [Table(["difference (95 % interval)", *titles, "seeds"], cells)] if cells else []
 
 
-def _difference(mine: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], key: str) -> str:
-    by_seed = [{run["seed"]: run[key] for run in runs if run[key] is not None} for runs in (mine, others)]
+def _difference(mine: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], name: str, digits: int) -> str:
+    by_seed = [
+        {run["seed"]: score for run in runs if (score := _score(run, name)) is not None} for runs in (mine, others)
+    ]
     if len(by_seed[0].keys() & by_seed[1].keys()) < 2:
         return "–"
     mean, low, high = paired(*by_seed)
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f}){', not significant' if low <= 0 <= high else ''}"
+    doubt = ", not significant" if low <= 0 <= high else ""
+    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f}){doubt}"
 
 
 def caption(result: dict[str, Any]) -> str:
