@@ -51,7 +51,7 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunks(_Cost, Step):
-    """The trainer's own step with the batch in several numbers of chunks.
+    """The trainer's own step with the batch in several numbers of chunks, and how far their gradients lie apart.
 
     Example: python benchmarks/large_batch.py grad-cache -- --method simclr --equimod --batch-size 4096
     """
@@ -79,6 +79,29 @@ class Chunks(_Cost, Step):
     def pairs(self, names: Sequence[str]) -> list[Pair]:
         """Every number of chunks against the first."""
         return [(name, names[0]) for name in names[1:]]
+
+    def measure(self) -> dict[str, Any]:
+        """See Benchmark; with how far the encoder's gradient at the start of a training lies from that of the first
+        number of chunks, of its length, in float32."""
+        from equimod.benchmarks.trainers import encoder_gradient
+
+        result = super().measure()
+        _, settings, _ = self.plan()
+        arguments = (*settings.arguments, "--precision", "fp32")
+        gradients = [encoder_gradient(replace(settings, arguments=_in_chunks(arguments, n))) for n in self.chunks]
+        apart = [float((gradient - gradients[0]).norm() / gradients[0].norm()) for gradient in gradients]
+        result["gradients_apart"] = dict(zip(result["contenders"], apart, strict=True))
+        return result
+
+    @classmethod
+    def rows(cls, result: dict[str, Any]) -> list[Table]:
+        """See Benchmark."""
+        (table,) = super().rows(result)
+        apart = result.get("gradients_apart")
+        if apart is None:  # in results of before
+            return [table]
+        cells = [[*row, f"{apart[row[0]]:.2f}"] for row in table.rows]
+        return [Table([*table.columns, "distance of the encoder's gradient, of its length"], cells)]
 
 
 def _in_chunks(trainer: tuple[str, ...], chunks: int) -> tuple[str, ...]:

@@ -11,6 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, repeat
 
+import torch
+from torch import Tensor
+
 from equimod.benchmarks.measure import Workload
 from equimod.pipelines.batch import Batch
 from equimod.pipelines.build import Pipeline
@@ -79,6 +82,15 @@ def train(settings: TrainSettings) -> Workload:
     """The step on what the pipeline makes."""
     training = _Training(settings)
     return lambda epoch: training.steps(training.batches(epoch))
+
+
+def encoder_gradient(settings: TrainSettings) -> Tensor:
+    """The gradient of the encoder's weights on the first batch, as one vector."""
+    training = _Training(settings)
+    training.state.model.before_step(0.0)
+    training.state.grad_cache(next(training.batches(0)))
+    weights = training.state.model.encoder.parameters()
+    return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
 
 
 TRAINERS: dict[str, Callable[[TrainSettings], Workload]] = {"step": step, "pipeline": pipeline, "train": train}

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from equimod.benchmarks.large_batch import main
+from equimod.benchmarks.large_batch import Chunks, main
 from equimod.models.losses import log_sum_exp
 
 
 @pytest.mark.ci
-def test_a_step_is_measured_for_every_number_of_parts(image_tree: Path, tmp_path: Path) -> None:
-    output = tmp_path / "accumulate.json"
+def test_a_step_is_measured_for_every_number_of_chunks(image_tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "grad_cache.json"
     trainer = ["--method=simclr", "--equimod", "--dataset=cifar10", f"--data={image_tree}", "--batch-size=8"]
     small = ["--encoder.width=8", "--system.device=cpu", "--epochs=20"]
     assert main(["grad-cache", "--rounds=1", f"--output={output}", "--chunks", "1", "4", "--", *trainer, *small]) == 0
@@ -23,6 +23,9 @@ def test_a_step_is_measured_for_every_number_of_parts(image_tree: Path, tmp_path
     assert result["contenders"].keys() == {"1 chunk", "4 chunks"}
     assert result["ratios"].keys() == {"4 chunks/1 chunk"}
     assert all(turn["images"] == 8 for turn in result["rounds"][0].values())
+    assert result["gradients_apart"]["1 chunk"] == 0 < 0.01 < result["gradients_apart"]["4 chunks"]
+    (table,) = Chunks.rows(result)
+    assert [row[0] for row in table.rows] == ["1 chunk", "4 chunks"]
 
 
 @pytest.mark.ci
