@@ -117,7 +117,7 @@ def summarise(rounds: Sequence[dict[str, Round]], start: dict[str, Round], pairs
             "start_seconds": start[name].first_batch_seconds,
             "first_batch_seconds": statistics.median(turns[name].first_batch_seconds for turns in rounds),
         }
-        for name in sorted(rounds[0])
+        for name in start
     }
     ratios = {f"{a}/{b}": asdict(ratio(rounds, a, b)) for a, b in pairs}
     turns = [{name: asdict(turn) for name, turn in turns.items()} for turns in rounds]

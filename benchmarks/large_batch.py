@@ -97,9 +97,7 @@ class Chunks(_Cost, Step):
     def rows(cls, result: dict[str, Any]) -> list[Table]:
         """See Benchmark."""
         (table,) = super().rows(result)
-        apart = result.get("gradients_apart")
-        if apart is None:  # in results of before
-            return [table]
+        apart = result["gradients_apart"]
         cells = [[*row, f"{apart[row[0]]:.2f}"] for row in table.rows]
         return [Table([*table.columns, "distance of the encoder's gradient, of its length"], cells)]
 

@@ -32,8 +32,6 @@ from equimod.train.evaluation.table import Table, origin
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _CHECKOUT = Path(__file__).parent.parent
 
-_FORMER = {"grad_cache": "accumulate"}  # names of benchmarks in results that were stored under an earlier one
-
 Rows = Callable[[dict[str, Any]], list[Table]]
 Caption = Callable[[dict[str, Any]], str]
 
@@ -84,7 +82,7 @@ def render_tables(text: str, results: Path) -> str:
 
 def _newest_first(benchmark: str, results: Path) -> dict[Path, dict[str, Any]]:
     found = {path: json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))}
-    of_this = {p: result for p, result in found.items() if result["benchmark"] in (benchmark, _FORMER.get(benchmark))}
+    of_this = {p: result for p, result in found.items() if result["benchmark"] == benchmark}
     if not of_this:
         raise ReadmeError(f"{results} holds no result of {benchmark!r}; run that benchmark with --output")
     return dict(sorted(of_this.items(), key=lambda entry: str(entry[1]["date"]), reverse=True))
