@@ -197,8 +197,9 @@ def _average_one_by_one(
     messages = [gradient.div_(group.size()).to(sent or gradient.dtype) for gradient in gradients]
     futures = [dist.all_reduce(message, group=group, async_op=True).get_future() for message in messages]
 
-    def received(_: object) -> Tensor:
-        for gradient, message in zip(gradients, messages, strict=True):
+    def received(done: torch.futures.Future[list[torch.futures.Future[Any]]]) -> Tensor:
+        for future, gradient, message in zip(done.value(), gradients, messages, strict=True):
+            future.value()  # raises where another rank is gone
             gradient.copy_(message)
         return bucket.buffer()
 

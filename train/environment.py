@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -93,6 +95,11 @@ def code_digests() -> dict[str, str]:
     return {
         path.relative_to(root.parent).as_posix(): sha256(path.read_bytes()).hexdigest()[:12] for root, path in files
     }
+
+
+def digest_of(code: Mapping[str, str]) -> str:
+    """What the code of `code_digests` is known by."""
+    return sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _version(name: str) -> str:

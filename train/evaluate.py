@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from equimod.models.settings import OF_TIMM
-from equimod.train.command import run_command, wrong_usage_once
+from equimod.train.command import refused_settings, run_command, wrong_usage_once
 from equimod.train.config import RECIPE, SEEDS, Config, ConfigError, is_run, read_recipe, read_run
 from equimod.train.config.settings import Labels
 from equimod.train.evaluation import EVALUATORS
@@ -135,24 +135,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             options, config = parse(sys.argv[1:] if argv is None else argv)
             chosen = options.chosen(config)
         # Only now: torch takes seconds to import, and --help should not.
+        from equimod.train.distributed import process_group
         from equimod.train.evaluation.results import draw_figures, evaluate
-        from equimod.train.evaluation.trained_run import open_trained_run
+        from equimod.train.evaluation.trained_run import evaluation_device, open_trained_run
 
-        trained = open_trained_run(
-            options.run_dir,
-            config,
-            options.checkpoint,
-            seed=options.seed,
-            workers=options.workers,
-            output=options.output,
-        )
-        labelled = bool(trained.train.classes and trained.val.classes)
-        possible = options.possible(chosen, config, labelled)
-        if not config.val:
-            print("no validation images: measured on the training images", flush=True)
-        evaluate(trained, possible)
-        if options.draws_figures():
-            draw_figures(trained)
+        with refused_settings(), process_group(evaluation_device(config)) as dist_info:
+            trained = open_trained_run(
+                options.run_dir,
+                config,
+                options.checkpoint,
+                seed=options.seed,
+                workers=options.workers,
+                output=options.output,
+                dist_info=dist_info,
+            )
+            labelled = bool(trained.train.classes and trained.val.classes)
+            possible = options.possible(chosen, config, labelled)
+            is_first = dist_info.rank == 0
+            if is_first and not config.val:
+                print("no validation images: measured on the training images", flush=True)
+            evaluate(trained, possible)
+            if is_first and options.draws_figures():
+                draw_figures(trained)
 
     return run_command(run, again="evaluate again; what was found before is in eval.json")
 

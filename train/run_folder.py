@@ -18,7 +18,7 @@ from equimod.train.environment import Environment
 from equimod.train.trackers import ID_FILES
 
 CHECKPOINTS = "checkpoints"
-FOLDERS = (CHECKPOINTS, "tensorboard", "figures", "export", "wandb")
+FOLDERS = (CHECKPOINTS, "tensorboard", "figures", "features", "unfinished", "export", "wandb")
 FILES = ("metrics.jsonl", "encoder.safetensors", "eval.json", "report.html", *ID_FILES)
 
 

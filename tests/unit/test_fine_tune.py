@@ -18,7 +18,8 @@ from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.records import open_records
 from equimod.train.config import ConfigError, read_run
 from equimod.train.evaluation.features import FrozenEncoder, extract, top_k
-from equimod.train.evaluation.fine_tune import FOLDER, FineTuneSettings, chosen, fine_tune
+from equimod.train.evaluation.fine_tune import FineTuneSettings, chosen, fine_tune
+from equimod.train.evaluation.kept_training import FOLDER
 from equimod.train.evaluation.trained_run import TrainedRun, open_trained_run
 from equimod.train.main import main as train
 
@@ -119,7 +120,7 @@ def test_an_interruption_changes_no_bit(
         _cut_in_epoch(2, cut)
         with pytest.raises(_Cut):
             dict(fine_tune(trained, 100, 4, SMALL))
-    assert (tmp_path / FOLDER / "100.safetensors").exists()
+    assert (tmp_path / FOLDER / "fine-tuning-100.safetensors").exists()
     epochs: list[int] = []
     original = Pipeline.epoch
     monkeypatch.setattr(Pipeline, "epoch", lambda self, e, s=0: epochs.append(e) or original(self, e, s))
@@ -138,7 +139,7 @@ def test_what_does_not_belong_to_it_is_not_gone_on_with(
         _cut_in_epoch(1, cut)
         with pytest.raises(_Cut):
             dict(fine_tune(trained, 100, 2, SMALL))
-    file = tmp_path / FOLDER / "100.safetensors"
+    file = tmp_path / FOLDER / "fine-tuning-100.safetensors"
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-9])
     settings = replace(SMALL, lr=0.01) if damage == "other settings" else SMALL

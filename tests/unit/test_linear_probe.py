@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from equimod.models.encoder import build_encoder
 from equimod.models.settings import EncoderSettings
+from equimod.pipelines.batch import Batch
+from equimod.pipelines.build import Pipeline
 from equimod.pipelines.policy import POLICIES, evaluation_policy
 from equimod.pipelines.records import open_records
 from equimod.pipelines.sampler import Sampler
 from equimod.train.evaluation import linear_probe
 from equimod.train.evaluation.features import Features, FrozenEncoder, ViewSet, extract
+from equimod.train.evaluation.kept_training import Kept
 from equimod.train.evaluation.linear_probe import ProbeSettings
 
 POLICY = evaluation_policy(POLICIES["simclr_cifar10"], "cifar10")
@@ -123,3 +127,42 @@ def test_the_full_form_trains_on_new_crops_every_epoch(image_tree: Path, monkeyp
     dict(linear_probe.on_images(ViewSet(frozen, records, POLICY, seed=1), val))
     assert len(seen[0]) == len(seen[1]) == len(records)
     assert not set(seen[0]) & set(seen[1])
+
+
+class _Cut(Exception):
+    pass
+
+
+def test_an_interrupted_one_goes_on_to_the_same_bits(
+    image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    frozen = FrozenEncoder(build_encoder(EncoderSettings(arch="resnet10", width=8)), None)
+    records, settings = open_records(image_tree), ProbeSettings(epochs=5, batch_size=8)
+    val = extract(frozen, records, POLICY.x, records.classes)
+    original, epochs, cut_in = Pipeline.epoch, list[int](), [3]
+
+    def epoch(self: Pipeline, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        epochs.append(epoch)
+        for step, batch in enumerate(original(self, epoch, start_step)):
+            if (epoch, step) == (cut_in[0], 1):
+                raise _Cut
+            yield batch
+
+    def train(kept: Kept) -> Tensor:
+        fitted: list[torch.nn.Linear] = []
+        fit = linear_probe.fit
+        with monkeypatch.context() as patch:
+            patch.setattr(linear_probe, "fit", lambda *arguments: fitted.append(fit(*arguments)) or fitted[0])
+            dict(linear_probe.on_images(ViewSet(frozen, records, POLICY, seed=1, workers=1), val, settings, kept))
+        return fitted[0].weight.detach()
+
+    whole = train(Kept())
+    monkeypatch.setattr(Pipeline, "epoch", epoch)
+    kept = Kept(tmp_path / "unfinished" / "linear.safetensors", "key")
+    with pytest.raises(_Cut):
+        train(kept)
+    cut_in[0] = -1
+    assert torch.equal(train(kept), whole)
+    assert epochs == [0, 1, 2, 3, 3, 4]
+    assert list(tmp_path.iterdir()) == []

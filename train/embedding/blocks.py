@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.durable import durable_file, remove_leftovers
@@ -22,11 +21,13 @@ from equimod.pipelines.progress import Progress
 from equimod.pipelines.records.protocol import Records, fingerprint
 from equimod.pipelines.stored import DamagedFileError, FileDigest, decode_sealed, read_bytes, seal
 from equimod.train.distributed import DistInfo, barrier
+from equimod.train.environment import code_digests, digest_of
 from equimod.train.evaluation.features import BATCH_SIZE, FrozenEncoder
 
 BATCHES = 16  # of a block
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PLAN = "plan.json"
-_NAME = re.compile(r"block-(\d{6})-([0-9a-f]{16})\.npy")
+_NAME = re.compile(r"block-(\d{6})-([0-9a-f]{16})\.bin")
 
 
 class EmbeddingError(EquimodError):
@@ -38,20 +39,32 @@ class Plan:
     """What blocks are made of; those of another plan are not gone on with."""
 
     weights: str  # SHA-256 of the encoder's
+    code: str  # digest of equimod's
     x: CenterPolicy
-    precision: str
+    precision: str  # of the encoder
     table: str  # fingerprint of the records
     content: str
+    dates: str
     images: int
     features: int
+    dtype: str  # of what is kept
     batch_size: int
     batches: int  # of a block
 
     @classmethod
-    def of(cls, weights: bytes, x: CenterPolicy, precision: str, records: Records, features: int) -> Plan:
-        found = fingerprint(records)
-        digest = FileDigest.of_content(weights).sha256
-        return cls(digest, x, precision, found.table, found.content, len(records), features, BATCH_SIZE, BATCHES)
+    def of(
+        cls, weights: str, encoder: FrozenEncoder, x: CenterPolicy, records: Records, dtype: torch.dtype | None = None
+    ) -> Plan:
+        """`weights`: digest of the encoder's; `dtype`: what blocks hold; None: what the encoder computes in."""
+        found, code = fingerprint(records), digest_of(code_digests())
+        of_images = (found.table, found.content, found.dates, len(records))
+        precision, kept = _name(encoder.dtype), _name(dtype or encoder.dtype)
+        return cls(weights, code, x, precision, *of_images, encoder.feature_dim, kept, BATCH_SIZE, BATCHES)
+
+    @property
+    def digest(self) -> str:
+        """What it is known by."""
+        return FileDigest.of_content(seal(asdict(self))).sha256[:16]
 
     def __len__(self) -> int:
         """Number of blocks."""
@@ -88,17 +101,15 @@ class Blocks:
         known = self._paths()
         return [number for number in range(len(self.plan)) if number not in known]
 
-    def write(self, number: int, h: NDArray[np.float32]) -> None:
+    def write(self, number: int, h: Tensor) -> None:
         """Keep a block (M,F)."""
-        buffer = io.BytesIO()
-        np.save(buffer, h)
-        content = buffer.getvalue()
+        content = h.to(_DTYPES[self.plan.dtype]).view(torch.uint8).numpy().tobytes()
         digest = FileDigest.of_content(content).sha256[:16]
-        with durable_file(self.folder / f"block-{number:06}-{digest}.npy") as out:
+        with durable_file(self.folder / f"block-{number:06}-{digest}.bin") as out:
             out.write(content)
 
-    def __iter__(self) -> Iterator[NDArray[np.float32]]:
-        """All blocks in order. Raises EmbeddingError where one is not as it was written."""
+    def __iter__(self) -> Iterator[Tensor]:
+        """All blocks (M,F) in order. Raises EmbeddingError where one is not as it was written."""
         paths = self._paths()
         for number in range(len(self.plan)):
             path = paths[number]
@@ -106,7 +117,16 @@ class Blocks:
             match = _NAME.fullmatch(path.name)
             if match is None or FileDigest.of_content(content).sha256[:16] != match[2]:
                 raise EmbeddingError(f"{path} is damaged; remove it and run the same command again")
-            yield np.load(io.BytesIO(content))
+            yield torch.frombuffer(bytearray(content), dtype=_DTYPES[self.plan.dtype]).view(-1, self.plan.features)
+
+    def load(self) -> Tensor:
+        """All blocks as one (N,F)."""
+        h = torch.empty(self.plan.images, self.plan.features, dtype=_DTYPES[self.plan.dtype])
+        start = 0
+        for block in self:
+            h[start : start + len(block)] = block
+            start += len(block)
+        return h
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -114,6 +134,10 @@ class Blocks:
 
     def _paths(self) -> dict[int, Path]:
         return {int(match[1]): path for path in self.folder.glob("block-*") if (match := _NAME.fullmatch(path.name))}
+
+
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, known in _DTYPES.items() if known == dtype)
 
 
 def fill(
@@ -144,13 +168,13 @@ def fill(
 
 def _made(
     pipeline: Pipeline, encoder: FrozenEncoder, numbers: Sequence[int], batches: int
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+) -> Iterator[tuple[int, Tensor]]:
     """The blocks of these numbers, with their numbers. Those in a row are read ahead of each other."""
     for row in _rows(numbers):
         loaded = pipeline.epoch(0, row[0] * batches)
         for number in row:
             found = [encoder(batch.images) for batch in islice(loaded, batches)]
-            yield number, torch.cat(found).cpu().numpy()
+            yield number, torch.cat(found).cpu()
         loaded.close()
 
 

@@ -72,7 +72,8 @@ def read_embeddings(path: Path) -> Embeddings:
 def _pieces(blocks: Blocks) -> Iterator[tuple[range, NDArray[np.float32]]]:
     """Each block with the positions of its images."""
     start = 0
-    for h in blocks:
+    for block in blocks:
+        h = block.numpy()
         yield range(start, start + len(h)), h
         start += len(h)
 

@@ -9,6 +9,7 @@ import torch
 
 from equimod.pipelines.durable import locked
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.stored import FileDigest
 from equimod.train.distributed import DistInfo, of_first_rank
 from equimod.train.embedding.blocks import Blocks, Plan, fill
 from equimod.train.embedding.files import write_embeddings
@@ -35,7 +36,8 @@ def embed(
     """
     torch.backends.cudnn.deterministic = True
     encoder = FrozenEncoder(opened.encoder.to(dist_info.device), AUTOCAST[precision])
-    plan = Plan.of(opened.weights, opened.x, precision, records, encoder.feature_dim)
+    weights = FileDigest.of_content(opened.weights).sha256
+    plan = Plan.of(weights, encoder, opened.x, records, torch.float32)
     blocks = Blocks(out.with_name(f"{out.name}.parts"), plan)
     with ExitStack() as stack:
 

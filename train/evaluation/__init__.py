@@ -22,6 +22,7 @@ class Entry:
     by_default: bool = False  # without a choice on the command line
     needs_equimod: bool = False
     needs_labels: bool = False
+    over_ranks: bool = False  # shared by all ranks; any other runs on the first
 
 
 class Evaluator(Protocol):
@@ -70,7 +71,10 @@ EVALUATORS: dict[str, Entry] = {
         needs_labels=True,
     ),
     "linear": Entry(
-        "Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder.", needs_labels=True
+        "Linear evaluation of the paper: 90 epochs on augmented images through the frozen encoder; goes on where it "
+        "was interrupted, and is shared by the ranks of torchrun.",
+        needs_labels=True,
+        over_ranks=True,
     ),
 }
 """By name, in the order in which they run: the quickest first."""

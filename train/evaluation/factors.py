@@ -42,7 +42,7 @@ def run(trained: TrainedRun) -> Values:
             f"the factors of {of_train} ({', '.join(train)}) and {of_val} ({', '.join(val)}) have no name in common; "
             "give both the same columns"
         )
-    return measure(trained.train_features.h, train, trained.val_features.h, val)
+    return measure(trained.train_features.h.float(), train, trained.val_features.h.float(), val)
 
 
 def _only(paths: Sequence[Path]) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -31,6 +31,7 @@ class FrozenEncoder:
     def __init__(self, encoder: Encoder, autocast: torch.dtype | None) -> None:
         self._encoder = encoder.eval().to(memory_format=torch.channels_last)
         self._autocast = autocast
+        self.dtype = autocast or torch.float32  # what it computes in
         self.feature_dim = encoder.feature_dim
         self.device = next(encoder.parameters()).device
 
@@ -59,12 +60,16 @@ class FrozenLayer(FrozenEncoder):
 class Features:
     """The representations of a data set's images x, in the order of its records, on the encoder's device."""
 
-    h: Tensor  # float32 (N,F)
+    h: Tensor  # (N,F), float32 or what the encoder computes in
     label: Tensor  # int64 (N,), positions in `classes`; -1 where images have no labels
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.h)
+
+    def float(self) -> Features:
+        """The same in float32."""
+        return replace(self, h=self.h.float())
 
 
 @dataclass(frozen=True)

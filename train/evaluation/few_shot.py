@@ -33,7 +33,7 @@ SETTINGS = asdict(FewShotSettings())
 
 def run(trained: TrainedRun) -> Values:
     """See `measure`: on the validation images. ConfigError where their classes or images are too few."""
-    return measure(trained.val_features, seed=trained.seed)
+    return measure(trained.val_features.float(), seed=trained.seed)
 
 
 def measure(features: Features, *, seed: int, settings: FewShotSettings = FewShotSettings()) -> Values:

@@ -36,7 +36,7 @@ def run(trained: TrainedRun) -> Values:
 
 def classify(train: Features, val: Features, settings: KnnSettings = KnnSettings()) -> Values:
     """knn_top1 and knn_top5 in percent: images of `val` classified by their neighbours in `train`."""
-    scores = votes(train, val.h, settings)
+    scores = votes(train, val.h.float(), settings)
     for k in (1, 5):
         yield f"knn_top{k}", top_k(scores, val.label, k)
 
@@ -47,7 +47,8 @@ def votes(train: Features, queries: Tensor, settings: KnnSettings) -> Tensor:
     The k training images of highest cosine similarity s vote for their class with weight exp(s / temperature).
     """
     scores = torch.zeros(len(queries), len(train.classes), dtype=torch.float64, device=train.h.device)
-    lengths = train.h.norm(dim=1).clamp_min_(1e-12)  # as F.normalize, without a second copy of the features
+    # As F.normalize, without a second copy of the features.
+    lengths = torch.cat([rows.float().norm(dim=1) for rows in train.h.split(BANK)]).clamp_min_(1e-12)
     chunks = list(zip(queries.split(QUERIES), scores.split(QUERIES), strict=True))
     for rows, score in track(chunks, len(chunks), "nearest neighbours", "batches"):
         similarity, neighbour = _nearest(F.normalize(rows, dim=1), train.h, lengths, min(settings.k, len(train)))
@@ -61,7 +62,7 @@ def _nearest(queries: Tensor, bank: Tensor, lengths: Tensor, k: int) -> tuple[Te
     rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(bank), BANK):
         block = slice(start, start + BANK)
-        similarity = queries @ bank[block].T / lengths[block]
+        similarity = queries @ bank[block].float().T / lengths[block]
         here, columns = similarity.topk(min(k, similarity.shape[1]))
         best, order = torch.cat([best, here], dim=1).topk(min(k, best.shape[1] + here.shape[1]))
         rows = torch.cat([rows, start + columns], dim=1).gather(1, order)

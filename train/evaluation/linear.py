@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from equimod.train.evaluation import Values
 from equimod.train.evaluation.linear_probe import ProbeSettings, on_images
@@ -13,4 +13,6 @@ SETTINGS = asdict(ProbeSettings())
 
 def run(trained: TrainedRun) -> Values:
     """linear_top1 and linear_top5 in percent."""
-    return on_images(trained.view_set(trained.train, trained.config.evaluation_policy), trained.val_features)
+    images = trained.view_set(trained.train, trained.config.evaluation_policy)
+    kept = replace(trained.kept("linear", SETTINGS), dist_info=trained.dist_info)
+    return on_images(images, trained.val_features, kept=kept)

@@ -11,7 +11,7 @@ from typing import Any
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.progress import say
 from equimod.train.data import spaced
-from equimod.train.evaluation import figures, load
+from equimod.train.evaluation import EVALUATORS, figures, load
 from equimod.train.evaluation.scores import EVAL, read_scores
 from equimod.train.evaluation.trained_run import TrainedRun
 
@@ -19,12 +19,20 @@ from equimod.train.evaluation.trained_run import TrainedRun
 def evaluate(trained: TrainedRun, names: Sequence[str]) -> None:
     """Run evaluators and print and keep in eval.json what they find, each as soon as it is done.
 
-    Raises ConfigError where eval.json is damaged.
+    Of several ranks, all make features and run the evaluators that are shared; then the first runs the others. Raises
+    ConfigError where eval.json is damaged.
     """
     read_scores(trained.output)  # rather before the work than after it
+    shared, is_first = trained.dist_info.world_size > 1, trained.dist_info.rank == 0
+    if shared:
+        _ = trained.train_blocks, trained.val_blocks
+        names = [name for name in names if EVALUATORS[name].over_ranks or is_first]
+        names.sort(key=lambda name: not EVALUATORS[name].over_ranks)
     for name in names:
         began, evaluator = time.perf_counter(), load(name)
         found = dict(evaluator.run(trained))
+        if not is_first:
+            continue
         values = {key: value for key, value in found.items() if math.isfinite(value)}
         used = {
             **evaluator.SETTINGS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,18 @@ from equimod.models.settings import OF_TIMM
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
 from equimod.pipelines.progress import say
-from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.records.protocol import Records, fingerprint
 from equimod.pipelines.stored import FileDigest
 from equimod.train.checkpoint import CheckpointError, hold_model, load_model
 from equimod.train.config import CONFIG, Config, differences, is_run
 from equimod.train.config.own_images import has_gpu
 from equimod.train.data import check_classes
-from equimod.train.evaluation.features import Features, FrozenEncoder, FrozenLayer, ViewSet, extract
+from equimod.train.distributed import DistInfo, training_device
+from equimod.train.embedding.blocks import Blocks
+from equimod.train.evaluation.features import Features, FrozenEncoder, FrozenLayer, ViewSet, labels_of
+from equimod.train.evaluation.kept_training import FOLDER as UNFINISHED
+from equimod.train.evaluation.kept_training import Kept
+from equimod.train.evaluation.stored_features import stored_features
 from equimod.train.loop import AUTOCAST
 from equimod.train.opened_encoder import open_encoder
 from equimod.train.run import build_model
@@ -31,7 +37,7 @@ from equimod.train.run import build_model
 class TrainedRun:
     """A checkpoint of a run, or the encoder of an export or of timm, with the data it is evaluated on.
 
-    Features are computed once, for the first evaluator that needs them: its duration in eval.json includes theirs.
+    Features are computed for the first evaluator that needs them, and kept: its duration in eval.json includes theirs.
     """
 
     folder: Path
@@ -44,6 +50,7 @@ class TrainedRun:
     val: Records
     seed: int
     workers: int | None
+    dist_info: DistInfo
 
     @property
     def predictor(self) -> EquiMod:
@@ -77,21 +84,55 @@ class TrainedRun:
 
     @cached_property
     def train_features(self) -> Features:
-        return self._features(self.train)
+        return self._features(self.train_blocks, self.train)
 
     @cached_property
     def val_features(self) -> Features:
-        return self._features(self.val)
+        return self._features(self.val_blocks, self.val)
 
-    def _features(self, records: Records) -> Features:
-        x = self.config.evaluation_policy.x
-        return extract(self.encoder, records, x, self.train.classes, workers=self.workers)
+    @cached_property
+    def train_blocks(self) -> Blocks:
+        """Those of `train_features` on disk; of several ranks, all must ask at the same time."""
+        return self._blocks(self.train)
+
+    @cached_property
+    def val_blocks(self) -> Blocks:
+        """The same of `val_features`."""
+        return self._blocks(self.val)
+
+    def _blocks(self, records: Records) -> Blocks:
+        return stored_features(
+            self.output,
+            self.identity["weights"],
+            self.encoder,
+            records,
+            self.config.evaluation_policy.x,
+            dist_info=self.dist_info,
+            workers=self.workers,
+        )
+
+    def _features(self, blocks: Blocks, records: Records) -> Features:
+        classes, device = self.train.classes, self.encoder.device
+        return Features(blocks.load().to(device), labels_of(records, classes).to(device), tuple(classes))
+
+    def kept(self, name: str, *settings: Any) -> Kept:
+        """Where an evaluator keeps a training that depends on `settings`, on the encoder and on the training images."""
+        of_train = fingerprint(self.train)
+        depends = [self.identity["weights"], self.seed, of_train.table, of_train.content, *settings]
+        return Kept(self.output / UNFINISHED / f"{name}.safetensors", json.dumps(depends))
 
 
 def open_trained_run(
-    source: Path, config: Config, path: Path | None, *, seed: int, workers: int | None, output: Path | None = None
+    source: Path,
+    config: Config,
+    path: Path | None,
+    *,
+    seed: int,
+    workers: int | None,
+    output: Path | None = None,
+    dist_info: DistInfo | None = None,
 ) -> TrainedRun:
-    """Load what `source` names, on the GPU where there is one and the run was not told to leave it alone.
+    """Load what `source` names, on the device of `dist_info`; None: alone, on `evaluation_device`.
 
     `source`: the folder of a run, whose checkpoint at `path` is taken, or its newest; that of an export; or timm:NAME.
     `config`: of the run or of the export's recipe, with data and val set to what to evaluate on; without val, that is
@@ -112,11 +153,12 @@ def open_trained_run(
     if config.val:
         val = open_images(config.val, config.labels)
         check_classes(train, val, config.val)
-    device = "cuda" if has_gpu(config.system.device) else "cpu"
+    dist_info = dist_info or DistInfo(0, 0, 1, training_device(evaluation_device(config)))
+    device = dist_info.device
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
     if opened is not None:
         augment = _policy_of(opened.x) if str(source).startswith(OF_TIMM) else config.augment
-        config = replace(config, encoder=opened.settings, augment=augment).on_device(device)
+        config = replace(config, encoder=opened.settings, augment=augment).on_device(device.type)
         identity = {"encoder": str(source), "weights": FileDigest.of_content(opened.weights).sha256}
         trunk, equimod = opened.encoder.to(device), None
     else:
@@ -124,7 +166,12 @@ def open_trained_run(
         model = build_model(config, train)
         load_model(held[0].path, held[1], model)
         identity, trunk, equimod = held[0].identity, model.to(device).encoder, model.equimod
-    return TrainedRun(source, output or source, config, identity, trunk, equimod, train, val, seed, workers)
+    return TrainedRun(source, output or source, config, identity, trunk, equimod, train, val, seed, workers, dist_info)
+
+
+def evaluation_device(config: Config) -> str:
+    """The GPU where there is one and the run was not told to leave it alone."""
+    return "cuda" if has_gpu(config.system.device) else "cpu"
 
 
 def _policy_of(x: CenterPolicy) -> AugmentationPolicy:

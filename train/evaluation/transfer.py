@@ -33,7 +33,7 @@ _TOLERANCE = 1e-7  # of the gradient's largest component
 
 def run(trained: TrainedRun) -> Values:
     """See `measure`: from the training images to the validation images."""
-    return measure(trained.train_features, trained.val_features)
+    return measure(trained.train_features.float(), trained.val_features.float())
 
 
 def measure(train: Features, val: Features, settings: TransferSettings = TransferSettings()) -> Values:

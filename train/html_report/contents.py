@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from equimod.pipelines.stored import FileDigest
 from equimod.train.checkpoint import Checkpoint, CheckpointError, first_sound
 from equimod.train.config import Config, ConfigError, read_run
-from equimod.train.environment import Environment, code_digests
+from equimod.train.environment import Environment, code_digests, digest_of
 from equimod.train.evaluation.provenance import provenance
 from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.summary import training_seconds
@@ -145,5 +144,5 @@ def _code(environment: Environment) -> str:
     commit = provenance("", ())["commit"] if environment.code == code_digests() else None
     if commit:
         return f"commit {commit['sha'][:10]}{' with changes' if commit['dirty'] else ''}"
-    digest = FileDigest.of_content(msgspec.json.encode(environment.code, order="sorted")).sha256[:12]
-    return f"equimod {environment.others.get('equimod', 'of no known version')}, digest {digest}"
+    version = environment.others.get("equimod", "of no known version")
+    return f"equimod {version}, digest {digest_of(environment.code)}"
