@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
@@ -131,9 +132,9 @@ def test_an_interruption_changes_no_bit(
     assert not (tmp_path / FOLDER).exists()
 
 
-@pytest.mark.parametrize("damage", ["other settings", "cut"])
+@pytest.mark.parametrize("damage", ["other settings", "other images", "cut"])
 def test_what_does_not_belong_to_it_is_not_gone_on_with(
-    damage: str, trained: TrainedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    damage: str, trained: TrainedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path
 ) -> None:
     with monkeypatch.context() as cut:
         _cut_in_epoch(1, cut)
@@ -142,6 +143,10 @@ def test_what_does_not_belong_to_it_is_not_gone_on_with(
     file = tmp_path / FOLDER / "fine-tuning-100.safetensors"
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-9])
+    if damage == "other images":
+        first, second, *_ = sorted((source / "class_0").iterdir())
+        shutil.copy(first, second)
+        trained = replace(trained, train=open_records(source))
     settings = replace(SMALL, lr=0.01) if damage == "other settings" else SMALL
     epochs: list[int] = []
     original = Pipeline.epoch
