@@ -23,7 +23,7 @@ from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, ViewPolic
 from equimod.pipelines.prefetch import GPUMemory, Memory, Slot, prefetch
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resolution import Resolution
-from equimod.pipelines.sampler import Cursor, Sampler
+from equimod.pipelines.sampler import Cursor, Sampler, Shard
 from equimod.pipelines.timing import StageTimes
 
 
@@ -89,11 +89,12 @@ class Pipeline:
         drawn: deque[tuple[NDArray[np.int64], tuple[AugmentationParams, ...]]] = deque()
 
         def requests() -> Iterator[Request]:
-            for epoch, position in self._positions(start, epochs):
+            for shard, ahead in self._sampler.read_ahead(self._shards(start, epochs)):
+                position = shard.positions
                 with self.stages.record("read_ahead"):
-                    self._records.will_read(position)
+                    self._records.will_read(ahead)
                 with self.stages.record("draw"):
-                    params = self._draw(position, epoch)
+                    params = self._draw(position, shard.epoch)
                     drawn.append((position, params))
                     size, stored_size = self._records.size[position], self._records.stored_size[position]
                     request = Request(position, tuple(stored_box(p.crop, size, stored_size) for p in params))
@@ -108,12 +109,12 @@ class Pipeline:
             label, index = (torch.from_numpy(a[position]) for a in (self._records.label, self._records.index))
             yield Decoded(images.x, views, label, index)
 
-    def _positions(self, start: Cursor, epochs: Iterable[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """The epoch of each batch of this rank from `start` on, and where its samples lie in the records."""
+    def _shards(self, start: Cursor, epochs: Iterable[int]) -> Iterator[Shard]:
+        """What this rank takes in each step from `start` on."""
         for epoch in epochs:
             positions = self._sampler.epoch(epoch)
             for step in range(start.step if epoch == start.epoch else 0, len(self._sampler)):
-                yield epoch, self._sampler.shard(positions, step)
+                yield Shard(epoch, self._sampler.shard(positions, step))
 
     def _draw(self, position: NDArray[np.int64], epoch: int) -> tuple[AugmentationParams, ...]:
         size, index = self._records.size[position], self._records.index[position]

@@ -5,7 +5,9 @@ The order is a function of (seed, epoch); a step takes the same samples whatever
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +27,21 @@ class Cursor:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """What a rank takes in a step."""
+
+    epoch: int
+    positions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Sampler:
     """The samples of each step on one rank.
 
     `batch_size` is global; a rank takes its shard of every global batch, in rank order. A shuffled order drops the
     samples at the end that fill no batch; an unshuffled one (evaluation, one rank) keeps them as a shorter batch.
-    `window`: shuffle only within about that many neighbours at a time, so that a cold disk is read in runs of
-    256 samples; None shuffles the whole set.
+    `window`: shuffle only within about that many neighbours at a time, so that a cold disk is read in runs of 256
+    samples. A rank then takes those of a global batch that lie close to each other. None shuffles the whole set.
     """
 
     samples: int
@@ -84,5 +94,39 @@ class Sampler:
 
     def shard(self, epoch_positions: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         """The positions that this rank takes in `step` of the epoch whose order is `epoch_positions`."""
-        start = step * self.batch_size + self.rank * self.local_batch_size
-        return epoch_positions[start : start + self.local_batch_size]
+        of_step = epoch_positions[step * self.batch_size : (step + 1) * self.batch_size]
+        if self.window is not None:
+            of_step = np.sort(of_step)
+        return of_step[self.rank * self.local_batch_size :][: self.local_batch_size]
+
+    def read_ahead(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, NDArray[np.int64]]]:
+        """Each of this rank's `shards`, in their order, with the positions to request from the disk by now.
+
+        Without a window those of the shard. With one, whole runs of what the steps of the next window take from, a
+        share of them with each step of this one, so that the disk always has as much to do.
+        """
+        if self.window is None:
+            yield from ((shard, shard.positions) for shard in shards)
+            return
+        ahead, steps = iter(shards), -(-self.window // self.batch_size)
+        here = list(islice(ahead, steps))
+        runs = _runs(here)
+        asked = self._of_runs(runs)  # what nothing was before
+        while here:
+            following = list(islice(ahead, steps))
+            next_runs = _runs(following)
+            shares = np.array_split(next_runs[~np.isin(next_runs, runs)], len(here))
+            for shard, share in zip(here, shares, strict=True):
+                yield shard, np.concatenate([asked, self._of_runs(share)])
+                asked = asked[:0]
+            here, runs = following, next_runs
+
+    def _of_runs(self, runs: NDArray[np.int64]) -> NDArray[np.int64]:
+        positions = (runs[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
+        return positions[positions < self.samples]
+
+
+def _runs(shards: Sequence[Shard]) -> NDArray[np.int64]:
+    """The numbers of the runs that shards take from, in the order of their first use."""
+    numbers = np.concatenate([np.empty(0, np.int64), *(shard.positions // _BLOCK for shard in shards)])
+    return numbers[np.sort(np.unique(numbers, return_index=True)[1])]

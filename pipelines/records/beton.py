@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.archive import changed
-from equimod.pipelines.records.file_reader import FileReader
+from equimod.pipelines.records.file_reader import FileReader, merged
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import RecordsError, StoredImage, damaged, is_possible, numbered_classes
 from equimod.pipelines.stored import DamagedFileError, decode_json
@@ -214,8 +214,9 @@ class BetonRecords:
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """Have the system load these images ahead of `read`."""
-        for start, length in zip(self._pointer[positions].tolist(), self.length[positions].tolist(), strict=True):
-            self._file.will_read(start, length)
+        start = self._pointer[positions].astype(np.int64)
+        for _, offset, length in merged(np.zeros_like(start), start, self.length[positions]):
+            self._file.will_read(offset, length)
 
     @cached_property
     def _sources(self) -> list[bytes]:

@@ -7,11 +7,30 @@ in advance, since a thread that reads what is not in memory yet waits for the di
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from equimod.pipelines.durable import remedy
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.stored import regular_descriptor
+
+_GAP = 2**16
+"""Bytes that lie between two parts and are read with them: less than a request of its own costs."""
+
+
+def merged(file: NDArray[np.int64], offset: NDArray[np.int64], length: NDArray[np.int64]) -> Iterator[list[int]]:
+    """[file, offset, length] of the requests that cover these parts of numbered files, neighbours in one."""
+    if not len(file):
+        return
+    order = np.lexsort((offset, file))
+    file, offset, end = file[order], offset[order], (offset + length)[order]
+    far = end[:-1] + _GAP < offset[1:]
+    first = np.flatnonzero(np.concatenate([[True], far | (file[1:] != file[:-1])]))
+    last = np.append(first[1:], len(order)) - 1
+    yield from np.stack([file[first], offset[first], end[last] - offset[first]], axis=1).tolist()
 
 
 class FileReader:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.progress import track
-from equimod.pipelines.records.file_reader import FileReader
+from equimod.pipelines.records.file_reader import FileReader, merged
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import RecordsError, damaged, is_possible
 from equimod.pipelines.stored import DamagedFileError, Digests, FileDigest, decode_json, read_bytes
@@ -131,9 +131,10 @@ class TarRecords:
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """Have the system load these images ahead of `read`. A shard that cannot be opened is left to `read`."""
-        for row in self._table[positions]:
+        rows = self._table[positions]
+        for shard, offset, length in merged(rows["shard"], rows["offset"], rows["size"]):
             with suppress(RecordsError):
-                self._open(int(row["shard"])).will_read(int(row["offset"]), int(row["size"]))
+                self._open(shard).will_read(offset, length)
 
     def name(self, position: int) -> str:
         """Path in the source and the shard, as `n01440764/x.JPEG (records/shard-000003.tar)`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from equimod.pipelines.sampler import Sampler
+from equimod.pipelines.sampler import Sampler, Shard
 
 
 @pytest.mark.parametrize("window", [None, 1024])
@@ -18,13 +20,15 @@ def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(window: int | 
     assert (first != Sampler(5000, 100, seed=2, window=window).epoch(0)).mean() > 0.9
 
 
+@pytest.mark.parametrize("window", [None, 512])
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_share_the_global_batch_of_a_single_rank(world_size: int) -> None:
-    alone = Sampler(1003, 100, seed=7)
-    ranks = [Sampler(1003, 100, seed=7, rank=rank, world_size=world_size) for rank in range(world_size)]
+def test_ranks_share_the_global_batch_of_a_single_rank(world_size: int, window: int | None) -> None:
+    alone = Sampler(1003, 100, seed=7, window=window)
+    ranks = [replace(alone, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in (0, 9):
         together = np.concatenate([rank.shard(rank.epoch(3), step) for rank in ranks])
         np.testing.assert_array_equal(together, alone.shard(alone.epoch(3), step))
+        assert set(together) == set(alone.epoch(3)[step * 100 : (step + 1) * 100])
 
 
 def test_a_windowed_shuffle_reads_few_blocks_at_a_time_and_still_mixes() -> None:
@@ -33,6 +37,46 @@ def test_a_windowed_shuffle_reads_few_blocks_at_a_time_and_still_mixes() -> None
     for step in range(0, len(sampler), 10):
         assert len(set(sampler.shard(positions, step) // 256)) <= 16
     assert np.abs(np.diff(positions)).mean() > 1000
+
+
+def test_with_a_window_a_rank_takes_neighbours_of_a_global_batch() -> None:
+    ranks = [Sampler(256 * 200, 4096, seed=0, rank=rank, world_size=32, window=10_240) for rank in range(32)]
+    runs = [len(set(rank.shard(ranks[0].epoch(0), 3) // 256)) for rank in ranks]
+    assert max(runs) <= 4
+    assert np.mean(runs) < 2.5
+
+
+def _shards(sampler: Sampler, epochs: int) -> list[Shard]:
+    return [
+        Shard(epoch, sampler.shard(sampler.epoch(epoch), step))
+        for epoch in range(epochs)
+        for step in range(len(sampler))
+    ]
+
+
+def test_without_a_window_each_step_asks_for_its_own_samples() -> None:
+    shards = _shards(Sampler(1000, 100, seed=0), 2)
+    assert [(shard, ahead.tolist()) for shard, ahead in Sampler(1000, 100, seed=0).read_ahead(shards)] == [
+        (shard, shard.positions.tolist()) for shard in shards
+    ]
+
+
+@pytest.mark.parametrize("world_size", [1, 4])
+def test_with_a_window_whole_runs_are_asked_for_a_window_before_they_are_needed(world_size: int) -> None:
+    sampler = Sampler(256 * 90 - 100, 512, seed=3, world_size=world_size, window=256 * 10)  # five steps a window
+    shards, asked, steps = _shards(sampler, 2), set[int](), list[int]()
+    for number, (shard, ahead) in enumerate(sampler.read_ahead(shards)):
+        assert shard is shards[number]
+        asked |= set(ahead.tolist())
+        steps.append(len(ahead))
+        known = number + 5 if number % 5 == 4 else number  # at the end of a window, all of the next
+        assert set(np.concatenate([s.positions for s in shards[: known + 1]]).tolist()) <= asked
+        whole = {position // 256 for position in ahead.tolist()}
+        assert len(ahead) == sum(min(256, sampler.samples - 256 * run) for run in whole)
+    first, *rest = steps
+    assert max(rest) <= first  # no burst but at the start
+    if world_size == 1:
+        assert sum(steps) < 2.3 * sampler.samples  # over two epochs
 
 
 def test_training_drops_the_short_batch_and_evaluation_keeps_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
-from equimod.pipelines.records import RecordsError, open_records
+from equimod.pipelines.records import RecordsError, file_reader, open_records
+from equimod.pipelines.records.file_reader import merged
 from equimod.pipelines.records.folder import FolderRecords
 
 
@@ -30,17 +32,49 @@ def records(request: pytest.FixtureRequest, image_tree: Path, tmp_path: Path) ->
     return path
 
 
-def test_the_bytes_asked_for_are_those_of_the_images(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bytes] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What the system is asked to load."""
+    found: list[bytes] = []
 
     def fadvise(descriptor: int, offset: int, length: int, advice: int) -> None:
         assert advice == os.POSIX_FADV_WILLNEED
-        asked.append(os.pread(descriptor, length, offset))
+        found.append(os.pread(descriptor, length, offset))
 
     monkeypatch.setattr(os, "posix_fadvise", fadvise)
+    return found
+
+
+def test_the_bytes_asked_for_are_those_of_the_images(
+    records: Path, asked: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_reader, "_GAP", -1)
     opened = open_records(records)
     opened.will_read(np.array([20, 3, 11]))
-    assert asked == [opened.read(position) for position in (20, 3, 11)]
+    assert asked == [opened.read(position) for position in (3, 11, 20)]
+    opened.will_read(np.empty(0, np.int64))
+
+
+def test_neighbours_are_asked_for_in_one(records: Path, asked: list[bytes]) -> None:
+    opened = open_records(records)
+    opened.will_read(np.array([7, 5, 6]))
+    (run,) = asked
+    assert all(opened.read(position) in run for position in (5, 6, 7))
+    assert opened.read(4) not in run
+
+
+def test_requests_cover_the_parts_and_little_more() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n = int(rng.integers(1, 40))
+        file, offset, length = rng.integers(0, 3, n), rng.integers(0, 2**22, n), rng.integers(1, 2**16, n)
+        offset = np.sort(offset) + np.arange(n) * 2**16  # parts that do not overlap
+        requests = list(merged(file, offset, length))
+        for f, o, le in zip(file.tolist(), offset.tolist(), length.tolist(), strict=True):
+            assert any(f == number and start <= o and o + le <= start + size for number, start, size in requests)
+        assert sum(size for *_, size in requests) <= length.sum() + (n - len(requests)) * 2**16
+        for (f, start, size), (other, following, _) in pairwise(requests):
+            assert f < other or start + size + 2**16 < following
 
 
 @pytest.mark.parametrize("change", ["cut", "copied over"])
