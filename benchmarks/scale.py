@@ -1,0 +1,257 @@
+"""What grows with the data: `python benchmarks/scale.py disk --folder DIR`.
+
+disk: how much is read from the disk, and in how many requests, where the images do not fit into memory. Records of
+synthetic images are made in DIR once. The process that reads them has as much memory as is said, by a cgroup (v1, as
+root), and may ask for no more than so many requests a second. Linux only.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from equimod.benchmarks.result import present
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion.convert import convert
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
+from equimod.pipelines.conversion.settings import ConversionSettings
+from equimod.pipelines.errors import EquimodError
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.records import open_records
+from equimod.train.command import run_command
+from equimod.train.evaluation.table import Table
+
+CGROUPS = Path("/sys/fs/cgroup")
+DIFFERENT = 64
+"""Images that the others are copies of."""
+_MORE = 2**26  # bytes, of batches that come and go
+
+
+class ScaleError(EquimodError):
+    """What cannot be measured here: the message says why, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Read epochs of images that do not fit into memory, through the pipeline."""
+
+    folder: Path
+    """Where the images and records are made, and found again."""
+    images: int = 40_000
+    """Images."""
+    kilobytes: int = 100
+    """Size of an image."""
+    format: Literal["tar", "beton"] = "tar"
+    """Of the records."""
+    memory: float = 0.25
+    """Memory for images, as a share of all of them; 0: as much as there is."""
+    requests: int | None = None
+    """Requests a second that the disk answers; none: as many as it can."""
+    window: int | None = None
+    """--shuffle-window of the training."""
+    batch_size: int = 256
+    """Images of a batch."""
+    epochs: int = 4
+    """Epochs."""
+    output: Path | None = None
+    """JSON file for the result."""
+
+
+class _Cgroups:
+    """Groups of the kernel that the reading process is put into: one for its memory, one for its requests."""
+
+    def __init__(self) -> None:
+        self._folders = [CGROUPS / kind / f"equimod-{os.getpid()}" for kind in ("memory", "blkio")]
+        self.memory, self._blkio = self._folders
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Raises ScaleError where they cannot be made."""
+        try:
+            for folder in self._folders:
+                folder.mkdir()
+            yield
+        except OSError as error:
+            raise ScaleError(f"no cgroup can be made ({error}); run as root where there are cgroups v1") from error
+        finally:
+            for folder in self._folders:
+                if folder.exists():
+                    folder.rmdir()
+
+    def enter(self) -> None:
+        """Put this process into them."""
+        for folder in self._folders:
+            (folder / "cgroup.procs").write_text(str(os.getpid()))
+
+    def allow_memory(self, more: int) -> None:
+        """Limit the memory to what is in use and so many bytes."""
+        used = int((self.memory / "memory.usage_in_bytes").read_text())
+        (self.memory / "memory.limit_in_bytes").write_text(str(used + more))
+
+    def allow_requests(self, device: str, requests: int) -> None:
+        """Limit the requests a second to a disk."""
+        (self._blkio / "blkio.throttle.read_iops_device").write_text(f"{device} {requests}")
+
+
+def records(settings: Disk) -> Path:
+    """The records of so many images, made where they are not there."""
+    images = settings.folder / f"images-{settings.images}-{settings.kilobytes}"
+    path = images.with_suffix(f".{settings.format}")
+    if path.exists():
+        return path
+    rng, made = np.random.default_rng(0), []
+    for number in range(settings.images):
+        file = images / f"{number // 1000:05}" / f"{number % 1000:03}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            made.append(file)
+        elif number < DIFFERENT:
+            file.write_bytes(_jpeg(rng, settings.kilobytes * 1024))
+            made.append(file)
+        else:
+            os.link(made[number % DIFFERENT], file)
+    source, conversion = open_source(images), ConversionSettings(workers=os.cpu_count() or 1)
+    (convert if settings.format == "tar" else convert_to_beton)(source, path, conversion)
+    return path
+
+
+def _jpeg(rng: np.random.Generator, size: int) -> bytes:
+    """A small image in a file of `size` bytes, most of which are comments."""
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    content, comments = buffer.getvalue(), b""
+    while (missing := size - len(content) - len(comments)) > 4:
+        length = min(missing - 2, 65_535)
+        comments += b"\xff\xfe" + length.to_bytes(2, "big") + rng.bytes(length - 2)
+    return content[:2] + comments + content[2:]
+
+
+def disk(settings: Disk) -> dict[str, Any]:
+    """What each epoch read."""
+    path = records(settings)
+    size = int(open_records(path).length.sum())
+    number = settings.folder.stat().st_dev
+    device, groups = f"{os.major(number)}:{os.minor(number)}", _Cgroups()
+    found: list[dict[str, float]] = []
+    with groups.made():
+        if settings.requests:
+            groups.allow_requests(device, settings.requests)
+        context = get_context("spawn")
+        receive, send = context.Pipe(duplex=False)
+        process = context.Process(target=_read, args=(path, settings, groups, device, send))
+        process.start()
+        send.close()
+        try:
+            while len(found) < settings.epochs:
+                found.append(receive.recv())
+                one = found[-1]
+                print(
+                    f"epoch {len(found)}: {one['images_per_second']:,.0f} images/s, {one['bytes'] / size:.2f} of the "
+                    f"data, {one['requests'] / settings.images:.3f} requests an image",
+                    flush=True,
+                )
+        except EOFError:
+            raise ScaleError("the process that reads ended; its own message says why") from None
+        finally:
+            process.terminate()
+            process.join()
+    options = {key: value for key, value in asdict(settings).items() if key not in ("folder", "output")}
+    return {"benchmark": "scale-disk", "settings": options, "data_bytes": size, "epochs": found}
+
+
+def _read(path: Path, settings: Disk, groups: _Cgroups, device: str, send: Any) -> None:
+    """Read the epochs, in groups of the kernel, and send what each of them took."""
+    groups.enter()
+    pipeline = build_pipeline(
+        open_records(path),
+        POLICIES["simclr_cifar10"],
+        batch_size=settings.batch_size,
+        seed=0,
+        window=settings.window,
+    )
+    next(pipeline.decoded(0))  # what the process needs beside the images
+    _drop(path)
+    if settings.memory:
+        groups.allow_memory(_MORE + int(settings.memory * int(open_records(path).length.sum())))
+    for epoch in range(settings.epochs):
+        began, bytes_before, requests_before = time.perf_counter(), _bytes_read(), _requests(device)
+        images = sum(len(batch) for batch in pipeline.decoded(epoch))
+        seconds = time.perf_counter() - began
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        send.send(
+            {
+                "images_per_second": images / seconds,
+                "bytes": _bytes_read() - bytes_before,
+                "requests": _requests(device) - requests_before,
+                "resident_bytes": resident,
+            }
+        )
+
+
+def _drop(path: Path) -> None:
+    """Have the system forget what it holds of the records."""
+    for file in [path] if path.is_file() else sorted(path.iterdir()):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def _bytes_read() -> int:
+    """What this process had the disk read."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["read_bytes"])
+
+
+def _requests(device: str) -> int:
+    """Reads that a disk has answered, of all processes."""
+    major, minor = device.split(":")
+    for line in Path("/proc/diskstats").read_text().splitlines():
+        fields = line.split()
+        if fields[:2] == [major, minor]:
+            return int(fields[3])
+    raise ScaleError(f"/proc/diskstats knows no disk {device}; give a --folder on a disk")
+
+
+def rows(result: dict[str, Any]) -> list[Table]:
+    """A row an epoch."""
+    images = result["settings"]["images"]
+    cells = [
+        [
+            str(number),
+            f"{epoch['images_per_second']:,.0f}",
+            f"{epoch['bytes'] / result['data_bytes']:.2f}",
+            f"{epoch['requests'] / images:.3f}",
+            f"{epoch['resident_bytes'] / 2**20:,.0f}",
+        ]
+        for number, epoch in enumerate(result["epochs"], 1)
+    ]
+    return [Table(["epoch", "images/s", "read, of the data", "requests an image", "memory of the process, MiB"], cells)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
+    given = list(sys.argv[1:] if argv is None else argv)
+
+    def run() -> None:
+        settings = tyro.extras.subcommand_cli_from_dict({"disk": Disk}, description=__doc__, args=given)
+        present(disk(settings), rows, "scale.py", given, settings.output)
+
+    return run_command(run, again="run the same command again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
