@@ -18,6 +18,7 @@ from equimod.pipelines.batch import Batch, Decoded, View
 from equimod.pipelines.cores import loader_cores
 from equimod.pipelines.geometry import stored_box
 from equimod.pipelines.operators import Operators, operators_for
+from equimod.pipelines.page_cache import PageCache
 from equimod.pipelines.params import AugmentationParams, ParamLayout, draw
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, ViewPolicy
 from equimod.pipelines.prefetch import GPUMemory, Memory, Slot, prefetch
@@ -45,6 +46,7 @@ class Pipeline:
         self._records, self._policy, self._device = config.records, config.policy, config.device
         self._with_x, self._dtype = config.with_x, dtype
         self._sampler, self._resolution = sampler, resolution
+        self._page_cache = PageCache(config.records)
         self._layouts = tuple(ParamLayout.of(view) for view in self._policy.views)
         self._make_backend = make_backend
         self._backends: dict[int, Backend] = {}  # by the size of the images, one at a time
@@ -86,7 +88,7 @@ class Pipeline:
         return self._backends[size]
 
     def _decoded_by(self, backend: Backend, start: Cursor, epochs: Iterable[int]) -> Generator[Decoded, None, None]:
-        drawn: deque[tuple[NDArray[np.int64], tuple[AugmentationParams, ...]]] = deque()
+        drawn: deque[tuple[Shard, tuple[AugmentationParams, ...]]] = deque()
 
         def requests() -> Iterator[Request]:
             for shard, ahead in self._sampler.read_ahead(self._shards(start, epochs)):
@@ -95,18 +97,20 @@ class Pipeline:
                     self._records.will_read(ahead)
                 with self.stages.record("draw"):
                     params = self._draw(position, shard.epoch)
-                    drawn.append((position, params))
+                    drawn.append((shard, params))
                     size, stored_size = self._records.size[position], self._records.stored_size[position]
                     request = Request(position, tuple(stored_box(p.crop, size, stored_size) for p in params))
                 yield request
 
         for images in self.stages.record_each("load", backend.load(requests())):
-            position, params = drawn.popleft()
+            shard, params = drawn.popleft()
+            with self.stages.record("read_ahead"):
+                self._page_cache.used(shard.positions)
             views = tuple(
                 View(image, p, layout.encode(p))
                 for image, p, layout in zip(images.views, params, self._layouts, strict=True)
             )
-            label, index = (torch.from_numpy(a[position]) for a in (self._records.label, self._records.index))
+            label, index = (torch.from_numpy(a[shard.positions]) for a in (self._records.label, self._records.index))
             yield Decoded(images.x, views, label, index)
 
     def _shards(self, start: Cursor, epochs: Iterable[int]) -> Iterator[Shard]:

@@ -121,6 +121,8 @@ class DrawnRecords:
     def will_read(self, positions: NDArray[np.int64]) -> None:
         pass
 
+    wont_read = will_read
+
     def source(self, position: int) -> str:
         return f"drawn/{position}"
 

@@ -50,6 +50,9 @@ class ArchiveRecords:
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """Nothing: the system reads ahead as it sees fit."""
 
+    def wont_read(self, positions: NDArray[np.int64]) -> None:
+        """Nothing: it forgets as it sees fit."""
+
     def source(self, position: int) -> str:
         """Path of the image in the source."""
         return self._source.items[position].name

@@ -218,6 +218,11 @@ class BetonRecords:
         for _, offset, length in merged(np.zeros_like(start), start, self.length[positions]):
             self._file.will_read(offset, length)
 
+    def wont_read(self, positions: NDArray[np.int64]) -> None:
+        """Have the system forget these images."""
+        for start, length in zip(self._pointer[positions].tolist(), self.length[positions].tolist(), strict=True):
+            self._file.wont_read(start, length)
+
     @cached_property
     def _sources(self) -> list[bytes]:
         return self.trailer.sources.split(b"\n") if self.trailer else []

@@ -67,3 +67,8 @@ class FileReader:
         """Have the system begin to load these bytes, without waiting, where it can."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def wont_read(self, offset: int, length: int) -> None:
+        """Have the system forget these bytes, where it can."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)

@@ -213,6 +213,9 @@ class FolderRecords:
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """Nothing: to open a file takes as long as to read it. Convert trees that do not fit into memory."""
 
+    def wont_read(self, positions: NDArray[np.int64]) -> None:
+        """Nothing, for the same reason."""
+
     def source(self, position: int) -> str:
         """Path of the image, relative to the tree."""
         return self._tree.names[position]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,9 +76,19 @@ class JoinedRecords:
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """See Records."""
+        for part, inside in self._by_part(positions):
+            part.will_read(inside)
+
+    def wont_read(self, positions: NDArray[np.int64]) -> None:
+        """See Records."""
+        for part, inside in self._by_part(positions):
+            part.wont_read(inside)
+
+    def _by_part(self, positions: NDArray[np.int64]) -> Iterator[tuple[Records, NDArray[np.int64]]]:
+        """The parts that hold samples, with their positions there."""
         of_part = np.searchsorted(self._first, positions, side="right") - 1
         for part in np.unique(of_part):
-            self._parts[part].will_read(positions[of_part == part] - self._first[part])
+            yield self._parts[part], positions[of_part == part] - self._first[part]
 
     def source(self, position: int) -> str:
         """The sample's path in its source, behind the name of its part."""

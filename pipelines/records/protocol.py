@@ -64,6 +64,10 @@ class Records(Contents, Protocol):
         """Have the system load these samples ahead of `read`, where it can; returns at once, and never fails."""
         ...
 
+    def wont_read(self, positions: NDArray[np.int64]) -> None:
+        """Have the system forget these samples, where it can; never fails."""
+        ...
+
     def source(self, position: int) -> str:
         """The sample's path in the source that was converted."""
         ...

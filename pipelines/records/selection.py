@@ -29,6 +29,9 @@ class SelectedRecords:
     def will_read(self, positions: NDArray[np.int64]) -> None:
         self._records.will_read(self._position[positions])
 
+    def wont_read(self, positions: NDArray[np.int64]) -> None:
+        self._records.wont_read(self._position[positions])
+
     def source(self, position: int) -> str:
         return self._records.source(int(self._position[position]))
 

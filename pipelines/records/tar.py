@@ -136,6 +136,12 @@ class TarRecords:
             with suppress(RecordsError):
                 self._open(shard).will_read(offset, length)
 
+    def wont_read(self, positions: NDArray[np.int64]) -> None:
+        """Have the system forget these images."""
+        for row in self._table[positions]:
+            with suppress(RecordsError):
+                self._open(int(row["shard"])).wont_read(int(row["offset"]), int(row["size"]))
+
     def name(self, position: int) -> str:
         """Path in the source and the shard, as `n01440764/x.JPEG (records/shard-000003.tar)`."""
         shard = shard_name(int(self._table[position]["shard"]))

@@ -25,7 +25,7 @@ PIPELINES = (
     {"kernel", "decode", "resize", "resize_part"},
     {"backends"},
     {"color", "ops", "triton_ops", "operators", "augment"},
-    {"batch", "prefetch", "build"},
+    {"page_cache", "batch", "prefetch", "build"},
     {"conversion", "shapes"},
     {"images"},
 )
