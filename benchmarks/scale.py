@@ -23,7 +23,7 @@ import tyro
 from PIL import Image
 
 from equimod.benchmarks.result import present
-from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.conversion import open_source
 from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
@@ -169,23 +169,23 @@ def disk(settings: Disk) -> dict[str, Any]:
             process.terminate()
             process.join()
     options = {key: value for key, value in asdict(settings).items() if key not in ("folder", "output")}
-    return {"benchmark": "scale-disk", "settings": options, "data_bytes": size, "epochs": found}
+    name = "disk-random" if settings.window is None else "disk-window"
+    return {"benchmark": name, "settings": options, "data_bytes": size, "epochs": found}
 
 
 def _read(path: Path, settings: Disk, groups: _Cgroups, device: str, send: Any) -> None:
     """Read the epochs, in groups of the kernel, and send what each of them took."""
     groups.enter()
-    pipeline = build_pipeline(
-        open_records(path),
-        POLICIES["simclr_cifar10"],
-        batch_size=settings.batch_size,
-        seed=0,
-        window=settings.window,
-    )
-    next(pipeline.decoded(0))  # what the process needs beside the images
+
+    def build() -> Pipeline:
+        policy, records = POLICIES["simclr_cifar10"], open_records(path)
+        return build_pipeline(records, policy, batch_size=settings.batch_size, seed=0, window=settings.window)
+
+    next(build().decoded(0))  # what the process needs beside the images
     _drop(path)
     if settings.memory:
         groups.allow_memory(_MORE + int(settings.memory * int(open_records(path).length.sum())))
+    pipeline = build()
     for epoch in range(settings.epochs):
         began, bytes_before, requests_before = time.perf_counter(), _bytes_read(), _requests(device)
         images = sum(len(batch) for batch in pipeline.decoded(epoch))
@@ -240,6 +240,21 @@ def rows(result: dict[str, Any]) -> list[Table]:
         for number, epoch in enumerate(result["epochs"], 1)
     ]
     return [Table(["epoch", "images/s", "read, of the data", "requests an image", "memory of the process, MiB"], cells)]
+
+
+def caption(result: dict[str, Any]) -> str:
+    """What stands under the table in a document."""
+    settings, size = result["settings"], result["data_bytes"]
+    order = f"shuffled in windows of {settings['window']:,}" if settings["window"] else "in random order"
+    memory = (
+        f"{settings['memory']:.0%} of that as memory for images" if settings["memory"] else "as much memory as there is"
+    )
+    requests = f", a disk that answers {settings['requests']:,} requests a second" if settings["requests"] else ""
+    return (
+        f"{settings['images']:,} synthetic images of {settings['kilobytes']} KiB, {size / 2**20:,.0f} MiB of "
+        f"{settings['format']} records, {order}, batches of {settings['batch_size']}, {memory}{requests}; decoded, "
+        "cropped and resized to 32 pixels."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, ViewPolic
 from equimod.pipelines.prefetch import GPUMemory, Memory, Slot, prefetch
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.resolution import Resolution
-from equimod.pipelines.sampler import Cursor, Sampler, Shard
+from equimod.pipelines.sampler import Cursor, Sampler, Shard, Step
 from equimod.pipelines.timing import StageTimes
 
 
@@ -46,7 +46,7 @@ class Pipeline:
         self._records, self._policy, self._device = config.records, config.policy, config.device
         self._with_x, self._dtype = config.with_x, dtype
         self._sampler, self._resolution = sampler, resolution
-        self._page_cache = PageCache(config.records)
+        self._page_cache = PageCache(config.records, sampler.window)
         self._layouts = tuple(ParamLayout.of(view) for view in self._policy.views)
         self._make_backend = make_backend
         self._backends: dict[int, Backend] = {}  # by the size of the images, one at a time
@@ -88,29 +88,31 @@ class Pipeline:
         return self._backends[size]
 
     def _decoded_by(self, backend: Backend, start: Cursor, epochs: Iterable[int]) -> Generator[Decoded, None, None]:
-        drawn: deque[tuple[Shard, tuple[AugmentationParams, ...]]] = deque()
+        drawn: deque[tuple[Step, tuple[AugmentationParams, ...]]] = deque()
 
         def requests() -> Iterator[Request]:
-            for shard, ahead in self._sampler.read_ahead(self._shards(start, epochs)):
-                position = shard.positions
+            for step in self._sampler.planned(self._shards(start, epochs)):
+                position = step.shard.positions
                 with self.stages.record("read_ahead"):
-                    self._records.will_read(ahead)
+                    self._records.will_read(step.ahead)
                 with self.stages.record("draw"):
-                    params = self._draw(position, shard.epoch)
-                    drawn.append((shard, params))
+                    params = self._draw(position, step.shard.epoch)
+                    drawn.append((step, params))
                     size, stored_size = self._records.size[position], self._records.stored_size[position]
                     request = Request(position, tuple(stored_box(p.crop, size, stored_size) for p in params))
                 yield request
 
         for images in self.stages.record_each("load", backend.load(requests())):
-            shard, params = drawn.popleft()
+            step, params = drawn.popleft()
             with self.stages.record("read_ahead"):
-                self._page_cache.used(shard.positions)
+                self._page_cache.used(step.done)
             views = tuple(
                 View(image, p, layout.encode(p))
                 for image, p, layout in zip(images.views, params, self._layouts, strict=True)
             )
-            label, index = (torch.from_numpy(a[shard.positions]) for a in (self._records.label, self._records.index))
+            label, index = (
+                torch.from_numpy(a[step.shard.positions]) for a in (self._records.label, self._records.index)
+            )
             yield Decoded(images.x, views, label, index)
 
     def _shards(self, start: Cursor, epochs: Iterable[int]) -> Iterator[Shard]:

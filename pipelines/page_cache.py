@@ -17,15 +17,18 @@ from equimod.pipelines.records.protocol import Records
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _SHARE = 0.8  # of the memory that is free, for images
+_WINDOWS = 3  # that are there at a time: one is used, one comes in, and one is about to go
 
 
 class PageCache:
-    """The cache while all of `records` are used again and again."""
+    """The cache while all of `records` are used again and again, shuffled within a `window` or as a whole."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, window: int | None) -> None:
         free, ends = free_memory(), np.cumsum(records.length)
-        self._records = records
-        self._kept = len(records) if free is None else int(np.searchsorted(ends, _SHARE * free, side="right"))
+        self._records, self._kept = records, len(records)
+        if free is not None and ends[-1] > _SHARE * free:
+            of_windows = _WINDOWS * (window or 0) * ends[-1] / len(records)
+            self._kept = int(np.searchsorted(ends, _SHARE * free - of_windows, side="right"))
 
     def used(self, positions: NDArray[np.int64]) -> None:
         """Give up those of these images that do not stay."""

@@ -35,6 +35,15 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step of a rank beside what it has the disk do."""
+
+    shard: Shard
+    ahead: NDArray[np.int64]  # positions to request before this step
+    done: NDArray[np.int64]  # positions that are not used again in this epoch, or not soon, after this step
+
+
+@dataclass(frozen=True)
 class Sampler:
     """The samples of each step on one rank.
 
@@ -99,27 +108,28 @@ class Sampler:
             of_step = np.sort(of_step)
         return of_step[self.rank * self.local_batch_size :][: self.local_batch_size]
 
-    def read_ahead(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, NDArray[np.int64]]]:
-        """Each of this rank's `shards`, in their order, with the positions to request from the disk by now.
+    def planned(self, shards: Iterable[Shard]) -> Iterator[Step]:
+        """This rank's `shards`, in their order, with what to request from the disk by then, and what is done with.
 
-        Without a window those of the shard. With one, whole runs of what the steps of the next window take from, a
-        share of them with each step of this one, so that the disk always has as much to do.
+        Without a window each asks for its own. With one, whole runs of what the steps of the next window take from are
+        asked for, a share of them with each step of this one, so that the disk always has as much to do.
         """
         if self.window is None:
-            yield from ((shard, shard.positions) for shard in shards)
+            yield from (Step(shard, shard.positions, shard.positions) for shard in shards)
             return
-        ahead, steps = iter(shards), -(-self.window // self.batch_size)
-        here = list(islice(ahead, steps))
+        following, steps = iter(shards), -(-self.window // self.batch_size)
+        here = list(islice(following, steps))
         runs = _runs(here)
-        asked = self._of_runs(runs)  # what nothing was before
+        first = runs  # which no window before has asked for
         while here:
-            following = list(islice(ahead, steps))
-            next_runs = _runs(following)
+            there = list(islice(following, steps))
+            next_runs = _runs(there)
             shares = np.array_split(next_runs[~np.isin(next_runs, runs)], len(here))
-            for shard, share in zip(here, shares, strict=True):
-                yield shard, np.concatenate([asked, self._of_runs(share)])
-                asked = asked[:0]
-            here, runs = following, next_runs
+            done = [runs[:0]] * (len(here) - 1) + [runs[~np.isin(runs, next_runs)]]
+            for shard, share, no_more in zip(here, shares, done, strict=True):
+                yield Step(shard, self._of_runs(np.concatenate([first, share])), self._of_runs(no_more))
+                first = runs[:0]
+            here, runs = there, next_runs
 
     def _of_runs(self, runs: NDArray[np.int64]) -> NDArray[np.int64]:
         positions = (runs[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()

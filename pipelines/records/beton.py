@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -214,14 +215,17 @@ class BetonRecords:
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """Have the system load these images ahead of `read`."""
-        start = self._pointer[positions].astype(np.int64)
-        for _, offset, length in merged(np.zeros_like(start), start, self.length[positions]):
+        for _, offset, length in self._requests(positions):
             self._file.will_read(offset, length)
 
     def wont_read(self, positions: NDArray[np.int64]) -> None:
         """Have the system forget these images."""
-        for start, length in zip(self._pointer[positions].tolist(), self.length[positions].tolist(), strict=True):
-            self._file.wont_read(start, length)
+        for _, offset, length in self._requests(positions):
+            self._file.wont_read(offset, length)
+
+    def _requests(self, positions: NDArray[np.int64]) -> Iterator[list[int]]:
+        start = self._pointer[positions].astype(np.int64)
+        return merged(np.zeros_like(start), start, self.length[positions])
 
     @cached_property
     def _sources(self) -> list[bytes]:

@@ -16,6 +16,7 @@ import resource
 import tarfile
 import threading
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -131,16 +132,19 @@ class TarRecords:
 
     def will_read(self, positions: NDArray[np.int64]) -> None:
         """Have the system load these images ahead of `read`. A shard that cannot be opened is left to `read`."""
-        rows = self._table[positions]
-        for shard, offset, length in merged(rows["shard"], rows["offset"], rows["size"]):
+        for shard, offset, length in self._requests(positions):
             with suppress(RecordsError):
                 self._open(shard).will_read(offset, length)
 
     def wont_read(self, positions: NDArray[np.int64]) -> None:
         """Have the system forget these images."""
-        for row in self._table[positions]:
+        for shard, offset, length in self._requests(positions):
             with suppress(RecordsError):
-                self._open(int(row["shard"])).wont_read(int(row["offset"]), int(row["size"]))
+                self._open(shard).wont_read(offset, length)
+
+    def _requests(self, positions: NDArray[np.int64]) -> Iterator[list[int]]:
+        rows = self._table[positions]
+        return merged(rows["shard"], rows["offset"], rows["size"])
 
     def name(self, position: int) -> str:
         """Path in the source and the shard, as `n01440764/x.JPEG (records/shard-000003.tar)`."""

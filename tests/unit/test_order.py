@@ -56,23 +56,26 @@ def _shards(sampler: Sampler, epochs: int) -> list[Shard]:
 
 def test_without_a_window_each_step_asks_for_its_own_samples() -> None:
     shards = _shards(Sampler(1000, 100, seed=0), 2)
-    assert [(shard, ahead.tolist()) for shard, ahead in Sampler(1000, 100, seed=0).read_ahead(shards)] == [
-        (shard, shard.positions.tolist()) for shard in shards
-    ]
+    steps = list(Sampler(1000, 100, seed=0).planned(shards))
+    assert [step.shard for step in steps] == shards
+    assert all(step.ahead is step.done is step.shard.positions for step in steps)
 
 
 @pytest.mark.parametrize("world_size", [1, 4])
 def test_with_a_window_whole_runs_are_asked_for_a_window_before_they_are_needed(world_size: int) -> None:
     sampler = Sampler(256 * 90 - 100, 512, seed=3, world_size=world_size, window=256 * 10)  # five steps a window
     shards, asked, steps = _shards(sampler, 2), set[int](), list[int]()
-    for number, (shard, ahead) in enumerate(sampler.read_ahead(shards)):
-        assert shard is shards[number]
-        asked |= set(ahead.tolist())
-        steps.append(len(ahead))
+    for number, step in enumerate(sampler.planned(shards)):
+        assert step.shard is shards[number]
+        asked |= set(step.ahead.tolist())
+        steps.append(len(step.ahead))
         known = number + 5 if number % 5 == 4 else number  # at the end of a window, all of the next
-        assert set(np.concatenate([s.positions for s in shards[: known + 1]]).tolist()) <= asked
-        whole = {position // 256 for position in ahead.tolist()}
-        assert len(ahead) == sum(min(256, sampler.samples - 256 * run) for run in whole)
+        assert set(np.concatenate([s.positions for s in shards[number : known + 1]]).tolist()) <= asked
+        asked -= set(step.done.tolist())  # which is asked for again before it is used again
+        for positions in (step.ahead, step.done):
+            whole = {position // 256 for position in positions.tolist()}
+            assert len(positions) == sum(min(256, sampler.samples - 256 * run) for run in whole)
+        assert len(asked) <= 256 * 40
     first, *rest = steps
     assert max(rest) <= first  # no burst but at the start
     if world_size == 1:
