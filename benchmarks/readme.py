@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, reliability, scaling
+from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, reliability, scale, scaling
 from equimod.benchmarks.compare_embedding import Embed
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
@@ -146,6 +146,8 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "loader": (Loader.rows, Loader.caption),
     "views": (Views.rows, Views.caption),
     "augment": (Augment.rows, Augment.caption),
+    "disk-random": (scale.rows, scale.caption),
+    "disk-window": (scale.rows, scale.caption),
     "train": (Train.rows, Train.caption),
     "embed": (Embed.rows, Embed.caption),
     "grad_cache": (Chunks.rows, Chunks.caption),
