@@ -14,19 +14,19 @@ from equimod.pipelines.records import open_records
 @pytest.mark.ci
 @pytest.mark.parametrize("form", ["tar", "beton"])
 def test_every_epoch_is_measured(form: str, tmp_path: Path) -> None:
-    options = ["--folder", str(tmp_path), "--images", "300", "--kilobytes", "3", "--format", form, "--memory", "0"]
+    options = ["--folder", str(tmp_path), "--images", "300", "--kilobytes", "8", "--format", form, "--memory", "0"]
     options += ["--window", "256", "--batch-size", "50", "--epochs", "2", "--output", str(tmp_path / "out.json")]
     assert scale.main(["disk", *options]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["benchmark"] == "disk-window"
-    assert result["data_bytes"] == 300 * 3 * 1024
+    assert result["data_bytes"] == 300 * 8 * 1024
     assert len(result["epochs"]) == 2
     assert all(epoch["images_per_second"] > 0 for epoch in result["epochs"])
     (table,) = scale.rows(result)
     assert [row[0] for row in table.rows] == ["1", "2"]
-    assert "300 synthetic images of 3 KiB" in scale.caption(result)
-    records = open_records(tmp_path / f"images-300-3.{form}")
-    assert (records.length == 3 * 1024).all()
+    assert "300 synthetic images of 8 KiB" in scale.caption(result)
+    records = open_records(tmp_path / f"images-300-8.{form}")
+    assert (records.length == 8 * 1024).all()
     assert len(set(records.checksum.tolist())) == scale.DIFFERENT
 
 
