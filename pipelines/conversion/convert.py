@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ from equimod.pipelines.records.tar import (
     FORM,
     MANIFEST,
     PROGRESS,
-    SAMPLE,
     SAMPLES,
     load_manifest,
 )
@@ -55,6 +54,7 @@ OWN_NAMES = re.compile(
     rf"|{re.escape(PROGRESS)}|{re.escape(TEMPORARY_PREFIX)}.*"
 )
 POLL_SECONDS = 0.2
+_AHEAD = 2  # shards that are handed to each worker: few enough to watch, whatever the number of shards
 
 
 class DamagedImagesError(RecordsError):
@@ -82,19 +82,25 @@ def _convert_shards(tasks: list[ShardTask], workers: int, total: int) -> dict[in
     results: dict[int, ShardDone] = {}
     damaged: list[Note] = []
     try:
-        numbers: dict[Future[ShardDone | list[Note]], int] = {pool.submit(convert_shard, t): t.number for t in tasks}
-        pending = set(numbers)
+        waiting = iter(tasks)
+        pending: dict[Future[ShardDone | list[Note]], int] = {}
         with Progress("converting", "images", total=total, done=before) as progress:
-            while pending:
-                finished, pending = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+            while True:
+                if not damaged:
+                    for task in islice(waiting, _AHEAD * workers - len(pending)):
+                        pending[pool.submit(convert_shard, task)] = task.number
+                if not pending:
+                    break
+                finished, _ = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
                 progress.show(before + checked.value)
                 for future in finished:
-                    result = future.result()
+                    number, result = pending.pop(future), future.result()
                     if isinstance(result, ShardDone):
-                        results[numbers[future]] = result
+                        results[number] = result
                     else:
                         damaged += result
-                        pending = {other for other in pending if not other.cancel()}
+                if damaged:
+                    pending = {future: number for future, number in pending.items() if not future.cancel()}
     except BrokenProcessPool as error:
         raise RecordsError(
             "a worker process was killed, perhaps for want of memory; run the same command again to continue, "
@@ -149,7 +155,7 @@ def _listing(source: Source, listings: list[str]) -> str:
 
 def _finish(source: Source, output: Path, settings: ConversionSettings, done: list[ShardDone]) -> Manifest:
     """Write what turns the shards into records, the manifest last."""
-    table = np.array([row for part in done for row in part.rows], dtype=SAMPLE)
+    table = np.concatenate([part.table for part in done])
     if not len(table):
         raise RecordsError(
             f"none of the {len(source.items)} images of {source.path} can be decoded; give another source"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from multiprocessing.sharedctypes import Synchronized
 from multiprocessing.synchronize import Event
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from equimod.pipelines.conversion.check import DamagedImageError, Encoding
 from equimod.pipelines.conversion.settings import OnError
@@ -16,7 +20,7 @@ from equimod.pipelines.conversion.tar_writer import describe_shard, write_shard
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import one_line
 from equimod.pipelines.records.manifest import Note, Shard
-from equimod.pipelines.records.tar import PROGRESS
+from equimod.pipelines.records.tar import PROGRESS, SAMPLE
 from equimod.pipelines.stored import DamagedFileError, decode_sealed, read_bytes, seal
 
 
@@ -49,10 +53,15 @@ class ShardDone:
 
     listing: str
     shard: Shard | None  # None where every image was left out
-    rows: list[tuple[int, ...]]  # fields of tar.SAMPLE
+    samples: str  # entries of tar.SAMPLE in base64: those of millions of images are held at the end
     reencoded: tuple[Note, ...]
     harmless: tuple[Note, ...]
     left_out: tuple[Note, ...]
+
+    @property
+    def table(self) -> NDArray[np.void]:
+        """Its samples, as samples.npy has them."""
+        return np.frombuffer(base64.b64decode(self.samples), SAMPLE)
 
     def save(self, path: Path) -> None:
         with durable_file(path) as file:
@@ -66,9 +75,9 @@ def taken_over(task: ShardTask) -> ShardDone | None:
         done = decode_sealed(read_bytes(task.entry), ShardDone, str(task.entry))
         if done.left_out or done.listing != task.listing():
             return None
-        if done.shard and done.shard != describe_shard(task.output, task.number, len(done.rows)):
+        if done.shard and done.shard != describe_shard(task.output, task.number, len(done.table)):
             return None
-    except (DamagedFileError, OSError):
+    except (DamagedFileError, OSError, ValueError):
         return None
     return done
 
@@ -129,6 +138,7 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
     except _Refused:
         return damaged
     shard = describe_shard(task.output, task.number, len(writer.rows)) if writer.rows else None
-    done = ShardDone(listing, shard, writer.rows, tuple(reencoded), tuple(harmless), tuple(damaged))
+    samples = base64.b64encode(np.array(writer.rows, dtype=SAMPLE).tobytes()).decode()
+    done = ShardDone(listing, shard, samples, tuple(reencoded), tuple(harmless), tuple(damaged))
     done.save(task.entry)
     return done

@@ -63,7 +63,7 @@ def shard_name(number: int) -> str:
 
 
 class TarRecords:
-    """Random access to the samples of tar shards, each opened at its first use.
+    """Random access to the samples of tar shards, each opened at its first use; the first is closed where too many are.
 
     Raises RecordsError where the small files are damaged, or a shard is missing or of another length.
     """
@@ -94,7 +94,7 @@ class TarRecords:
             raise RecordsError(f"{folder / SAMPLES} holds what cannot be true; copy the records or convert again")
         self._files: dict[int, FileReader] = {}
         self._opening = threading.Lock()
-        _allow_open_files(len(self.manifest.shards) + SPARE_FILES)
+        self._most_files = _files_to_open(len(self.manifest.shards))
 
     def _check_shards(self) -> None:
         for shard in self.manifest.shards:
@@ -112,12 +112,15 @@ class TarRecords:
         return len(self._table)
 
     def _open(self, shard: int) -> FileReader:
-        if shard in self._files:
-            return self._files[shard]
+        if (file := self._files.get(shard)) is not None:
+            return file
         with self._opening:
-            if shard not in self._files:
-                self._files[shard] = FileReader(self.folder / shard_name(shard))
-            return self._files[shard]
+            if (file := self._files.get(shard)) is None:
+                file = FileReader(self.folder / shard_name(shard))
+                if len(self._files) >= self._most_files:
+                    del self._files[next(iter(self._files))]  # which closes it once nobody reads it any more
+                self._files[shard] = file
+            return file
 
     def read(self, position: int) -> bytes:
         """The encoded image.
@@ -190,9 +193,13 @@ def _table(content: bytes, path: Path) -> NDArray[np.void]:
     return table
 
 
-def _allow_open_files(wanted: int) -> None:
-    """Raise this process's limit of open files: an open shard holds one, and ImageNet has more shards than 1,024."""
+def _files_to_open(shards: int) -> int:
+    """How many shards may be open at a time: all, where this process's limit of open files can be raised so far, since
+    ImageNet has more shards than the 1,024 files that are usual.
+    """
+    wanted = shards + SPARE_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+        soft = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return shards if soft == resource.RLIM_INFINITY else max(1, min(shards, soft - SPARE_FILES))

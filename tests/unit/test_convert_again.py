@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from small_conversion import SHARD_SIZE, contents, truncate
@@ -15,6 +17,7 @@ from small_conversion import SHARD_SIZE, contents, truncate
 from equimod.pipelines.conversion.convert import DamagedImagesError, convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import RecordsError
+from equimod.pipelines.records.tar import SAMPLE
 
 
 def test_repaired_image_costs_its_own_shard_only(
@@ -52,7 +55,9 @@ def test_an_entry_that_changed_since_it_was_written_is_not_taken_over(
         convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE))
     entry = tmp_path / "out" / ".progress" / "000000.json"
     fields = json.loads(entry.read_text())
-    fields["rows"][0][5] = 2  # its label
+    table = np.frombuffer(base64.b64decode(fields["samples"]), SAMPLE).copy()
+    table["label"][0] = 2
+    fields["samples"] = base64.b64encode(table.tobytes()).decode()
     entry.write_text(json.dumps(fields, indent=1))
     shutil.copy2(image_tree / "class_2" / "007.jpg", source / "class_2" / "007.jpg")
     assert convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE)).written == 2

@@ -17,7 +17,7 @@ from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
-from equimod.pipelines.records import RecordsError, file_reader, open_records
+from equimod.pipelines.records import RecordsError, file_reader, open_records, tar
 from equimod.pipelines.records.file_reader import merged
 from equimod.pipelines.records.folder import FolderRecords
 
@@ -124,3 +124,22 @@ def test_a_pipeline_asks_for_every_sample_before_it_is_read(image_tree: Path, mo
     pipeline = build_pipeline(open_records(image_tree), POLICIES["simclr_cifar10"], batch_size=4, seed=0)
     assert sum(len(batch) for batch in pipeline.decoded(0)) == 24
     assert len(asked) == 24
+
+
+def test_no_more_shards_are_open_than_the_system_allows(
+    image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert(image_tree, tmp_path / "records", ConversionSettings(workers=1, shard_size=5))
+    whole = open_records(tmp_path / "records")
+    images = [whole.read(position) for position in range(24)]
+    del whole  # which has all five open
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(tar.resource, "getrlimit", lambda kind: (256, 259))
+    monkeypatch.setattr(tar.resource, "setrlimit", lambda kind, limit: limits.append(limit))
+    records, opened = open_records(tmp_path / "records"), 0
+    assert limits == [(259, 259)]  # 5 shards wanted 261
+    for position in [0, 6, 12, 18, 23, 0, 6, 1, 23, 12]:
+        assert records.read(position) == images[position]
+        links = (path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        opened = max(opened, sum("records/shard-" in str(link) for link in links))
+    assert opened == 3
