@@ -148,7 +148,7 @@ def test_scores_stand_with_their_intervals_and_seeds_with_their_mean(runs: list[
         ["class, kNN top-1, %", "50.0", "52.0", "51.0 ± 1.4", "60.0"],
         ["equivariance absolute crop", "–", "–", "–", "0.250\n0.125 to 0.375"],
         ["equivariance relative crop", "–", "–", "–", "2.000\n1.500 to 2.500"],
-        ["knn top5, %", "–", "90.0", "–", "–"],
+        ["class, kNN top-5, %", "–", "90.0", "–", "–"],
     ]
 
 

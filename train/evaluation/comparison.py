@@ -86,6 +86,6 @@ def caption(result: dict[str, Any]) -> str:
 
 def title(name: str) -> str:
     """What a score is called in a table."""
-    if name in ACCURACIES:
-        return f"class, {ACCURACIES[name]}, %"
+    if (accuracy := ACCURACIES.get(name.replace("_top5", "_top1"))) is not None:
+        return f"class, {accuracy.replace('top-1', 'top-5') if name.endswith('_top5') else accuracy}, %"
     return _EQUIVARIANCES.get(name, f"{factor_title(name)}, R2")

@@ -106,7 +106,7 @@ def _score(run: Run, name: str) -> str:
 
 
 def _title(name: str) -> str:
-    if comparison.in_order([name]):
+    if comparison.in_order([name.replace("_top5", "_top1")]):
         return comparison.title(name)
     return name.replace("_", " ") + (", %" if "_top" in name else "")
 
