@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -23,10 +23,11 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, Normalize
 from equimod.pipelines.progress import reading, say, track
+from equimod.pipelines.records.header_cache import cache_folder
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.shapes import FACTORS, draw_dataset
 from equimod.train.config import Config, ConfigError
-from equimod.train.distributed import DistInfo, barrier
+from equimod.train.distributed import DistInfo, barrier, first_on_each_node
 
 SHAPES_SAMPLES: dict[Split, int] = {"train": 10_000, "test": 2_000}
 MEASURED = 2048  # images
@@ -43,20 +44,21 @@ def prepare(config: Config, dist_info: DistInfo) -> tuple[Config, Records]:
     if not config.data:
         assert config.dataset is not None
         make = {"shapes": _draw_shapes, "cifar10": _download_cifar10}[config.dataset]
-        cache = Path(os.environ.get("EQUIMOD_CACHE", "~/.cache/equimod")).expanduser() / config.dataset
+        cache = cache_folder() / config.dataset
         if dist_info.rank == 0:
             for split in SPLITS:
                 _make_once(cache, split, make)
         barrier(dist_info)
         config = replace(config, data=(cache / "train",), val=config.val or (cache / "test",))
     assert config.data is not None
-    records = open_images(config.data, config.labels)
+    records = first_on_each_node(partial(open_images, config.data, config.labels), dist_info)
     if config.online_probe and not records.classes:
         raise ConfigError(
             f"online_probe learns from labels, and data={spaced(config.data)} has none; leave --online-probe out"
         )
     if config.val:
-        check_classes(records, open_images(config.val, config.labels), config.val)
+        val = first_on_each_node(partial(open_images, config.val, config.labels), dist_info)
+        check_classes(records, val, config.val)
     return config, records
 
 

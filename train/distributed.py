@@ -142,6 +142,18 @@ def of_first_rank(make: Callable[[], T], dist_info: DistInfo) -> T:
     return made
 
 
+def first_on_each_node(make: Callable[[], T], dist_info: DistInfo) -> T:
+    """What `make` returns, called on the first rank of each node before it is on the others: what it keeps for itself
+    on a disk spares those the work."""
+    if dist_info.local_rank:
+        barrier(dist_info)
+        return make()
+    try:
+        return make()
+    finally:
+        barrier(dist_info)  # the others then raise the same
+
+
 def assert_same_on_all_ranks(value: str, what: str, dist_info: DistInfo) -> None:
     """ValueError, on every rank, if `value` is not the same everywhere.
 

@@ -13,7 +13,7 @@ from equimod.pipelines.codec import DamagedImageError, open_image
 from equimod.pipelines.conversion.archive_source import ArchiveReader
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.progress import track
-from equimod.pipelines.records.folder import HEADER_THREADS
+from equimod.pipelines.records.header_cache import THREADS
 from equimod.pipelines.records.protocol import RecordsError
 
 HEADER = 64 * 2**10  # bytes, that tell the size of most images
@@ -85,7 +85,7 @@ def read_headers(source: Source, positions: range) -> NDArray[np.int64]:
         except OSError as error:
             raise _unreadable(f"{source.path}: {item.name}", error.strerror or str(error)) from error
 
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         headers = track(pool.map(header, positions), len(positions), "reading headers", "images")
         return np.array(list(headers), dtype=np.int64)
 

@@ -6,7 +6,6 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.codec import DamagedImageError, open_image
-from equimod.pipelines.progress import Progress, track
+from equimod.pipelines.progress import Progress
+from equimod.pipelines.records.header_cache import read_headers
 from equimod.pipelines.records.image_names import IMAGE_EXTENSIONS, say_once, tell_ignored
 from equimod.pipelines.records.protocol import RecordsError, edges_checksum
 from equimod.pipelines.records.walk import Walk
@@ -28,7 +28,6 @@ Labels = Literal["auto", "folder", "none"]
 every image lies in a folder directly below, none where every image lies in the folder itself; otherwise it asks."""
 LISTS = (".txt", ".tsv", ".csv")
 SURVEYED = 100
-HEADER_THREADS = 16  # they wait for the disk, not for a core
 
 
 @dataclass(frozen=True)
@@ -181,16 +180,14 @@ def survey_files(path: Path, labels: Labels = "auto") -> tuple[int, NDArray[np.i
 class FolderRecords:
     """Records read straight from the files of a folder or a list.
 
-    Opening it reads the header of every image.
+    Opening it reads the header of every image, or of those that changed where there are many.
     Raises RecordsError where the folder is unusable (see `scan_tree`) or a header is damaged.
     """
 
     def __init__(self, path: Path, labels: Labels = "auto") -> None:
         self._tree = scan(path, labels)
         count = len(self._tree.names)
-        with ThreadPoolExecutor(HEADER_THREADS) as pool:
-            found = pool.map(_header, map(self._tree.path, range(count)))
-            headers = np.array(list(track(found, count, "reading headers", "images")), dtype=np.int64)
+        headers = read_headers(self._tree.root, self._tree.names, _header, count=5)
         self.classes = self._tree.classes
         self.label = np.array(self._tree.labels, dtype=np.int64)
         self.index = np.arange(count, dtype=np.int64)
