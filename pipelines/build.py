@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -116,11 +117,21 @@ class Pipeline:
             yield Decoded(images.x, views, label, index)
 
     def _shards(self, start: Cursor, epochs: Iterable[int]) -> Iterator[Shard]:
-        """What this rank takes in each step from `start` on."""
-        for epoch in epochs:
-            positions = self._sampler.epoch(epoch)
+        """What this rank takes in each step from `start` on. While an epoch runs, the order of the next is made."""
+        orders = ((epoch, self._order_soon(epoch)) for epoch in epochs)
+        ahead = deque(islice(orders, 1))
+        while ahead:
+            epoch, order = ahead.popleft()
+            ahead.extend(islice(orders, 1))
             for step in range(start.step if epoch == start.epoch else 0, len(self._sampler)):
-                yield Shard(epoch, self._sampler.shard(positions, step))
+                yield Shard(epoch, self._sampler.shard(order.result(), step))
+
+    def _order_soon(self, epoch: int) -> Future[NDArray[np.int64]]:
+        """The order of an epoch, made in a thread of its own, which then ends."""
+        pool = ThreadPoolExecutor(1, "equimod-order")
+        order = pool.submit(self._sampler.epoch, epoch)
+        pool.shutdown(wait=False)
+        return order
 
     def _draw(self, position: NDArray[np.int64], epoch: int) -> tuple[AugmentationParams, ...]:
         size, index = self._records.size[position], self._records.index[position]

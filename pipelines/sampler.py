@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from equimod.pipelines import philox
 
 _ORDER_STREAM = philox.WORD_LIMIT - 1  # far from the streams of views, which are numbered from 0
+_KEYS = 2**16  # that are drawn at a time, since drawing takes twenty times the memory of what is drawn
 _BLOCK = 256  # neighbours in the file that a windowed shuffle keeps together
 
 
@@ -89,17 +90,24 @@ class Sampler:
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
         """Every position 0..samples-1 once, in the order of `epoch`: int64 (samples,)."""
-        positions = np.arange(self.samples)
         if not self.shuffle:
-            return positions
-        random = philox.words(self.seed, positions, epoch=epoch, stream=_ORDER_STREAM, blocks=1).astype(np.uint64)
-        key = (random[:, 0] << np.uint64(32)) | random[:, 1]
+            return np.arange(self.samples)
+        key = self._keys(epoch)
         if self.window is None:
             return np.argsort(key, kind="stable")
         # Blocks in random order, as many as fill a window make a group, samples in random order within their group.
         rank_of_block = np.argsort(np.argsort(key[::_BLOCK], kind="stable"))
-        group = rank_of_block[positions // _BLOCK] // (self.window // _BLOCK)
+        group = np.repeat(rank_of_block // (self.window // _BLOCK), _BLOCK)[: self.samples]
         return np.lexsort((key, group))
+
+    def _keys(self, epoch: int) -> NDArray[np.uint64]:
+        """A random number for each position, which the order of an epoch sorts them by."""
+        keys = np.empty(self.samples, dtype=np.uint64)
+        for start in range(0, self.samples, _KEYS):
+            positions = np.arange(start, min(start + _KEYS, self.samples))
+            words = philox.words(self.seed, positions, epoch=epoch, stream=_ORDER_STREAM, blocks=1).astype(np.uint64)
+            keys[positions] = (words[:, 0] << np.uint64(32)) | words[:, 1]
+        return keys
 
     def shard(self, epoch_positions: NDArray[np.int64], step: int) -> NDArray[np.int64]:
         """The positions that this rank takes in `step` of the epoch whose order is `epoch_positions`."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from equimod.pipelines.sampler import Sampler, Shard
+from equimod.pipelines import sampler
+from equimod.pipelines.build import build_pipeline
+from equimod.pipelines.policy import POLICIES
+from equimod.pipelines.records import open_records
+from equimod.pipelines.sampler import Cursor, Sampler, Shard
 
 
 @pytest.mark.parametrize("window", [None, 1024])
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(window: int | None) -> None:
-    sampler = Sampler(5000, 100, seed=1, window=window)
-    first, second = sampler.epoch(0), sampler.epoch(1)
+    of_both = Sampler(5000, 100, seed=1, window=window)
+    first, second = of_both.epoch(0), of_both.epoch(1)
     assert sorted(first) == sorted(second) == list(range(5000))
     assert (first != second).mean() > 0.9
     np.testing.assert_array_equal(first, Sampler(5000, 50, seed=1, window=window).epoch(0))
@@ -102,3 +108,30 @@ def test_training_drops_the_short_batch_and_evaluation_keeps_it() -> None:
 def test_orders_that_cannot_be_are_refused_with_the_remedy(arguments: dict, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         Sampler(**arguments, seed=0)
+
+
+def test_the_order_of_an_epoch_is_made_while_the_one_before_runs(
+    image_tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, str]] = []
+    original = Sampler.epoch
+
+    def epoch(self: Sampler, epoch: int) -> np.ndarray:
+        made.append((epoch, threading.current_thread().name))
+        return original(self, epoch)
+
+    monkeypatch.setattr(Sampler, "epoch", epoch)
+    pipeline = build_pipeline(open_records(image_tree), POLICIES["simclr_cifar10"], batch_size=1, seed=0, workers=1)
+    batches = pipeline.epochs(Cursor(0, 0), 3)
+    for _ in range(15):  # of 24
+        next(batches)
+    assert [number for number, _ in made] == [0, 1]
+    assert all(name.startswith("equimod-order") for _, name in made)
+    assert sum(1 for _ in batches) == 3 * 24 - 15
+    assert [number for number, _ in made] == [0, 1, 2]
+
+
+def test_keys_are_drawn_in_parts_and_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Sampler(5000, 100, seed=1).epoch(2)
+    monkeypatch.setattr(sampler, "_KEYS", 999)
+    np.testing.assert_array_equal(Sampler(5000, 100, seed=1).epoch(2), whole)

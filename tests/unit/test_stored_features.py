@@ -12,6 +12,7 @@ from torch import Tensor
 
 from equimod.models.encoder import build_encoder
 from equimod.models.settings import EncoderSettings
+from equimod.pipelines.durable import locked
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, evaluation_policy
 from equimod.pipelines.records import open_records
 from equimod.train.distributed import DistInfo
@@ -89,6 +90,15 @@ def test_what_is_there_is_not_made_again_and_what_is_other_is(
     anew = _stored(tmp_path, image_tree, _encoder(), weights="1" * 64)
     assert written == [0, 1, 2, 3] * 5
     assert list((tmp_path / stored.FOLDER).iterdir()) == [anew.folder.parent]
+
+
+def test_features_that_another_process_is_making_are_not_removed(image_tree: Path, tmp_path: Path) -> None:
+    others = _stored(tmp_path, image_tree, _encoder())
+    with locked(others.folder):
+        _stored(tmp_path, image_tree, _encoder(), weights="1" * 64)
+    assert others.load().shape == (24, 64)
+    _stored(tmp_path, image_tree, _encoder(), weights="1" * 64)
+    assert not others.folder.exists()
 
 
 def test_other_code_makes_them_anew(image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
