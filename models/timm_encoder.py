@@ -47,6 +47,7 @@ def timm_encoder(settings: EncoderSettings, image_size: int) -> Encoder:
             f"encoder.arch={settings.arch} yields no features of images of {image_size} pixels ({reason}); give "
             "another --image-size or --encoder.arch"
         ) from error
+    _require_whole_patches(model, settings.arch, image_size)
     for module in model.modules():
         for rate in ("p", "drop_prob"):  # of torch's Dropout, of timm's DropPath
             if isinstance(getattr(module, rate, None), float) and "drop" in type(module).__name__.lower():
@@ -68,6 +69,18 @@ def resized(encoder: Encoder, tensors: Mapping[str, Tensor]) -> Mapping[str, Ten
         return tensors
     grid = list(encoder.patch_embed.grid_size)
     return {**tensors, "pos_embed": resample_abs_pos_embed(given, grid, num_prefix_tokens=prefix)}
+
+
+def _require_whole_patches(model: nn.Module, arch: str, image_size: int) -> None:
+    """Raise ConfigError where a model would leave out pixels at the edge, which fill no patch."""
+    side = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    for pixels in side if isinstance(side, tuple) else (side,):
+        if image_size % pixels:
+            fitting = max(1, round(image_size / pixels)) * pixels
+            raise ConfigError(
+                f"encoder.arch={arch} sees images in patches of {pixels} pixels, and {image_size} pixels are no whole "
+                f"number of them; give --image-size {fitting}"
+            )
 
 
 @torch.no_grad()

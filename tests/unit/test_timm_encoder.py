@@ -103,6 +103,12 @@ def test_images_that_it_cannot_take_are_refused_in_one_line(arch: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("pixels", "fitting"), [(100, 96), (39, 32)])
+def test_images_that_fill_no_whole_patches_are_refused(pixels: int, fitting: int) -> None:
+    with pytest.raises(ConfigError, match=f"{pixels} pixels are no whole number of them; give --image-size {fitting}"):
+        build_encoder(EncoderSettings("vit_tiny_patch16_224"), pixels)
+
+
 def test_what_gives_no_vector_an_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timm, "create_model", partial(timm.create_model, global_pool=""))
     with pytest.raises(ConfigError, match=r"what it gives is \(1, 5, 64\) and no vector an image"):
