@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -255,12 +255,15 @@ def caption(result: dict[str, Any]) -> str:
     )
 
 
+COMMANDS: dict[str, Callable[..., Disk]] = {"disk": Disk}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C."""
     given = list(sys.argv[1:] if argv is None else argv)
 
     def run() -> None:
-        settings = tyro.extras.subcommand_cli_from_dict({"disk": Disk}, description=__doc__, args=given)
+        settings = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__, args=given)
         present(disk(settings), rows, "scale.py", given, settings.output)
 
     return run_command(run, again="run the same command again")

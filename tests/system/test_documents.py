@@ -179,8 +179,7 @@ def _check_options(module: str, options: list[str]) -> None:
         _check_training(_without_gpus(options))
     elif module == "train.evaluate":
         tyro.cli(evaluate.Options, args=options, config=(tyro.conf.FlagCreatePairsOff,))
-    elif module in ("benchmarks.throughput", "benchmarks.large_batch"):
-        commands = {"benchmarks.throughput": throughput, "benchmarks.large_batch": large_batch}[module].COMMANDS
+    elif (commands := getattr(importlib.import_module(f"equimod.{module}"), "COMMANDS", None)) is not None:
         tyro.extras.subcommand_cli_from_dict(dict(commands), args=options)
         if "--" in options:
             _check_training(options[options.index("--") + 1 :])
