@@ -1,14 +1,17 @@
-"""What grows with the data: `python benchmarks/scale.py disk --folder DIR`.
+"""What grows with the data: `python benchmarks/scale.py disk|features --folder DIR`.
 
 disk: how much is read from the disk, and in how many requests, where the images do not fit into memory. Records of
 synthetic images are made in DIR once. The process that reads them has as much memory as is said, by a cgroup (v1, as
 root), and may ask for no more than so many requests a second. Linux only.
+
+features: what evaluation takes on features that are kept on the disk. Drawn ones are made in DIR once.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 import tyro
 from PIL import Image
 
@@ -32,6 +36,10 @@ from equimod.pipelines.errors import EquimodError
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 from equimod.train.command import run_command
+from equimod.train.embedding.blocks import BATCHES, Blocks, Plan
+from equimod.train.evaluation.features import BATCH_SIZE, Features
+from equimod.train.evaluation.knn import KnnSettings, votes
+from equimod.train.evaluation.linear_probe import ProbeSettings, fit
 from equimod.train.evaluation.table import Table
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -42,6 +50,44 @@ _MORE = 2**26  # bytes, of batches that come and go
 
 class ScaleError(EquimodError):
     """What cannot be measured here: the message says why, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptFeatures:
+    """Load features, find neighbours, train a classifier on them."""
+
+    folder: Path
+    """Where the features are made, and found again."""
+    images: int = 1_281_167
+    """Training images."""
+    features: int = 512
+    """Features of an image."""
+    classes: int = 1000
+    """Classes."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What they are kept in."""
+    queries: int = 1024
+    """Images whose neighbours are looked for."""
+    steps: int = 1000
+    """Steps of the classifier."""
+    output: Path | None = None
+    """JSON file for the result."""
+
+    def measure(self) -> dict[str, Any]:
+        """What each part took."""
+        context = get_context("spawn")
+        receive, send = context.Pipe(duplex=False)
+        process = context.Process(target=_evaluate, args=(self, _features(self), send))
+        process.start()
+        send.close()
+        try:
+            found = receive.recv()
+        except EOFError:
+            raise ScaleError("the process that evaluates ended; its own message says why") from None
+        finally:
+            process.join()
+        options = {key: value for key, value in asdict(self).items() if key not in ("folder", "output")}
+        return {"benchmark": "features", "settings": options, **found}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +114,10 @@ class Disk:
     """Epochs."""
     output: Path | None = None
     """JSON file for the result."""
+
+    def measure(self) -> dict[str, Any]:
+        """See `disk`."""
+        return disk(self)
 
 
 class _Cgroups:
@@ -188,15 +238,59 @@ def _read(path: Path, settings: Disk, groups: _Cgroups | None, device: str, send
         began, bytes_before, requests_before = time.perf_counter(), _bytes_read(), _requests(device)
         images = sum(len(batch) for batch in pipeline.decoded(epoch))
         seconds, requests = time.perf_counter() - began, _requests(device)
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         send.send(
             {
                 "images_per_second": images / seconds,
                 "bytes": _bytes_read() - bytes_before,
                 "requests": None if requests is None or requests_before is None else requests - requests_before,
-                "resident_bytes": resident,
+                "resident_bytes": _resident(),
             }
         )
+
+
+def _features(settings: KeptFeatures) -> Blocks:
+    """Drawn features, made where they are not there."""
+    x = POLICIES["simclr_cifar10"].x
+    form = (settings.images, settings.features, settings.dtype, BATCH_SIZE, BATCHES)
+    blocks = Blocks(
+        settings.folder / f"features-{'-'.join(map(str, form[:3]))}",
+        Plan("drawn", "", x, settings.dtype, "", "", "", *form),
+    )
+    blocks.folder.mkdir(parents=True, exist_ok=True)
+    rows = BATCH_SIZE * BATCHES
+    for number in blocks.begin():
+        generator = torch.Generator().manual_seed(number)
+        count = min(rows, settings.images - number * rows)
+        blocks.write(number, torch.randn(count, settings.features, generator=generator))
+    return blocks
+
+
+def _evaluate(settings: KeptFeatures, blocks: Blocks, send: Any) -> None:
+    """Do what evaluators do, and send what it took."""
+    found: dict[str, float] = {"resident_before_bytes": _resident()}
+    began = time.perf_counter()
+    label = torch.arange(settings.images) % settings.classes
+    train = Features(blocks.load(), label, tuple(map(str, range(settings.classes))))
+    found["load_seconds"], began = time.perf_counter() - began, time.perf_counter()
+    votes(train, train.h[: settings.queries].float(), KnnSettings())
+    found["queries_per_second"] = settings.queries / (time.perf_counter() - began)
+    few = ProbeSettings(epochs=1)
+    steps = min(settings.steps, settings.images // few.batch_size)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(settings.images))
+
+    def batches(epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for rows in order[: steps * few.batch_size].split(few.batch_size):
+            yield train.h[rows].float(), train.label[rows]
+
+    began = time.perf_counter()
+    fit(batches, steps, train, few)
+    found["steps_per_second"] = steps / (time.perf_counter() - began)
+    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    send.send(found)
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _drop(path: Path) -> None:
@@ -225,7 +319,31 @@ def _requests(device: str) -> int | None:
 
 
 def rows(result: dict[str, Any]) -> list[Table]:
-    """A row an epoch."""
+    """The table of either benchmark."""
+    return _disk_rows(result) if "epochs" in result else _features_rows(result)
+
+
+def _features_rows(result: dict[str, Any]) -> list[Table]:
+    gib = result["settings"]["images"] * result["settings"]["features"] / 2**30
+    gib *= {"float32": 4, "bfloat16": 2}[result["settings"]["dtype"]]
+    cells = [
+        f"{gib:.2f}",
+        f"{result['load_seconds']:.0f}",
+        f"{result['queries_per_second']:,.0f}",
+        f"{result['steps_per_second']:,.0f}",
+        f"{result['peak_bytes'] / 2**30:.2f}",
+    ]
+    titles = [
+        "features, GiB",
+        "loaded in, s",
+        "neighbours of images/s",
+        "steps of the classifier/s",
+        "peak memory, GiB",
+    ]
+    return [Table(titles, [cells])]
+
+
+def _disk_rows(result: dict[str, Any]) -> list[Table]:
     images = result["settings"]["images"]
     cells = [
         [
@@ -242,7 +360,13 @@ def rows(result: dict[str, Any]) -> list[Table]:
 
 def caption(result: dict[str, Any]) -> str:
     """What stands under the table in a document."""
-    settings, size = result["settings"], result["data_bytes"]
+    settings = result["settings"]
+    if "epochs" not in result:
+        return (
+            f"{settings['features']} drawn features of {settings['images']:,} images in {settings['dtype']}, "
+            f"{settings['classes']:,} classes; k of {KnnSettings().k}, batches of {ProbeSettings().batch_size}."
+        )
+    size = result["data_bytes"]
     order = f"shuffled in windows of {settings['window']:,}" if settings["window"] else "in random order"
     memory = (
         f"{settings['memory']:.0%} of that as memory for images" if settings["memory"] else "as much memory as there is"
@@ -255,7 +379,7 @@ def caption(result: dict[str, Any]) -> str:
     )
 
 
-COMMANDS: dict[str, Callable[..., Disk]] = {"disk": Disk}
+COMMANDS: dict[str, Callable[..., Disk | KeptFeatures]] = {"disk": Disk, "features": KeptFeatures}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -264,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         settings = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__, args=given)
-        present(disk(settings), rows, "scale.py", given, settings.output)
+        present(settings.measure(), rows, "scale.py", given, settings.output)
 
     return run_command(run, again="run the same command again")
 

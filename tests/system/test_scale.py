@@ -37,3 +37,17 @@ def test_without_groups_it_says_so(
     options = ["--folder", str(tmp_path), "--images", "64", "--kilobytes", "3", "--epochs", "1"]
     assert scale.main(["disk", *options]) == 1
     assert "no cgroup can be made" in capsys.readouterr().err
+
+
+@pytest.mark.ci
+def test_evaluation_on_kept_features_is_measured(tmp_path: Path) -> None:
+    options = ["--folder", str(tmp_path), "--images", "5000", "--features", "8", "--classes", "7"]
+    options += ["--queries", "9", "--steps", "3", "--dtype", "bfloat16", "--output", str(tmp_path / "out.json")]
+    assert scale.main(["features", *options]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert len(list((tmp_path / "features-5000-8-bfloat16").glob("block-*"))) == 2
+    (table,) = scale.rows(result)
+    assert table.rows[0][0] == "0.00"
+    assert result["peak_bytes"] > result["resident_before_bytes"] > 0
+    assert min(result["queries_per_second"], result["steps_per_second"]) > 0
+    assert "8 drawn features of 5,000 images in bfloat16, 7 classes" in scale.caption(result)
