@@ -148,6 +148,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "augment": (Augment.rows, Augment.caption),
     "disk-random": (scale.rows, scale.caption),
     "disk-window": (scale.rows, scale.caption),
+    "features": (scale.rows, scale.caption),
     "train": (Train.rows, Train.caption),
     "embed": (Embed.rows, Embed.caption),
     "grad_cache": (Chunks.rows, Chunks.caption),
