@@ -17,11 +17,13 @@ from typing import Any
 
 import tyro
 
-from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, reliability, scale, scaling
+from equimod.benchmarks import gpu, gpu_memory, parity, rehearse, reliability, scaling
 from equimod.benchmarks.compare_embedding import Embed
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
 from equimod.benchmarks.compare_training import Train
+from equimod.benchmarks.growth.disk import Disk
+from equimod.benchmarks.growth.features import KeptFeatures
 from equimod.benchmarks.large_batch import Chunks, Loss
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError
@@ -146,9 +148,9 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "loader": (Loader.rows, Loader.caption),
     "views": (Views.rows, Views.caption),
     "augment": (Augment.rows, Augment.caption),
-    "disk-random": (scale.rows, scale.caption),
-    "disk-window": (scale.rows, scale.caption),
-    "features": (scale.rows, scale.caption),
+    "disk-random": (Disk.rows, Disk.caption),
+    "disk-window": (Disk.rows, Disk.caption),
+    "features": (KeptFeatures.rows, KeptFeatures.caption),
     "train": (Train.rows, Train.caption),
     "embed": (Embed.rows, Embed.caption),
     "grad_cache": (Chunks.rows, Chunks.caption),

@@ -1,0 +1,1 @@
+"""What grows with the data: a file a benchmark, run by scale.py."""
