@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -139,7 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from equimod.train.evaluation.results import draw_figures, evaluate
         from equimod.train.evaluation.trained_run import evaluation_device, open_trained_run
 
-        with refused_settings(), process_group(evaluation_device(config)) as dist_info:
+        with ExitStack() as stack:
+            with refused_settings():
+                dist_info = stack.enter_context(process_group(evaluation_device(config)))
             trained = open_trained_run(
                 options.run_dir,
                 config,

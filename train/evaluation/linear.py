@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
+from equimod.train.config import ConfigError
 from equimod.train.evaluation import Values
 from equimod.train.evaluation.linear_probe import ProbeSettings, on_images
 from equimod.train.evaluation.trained_run import TrainedRun
@@ -12,7 +13,12 @@ SETTINGS = asdict(ProbeSettings())
 
 
 def run(trained: TrainedRun) -> Values:
-    """linear_top1 and linear_top5 in percent."""
+    """linear_top1 and linear_top5 in percent. ConfigError where its batches do not split over the ranks."""
+    batch_size, ranks = min(ProbeSettings().batch_size, len(trained.train)), trained.dist_info.world_size
+    if batch_size % ranks:
+        raise ConfigError(
+            f"--linear has batches of {batch_size} images, which {ranks} ranks cannot share evenly; start 1"
+        )
     images = trained.view_set(trained.train, trained.config.evaluation_policy)
     kept = replace(trained.kept("linear", SETTINGS), dist_info=trained.dist_info)
     return on_images(images, trained.val_features, kept=kept)

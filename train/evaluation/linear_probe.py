@@ -35,7 +35,7 @@ def on_images(train: ViewSet, val: Features, settings: ProbeSettings = ProbeSett
     """linear_top1 and linear_top5 in percent: trained on augmented images, by all ranks, tested on `val`.
 
     The one view of the policy is what the classifier trains on, drawn anew every epoch. `val` holds features of the
-    policy's x. ValueError where the batch does not split over the ranks.
+    policy's x.
     """
     dist_info = kept.dist_info
     pipeline = build_pipeline(
