@@ -45,7 +45,7 @@ def test_batches_that_ranks_cannot_share_are_one_line(run: Path, tmp_path: Path)
     command = ["-c", PROGRAM, str(run), "--output", str(tmp_path), "--workers", "1", "--linear"]
     ended = run_ranks([command] * 5)
     assert [code for code, _ in ended] == [2] * 5
-    assert any("--linear has batches of 24 images, which 5 ranks cannot share evenly; start 1" in e for _, e in ended)
+    assert any("--linear has batches of 24 images, which 5 ranks cannot share evenly; start 4" in e for _, e in ended)
 
 
 def _scores(output: Path) -> dict[str, float]:

@@ -16,8 +16,9 @@ def run(trained: TrainedRun) -> Values:
     """linear_top1 and linear_top5 in percent. ConfigError where its batches do not split over the ranks."""
     batch_size, ranks = min(ProbeSettings().batch_size, len(trained.train)), trained.dist_info.world_size
     if batch_size % ranks:
+        fitting = max(number for number in range(1, ranks) if batch_size % number == 0)
         raise ConfigError(
-            f"--linear has batches of {batch_size} images, which {ranks} ranks cannot share evenly; start 1"
+            f"--linear has batches of {batch_size} images, which {ranks} ranks cannot share evenly; start {fitting}"
         )
     images = trained.view_set(trained.train, trained.config.evaluation_policy)
     kept = replace(trained.kept("linear", SETTINGS), dist_info=trained.dist_info)
