@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class EquimodError(Exception):
@@ -17,6 +18,11 @@ class UsageError(EquimodError):
 def counted(kinds: Iterable[str]) -> str:
     """How often each kind comes, the most frequent first, in one line: `3 .txt, 1 .heic`."""
     return ", ".join(f"{number:,} {kind}" for kind, number in Counter(kinds).most_common())
+
+
+def spaced(paths: Iterable[Path]) -> str:
+    """The paths as on a command line."""
+    return " ".join(map(str, paths))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

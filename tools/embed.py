@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"workers={arguments.workers} is too small; give 1 or more")
         # Only now: torch takes seconds to import, and --help should not.
         from equimod.pipelines.images import open_images
-        from equimod.train.distributed import process_group
+        from equimod.train.distributed import first_on_each_node, process_group
         from equimod.train.embedding.files import require_form
         from equimod.train.embedding.run import embed
         from equimod.train.opened_encoder import open_encoder
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             usual = opened.precision if dist_info.device.type == "cuda" else "fp32"
             embed(
                 opened,
-                open_images(arguments.data, arguments.labels),
+                first_on_each_node(partial(open_images, arguments.data, arguments.labels), dist_info),
                 arguments.out,
                 source=arguments.data,
                 precision=usual if arguments.precision == "auto" else arguments.precision,

@@ -20,10 +20,10 @@ from typing import Annotated, Literal
 import tyro
 
 from equimod.pipelines.durable import durable_file
-from equimod.pipelines.errors import EquimodError, UsageError
+from equimod.pipelines.errors import EquimodError, UsageError, spaced
 from equimod.pipelines.progress import say
 from equimod.train.command import run_command
-from equimod.train.config import RECIPES, Config, differences, parse, read_recipe, read_run
+from equimod.train.config import RECIPES, differences, parse, read_recipe, read_run
 from equimod.train.evaluation.provenance import provenance
 from equimod.train.evaluation.scores import read_scores
 from equimod.train.evaluation.summary import summary
@@ -101,7 +101,7 @@ class _Run:
         asked = replace(asked, precision=found.precision) if asked.precision == "auto" else asked
         changed = differences(asked, found)
         if asked.data != found.data:
-            changed.append(f"data={_paths(asked)} (was {_paths(found)})")
+            changed.append(f"data={spaced(asked.data or ())} (was {spaced(found.data or ())})")
         if changed:
             raise SweepError(f"{self.folder} holds a run with {', '.join(changed)}; give another --output")
         return True
@@ -136,10 +136,6 @@ def _runs(arguments: Arguments) -> list[_Run]:
             evaluators = (linear, "--knn", *of_equimod, *table.evaluators)
             runs.append(_Run(row, folder, arguments.launcher, options, evaluators))
     return runs
-
-
-def _paths(config: Config) -> str:
-    return " ".join(map(str, config.data or ()))
 
 
 def _epochs(row: Row, recipe: str) -> list[str]:

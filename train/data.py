@@ -20,6 +20,7 @@ from equimod.pipelines.conversion.convert import convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.cores import available_cores
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.errors import spaced
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import AugmentationPolicy, CenterPolicy, Normalize
 from equimod.pipelines.progress import reading, say, track
@@ -81,11 +82,6 @@ def measured_normalization(records: Records, policy: CenterPolicy, *, workers: i
     deviation = (squares - sums * sums).clamp(min=0).sqrt()
     mean, std = ([round(value, 4) for value in values.tolist()] for values in (sums, deviation))
     return Normalize(tuple(mean), tuple(max(value, SMALLEST_STD) for value in std))
-
-
-def spaced(paths: Sequence[Path]) -> str:
-    """The paths as on a command line."""
-    return " ".join(map(str, paths))
 
 
 def check_classes(train: Records, val: Records, paths: Sequence[Path]) -> None:

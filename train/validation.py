@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from equimod.models.encoder import Encoder
+from equimod.pipelines.errors import spaced
 from equimod.pipelines.images import open_images
 from equimod.pipelines.policy import CenterPolicy
 from equimod.pipelines.progress import part_of_other_work
 from equimod.pipelines.records.protocol import Records
 from equimod.pipelines.records.selection import spread_over
 from equimod.train.config import Config, ConfigError
-from equimod.train.data import spaced
 from equimod.train.evaluation.features import FrozenEncoder, extract
 from equimod.train.evaluation.knn import classify
 from equimod.train.evaluation.linear_probe import on_features

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from equimod.pipelines.durable import durable_file
+from equimod.pipelines.errors import spaced
 from equimod.pipelines.progress import say
-from equimod.train.data import spaced
 from equimod.train.evaluation import EVALUATORS, figures, load
 from equimod.train.evaluation.scores import EVAL, read_scores
 from equimod.train.evaluation.trained_run import TrainedRun

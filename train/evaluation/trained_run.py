@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from equimod.train.checkpoint import CheckpointError, hold_model, load_model
 from equimod.train.config import CONFIG, Config, differences, is_run
 from equimod.train.config.own_images import has_gpu
 from equimod.train.data import check_classes
-from equimod.train.distributed import DistInfo, training_device
+from equimod.train.distributed import DistInfo, first_on_each_node, training_device
 from equimod.train.embedding.blocks import Blocks
 from equimod.train.evaluation.features import Features, FrozenEncoder, FrozenLayer, ViewSet, labels_of
 from equimod.train.evaluation.kept_training import FOLDER as UNFINISHED
@@ -141,6 +141,7 @@ def open_trained_run(
     checkpoint or it does not fit, RecordsError for bad records, ConfigError where there is no such encoder or classes
     of val are unknown.
     """
+    dist_info = dist_info or DistInfo(0, 0, 1, training_device(evaluation_device(config)))
     of_run = is_run(source, path)
     opened = None if of_run else open_encoder(str(source))  # before anything that takes long
     held = hold_model(source, path, say) if of_run else None
@@ -149,11 +150,10 @@ def open_trained_run(
             f"{source / CONFIG} is not that of {held[0].path.name}: {', '.join(changed)}; copy that one's there"
         )
     assert config.data is not None
-    train = val = open_images(config.data, config.labels)
+    train = val = first_on_each_node(partial(open_images, config.data, config.labels), dist_info)
     if config.val:
-        val = open_images(config.val, config.labels)
+        val = first_on_each_node(partial(open_images, config.val, config.labels), dist_info)
         check_classes(train, val, config.val)
-    dist_info = dist_info or DistInfo(0, 0, 1, training_device(evaluation_device(config)))
     device = dist_info.device
     torch.backends.cudnn.deterministic = True  # so that features are the same bits each time
     if opened is not None:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from equimod.pipelines.decode import decode_sample
-from equimod.pipelines.errors import EquimodError
+from equimod.pipelines.errors import EquimodError, spaced
 from equimod.pipelines.images import open_images
 from equimod.pipelines.records.protocol import Records, fingerprint
 from equimod.pipelines.records.selection import spread_over
 from equimod.train.config import ConfigError
 from equimod.train.config.own_images import has_gpu
-from equimod.train.data import spaced
 from equimod.train.embedding.files import Embeddings
 from equimod.train.embedding.neighbours import find
 from equimod.train.embedding.picture import image_name
