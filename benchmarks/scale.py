@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         section = tyro.extras.subcommand_cli_from_dict(COMMANDS, description=__doc__, args=given)
+        section.check()
         present(section.measure(), section.rows, "scale.py", given, section.output)
 
     return run_command(run, again="run the same command again")

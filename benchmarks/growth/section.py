@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from equimod.pipelines.errors import EquimodError
+from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.train.evaluation.table import Table
 
 
@@ -26,6 +26,12 @@ class Section(ABC):
     """Where the data is made, and found again."""
     output: Path | None = None
     """JSON file for the result."""
+
+    def check(self) -> None:
+        """Raises UsageError for a number of something that is none."""
+        for name, value in self.options().items():
+            if isinstance(value, int) and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value} is too small; give 1 or more")
 
     @abstractmethod
     def measure(self) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def test_every_epoch_is_measured(form: str, tmp_path: Path) -> None:
     assert len(set(records.checksum.tolist())) == disk.DIFFERENT
 
 
+def test_a_number_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert scale.main(["disk", "--folder", str(tmp_path), "--batch-size", "0"]) == 2
+    assert capsys.readouterr().err == "error: --batch-size 0 is too small; give 1 or more\n"
+
+
 def test_without_groups_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
