@@ -72,7 +72,7 @@ def decode_alone(settings: LoaderSettings) -> Workload:
         return len(positions)
 
     def load(epoch: int) -> Iterator[int]:
-        tasks = np.array_split(sampler.epoch(epoch), -(-len(records) // _IMAGES_A_TASK))
+        tasks = np.array_split(sampler.positions(epoch, 0, len(records)), -(-len(records) // _IMAGES_A_TASK))
         ready = 0
         with ThreadPoolExecutor(settings.workers) as pool:
             for images in pool.map(decode_some, tasks):

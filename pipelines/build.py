@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -111,27 +110,15 @@ class Pipeline:
                 View(image, p, layout.encode(p))
                 for image, p, layout in zip(images.views, params, self._layouts, strict=True)
             )
-            label, index = (
-                torch.from_numpy(a[step.shard.positions]) for a in (self._records.label, self._records.index)
-            )
+            columns = self._records.label, self._records.index
+            label, index = (torch.from_numpy(a[step.shard.positions].astype(np.int64)) for a in columns)
             yield Decoded(images.x, views, label, index)
 
     def _shards(self, start: Cursor, epochs: Iterable[int]) -> Iterator[Shard]:
-        """What this rank takes in each step from `start` on. While an epoch runs, the order of the next is made."""
-        orders = ((epoch, self._order_soon(epoch)) for epoch in epochs)
-        ahead = deque(islice(orders, 1))
-        while ahead:
-            epoch, order = ahead.popleft()
-            ahead.extend(islice(orders, 1))
+        """What this rank takes in each step from `start` on."""
+        for epoch in epochs:
             for step in range(start.step if epoch == start.epoch else 0, len(self._sampler)):
-                yield Shard(epoch, self._sampler.shard(order.result(), step))
-
-    def _order_soon(self, epoch: int) -> Future[NDArray[np.int64]]:
-        """The order of an epoch, made in a thread of its own, which then ends."""
-        pool = ThreadPoolExecutor(1, "equimod-order")
-        order = pool.submit(self._sampler.epoch, epoch)
-        pool.shutdown(wait=False)
-        return order
+                yield self._sampler.shard(epoch, step)
 
     def _draw(self, position: NDArray[np.int64], epoch: int) -> tuple[AugmentationParams, ...]:
         size, index = self._records.size[position], self._records.index[position]

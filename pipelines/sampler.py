@@ -1,22 +1,24 @@
 """Which sample when: the order of an epoch, cut into steps and the ranks' shards of them.
 
-The order is a function of (seed, epoch); a step takes the same samples whatever the number of ranks.
+The order is a function of (seed, epoch); a step takes the same samples whatever the number of ranks. No more of it is
+made than a step or a window needs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines import philox
+from equimod.pipelines.permutation import Permutation
 
 _ORDER_STREAM = philox.WORD_LIMIT - 1  # far from the streams of views, which are numbered from 0
-_KEYS = 2**16  # that are drawn at a time, since drawing takes twenty times the memory of what is drawn
-_BLOCK = 256  # neighbours in the file that a windowed shuffle keeps together
+_RUN = 256  # neighbours in the file that a windowed shuffle keeps together
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Sampler:
             )
         if not self.shuffle and self.world_size > 1:
             raise ValueError(f"world_size={self.world_size}: an unshuffled order serves one rank; give world_size=1")
-        if self.window is not None and self.window < _BLOCK:
-            raise ValueError(f"window={self.window} samples; give {_BLOCK} or more, or None to shuffle the whole set")
+        if self.window is not None and self.window < _RUN:
+            raise ValueError(f"window={self.window} samples; give {_RUN} or more, or None to shuffle the whole set")
 
     def __len__(self) -> int:
         """Steps an epoch."""
@@ -88,33 +90,28 @@ class Sampler:
     def local_batch_size(self) -> int:
         return self.batch_size // self.world_size
 
-    def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Every position 0..samples-1 once, in the order of `epoch`: int64 (samples,)."""
+    def positions(self, epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+        """Positions at the places `start` to `stop` of the order of `epoch`, which holds each of 0..samples-1 once."""
+        stop = min(stop, self.samples)
         if not self.shuffle:
-            return np.arange(self.samples)
-        key = self._keys(epoch)
+            return np.arange(start, stop)
         if self.window is None:
-            return np.argsort(key, kind="stable")
-        # Blocks in random order, as many as fill a window make a group, samples in random order within their group.
-        rank_of_block = np.argsort(np.argsort(key[::_BLOCK], kind="stable"))
-        group = np.repeat(rank_of_block // (self.window // _BLOCK), _BLOCK)[: self.samples]
-        return np.lexsort((key, group))
+            order = Permutation.drawn(self.samples, self.seed, epoch=epoch, stream=_ORDER_STREAM)
+            return order(np.arange(start, stop))
+        groups = _Groups(self.samples, self.seed, self.window // _RUN, epoch)
+        first, last = groups.at(start), groups.at(stop - 1)
+        begin = groups.begin(first)
+        return np.concatenate([_group(groups, number) for number in range(first, last + 1)])[
+            start - begin : stop - begin
+        ]
 
-    def _keys(self, epoch: int) -> NDArray[np.uint64]:
-        """A random number for each position, which the order of an epoch sorts them by."""
-        keys = np.empty(self.samples, dtype=np.uint64)
-        for start in range(0, self.samples, _KEYS):
-            positions = np.arange(start, min(start + _KEYS, self.samples))
-            words = philox.words(self.seed, positions, epoch=epoch, stream=_ORDER_STREAM, blocks=1).astype(np.uint64)
-            keys[positions] = (words[:, 0] << np.uint64(32)) | words[:, 1]
-        return keys
-
-    def shard(self, epoch_positions: NDArray[np.int64], step: int) -> NDArray[np.int64]:
-        """The positions that this rank takes in `step` of the epoch whose order is `epoch_positions`."""
-        of_step = epoch_positions[step * self.batch_size : (step + 1) * self.batch_size]
-        if self.window is not None:
-            of_step = np.sort(of_step)
-        return of_step[self.rank * self.local_batch_size :][: self.local_batch_size]
+    def shard(self, epoch: int, step: int) -> Shard:
+        """What this rank takes in `step` of `epoch`."""
+        start, first = step * self.batch_size, self.rank * self.local_batch_size
+        if self.window is None:
+            return Shard(epoch, self.positions(epoch, start + first, start + first + self.local_batch_size))
+        of_step = np.sort(self.positions(epoch, start, start + self.batch_size))
+        return Shard(epoch, of_step[first : first + self.local_batch_size])
 
     def planned(self, shards: Iterable[Shard]) -> Iterator[Step]:
         """This rank's `shards`, in their order, with what to request from the disk by then, and what is done with.
@@ -135,16 +132,61 @@ class Sampler:
             shares = np.array_split(next_runs[~np.isin(next_runs, runs)], len(here))
             done = [runs[:0]] * (len(here) - 1) + [runs[~np.isin(runs, next_runs)]]
             for shard, share, no_more in zip(here, shares, done, strict=True):
-                yield Step(shard, self._of_runs(np.concatenate([first, share])), self._of_runs(no_more))
+                ahead = _of_runs(np.concatenate([first, share]), self.samples)
+                yield Step(shard, ahead, _of_runs(no_more, self.samples))
                 first = runs[:0]
             here, runs = there, next_runs
 
-    def _of_runs(self, runs: NDArray[np.int64]) -> NDArray[np.int64]:
-        positions = (runs[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
-        return positions[positions < self.samples]
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups of `runs` runs each, in random order, whose samples are used in a random order of their own."""
+
+    samples: int
+    seed: int
+    runs: int
+    epoch: int
+
+    def at(self, place: int) -> int:
+        """The number of the group at a place of the epoch."""
+        return (place + self._missing * (place >= self.begin(_short(self) + 1))) // (self.runs * _RUN)
+
+    def begin(self, number: int) -> int:
+        """The place of the epoch where a group begins: the last run of the data may be shorter than the others."""
+        return number * self.runs * _RUN - self._missing * (number > _short(self))
+
+    @property
+    def _missing(self) -> int:
+        return -self.samples % _RUN
+
+    def order(self) -> Permutation:
+        """That of the runs."""
+        return Permutation.drawn(-(-self.samples // _RUN), self.seed, epoch=self.epoch, stream=_ORDER_STREAM)
+
+
+@lru_cache(maxsize=4)
+def _short(groups: _Groups) -> int:
+    """The number of the group that has the last run of the data."""
+    order = groups.order()
+    return int(np.argmax(order(np.arange(order.size)))) // groups.runs
+
+
+@lru_cache(maxsize=4)
+def _group(groups: _Groups, number: int) -> NDArray[np.int64]:
+    """The samples of a group, in the order of their use."""
+    order = groups.order()
+    runs = order(np.arange(number * groups.runs, min((number + 1) * groups.runs, order.size)))
+    positions = _of_runs(runs, groups.samples)
+    inside = Permutation.drawn(len(positions), groups.seed, epoch=groups.epoch, stream=_ORDER_STREAM, number=number + 1)
+    return positions[inside(np.arange(len(positions)))]
+
+
+def _of_runs(runs: NDArray[np.int64], samples: int) -> NDArray[np.int64]:
+    positions = (runs[:, None] * _RUN + np.arange(_RUN)).ravel()
+    return positions[positions < samples]
 
 
 def _runs(shards: Sequence[Shard]) -> NDArray[np.int64]:
     """The numbers of the runs that shards take from, in the order of their first use."""
-    numbers = np.concatenate([np.empty(0, np.int64), *(shard.positions // _BLOCK for shard in shards)])
+    numbers = np.concatenate([np.empty(0, np.int64), *(shard.positions // _RUN for shard in shards)])
     return numbers[np.sort(np.unique(numbers, return_index=True)[1])]

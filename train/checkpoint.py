@@ -29,7 +29,7 @@ from equimod.train.environment import Environment
 from equimod.train.loop import TrainState
 from equimod.train.optimizers import kept_tensors, restore_tensors
 
-FORMAT = 3
+FORMAT = 4
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 FILES = (MODEL, OPTIMIZER, STATE, CONFIG)
 T = TypeVar("T")

@@ -124,7 +124,7 @@ def test_momenta_of_another_model_are_refused_even_with_their_digest(
 def test_one_of_an_earlier_format_says_so(saved: Path) -> None:
     (saved / DIGESTS).unlink()
     (saved / "state.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(CheckpointError, match="has format 2, and this version reads 3; give another"):
+    with pytest.raises(CheckpointError, match="has format 2, and this version reads 4; give another"):
         open_checkpoint(saved)
 
 

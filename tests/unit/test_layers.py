@@ -19,7 +19,7 @@ ALLOWED = {
 }
 PIPELINES = (
     {"errors", "durable", "stored", "timing", "workers", "cores", "progress"},
-    {"policy", "philox", "geometry", "params", "sampler", "resolution"},
+    {"policy", "philox", "permutation", "geometry", "params", "sampler", "resolution"},
     {"codec"},
     {"records"},
     {"kernel", "decode", "resize", "resize_part"},

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from equimod.pipelines import sampler
-from equimod.pipelines.build import build_pipeline
-from equimod.pipelines.policy import POLICIES
-from equimod.pipelines.records import open_records
-from equimod.pipelines.sampler import Cursor, Sampler, Shard
+from equimod.pipelines.sampler import Sampler, Shard
+
+
+def _epoch(sampler: Sampler, epoch: int) -> np.ndarray:
+    return sampler.positions(epoch, 0, sampler.samples)
 
 
 @pytest.mark.parametrize("window", [None, 1024])
-def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(window: int | None) -> None:
-    of_both = Sampler(5000, 100, seed=1, window=window)
-    first, second = of_both.epoch(0), of_both.epoch(1)
-    assert sorted(first) == sorted(second) == list(range(5000))
+@pytest.mark.parametrize("samples", [5000, 5120])  # the last run is a part, or whole
+def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own(samples: int, window: int | None) -> None:
+    of_both = Sampler(samples, 100, seed=1, window=window)
+    first, second = _epoch(of_both, 0), _epoch(of_both, 1)
+    assert sorted(first) == sorted(second) == list(range(samples))
     assert (first != second).mean() > 0.9
-    np.testing.assert_array_equal(first, Sampler(5000, 50, seed=1, window=window).epoch(0))
-    assert (first != Sampler(5000, 100, seed=2, window=window).epoch(0)).mean() > 0.9
+    np.testing.assert_array_equal(first, _epoch(Sampler(samples, 50, seed=1, window=window), 0))
+    assert (first != _epoch(Sampler(samples, 100, seed=2, window=window), 0)).mean() > 0.9
+
+
+@pytest.mark.parametrize("window", [None, 512, 1024, 10**6])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_part_of_an_epoch_is_that_part_of_all_of_it(shuffle: bool, window: int | None) -> None:
+    sampler = Sampler(5000, 100, seed=1, window=window, shuffle=shuffle)
+    for epoch in range(8):  # the last run, which is a part, falls into another group each time
+        whole = _epoch(sampler, epoch)
+        for start, stop in [(0, 1), (4990, 6000), (1000, 1100), (1023, 1025), (2036, 3100)]:
+            np.testing.assert_array_equal(sampler.positions(epoch, start, stop), whole[start:stop])
+
+
+@pytest.mark.parametrize("window", [None, 512])
+def test_the_last_samples_are_in_the_part_that_is_left_out_as_often_as_others(window: int | None) -> None:
+    sampler = Sampler(2000, 1900, seed=0, window=window)
+    left_out = np.concatenate([sampler.positions(epoch, 1900, 2000) for epoch in range(400)])
+    assert len(left_out) == 40_000
+    often = np.bincount(left_out, minlength=2000)
+    assert often[-208:].mean() == pytest.approx(20, rel=0.25)  # those of the run that is a part
+    assert often[:-208].mean() == pytest.approx(20, rel=0.03)
 
 
 @pytest.mark.parametrize("window", [None, 512])
@@ -32,32 +51,27 @@ def test_ranks_share_the_global_batch_of_a_single_rank(world_size: int, window: 
     alone = Sampler(1003, 100, seed=7, window=window)
     ranks = [replace(alone, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in (0, 9):
-        together = np.concatenate([rank.shard(rank.epoch(3), step) for rank in ranks])
-        np.testing.assert_array_equal(together, alone.shard(alone.epoch(3), step))
-        assert set(together) == set(alone.epoch(3)[step * 100 : (step + 1) * 100])
+        together = np.concatenate([rank.shard(3, step).positions for rank in ranks])
+        np.testing.assert_array_equal(together, alone.shard(3, step).positions)
+        assert set(together) == set(_epoch(alone, 3)[step * 100 : (step + 1) * 100])
 
 
 def test_a_windowed_shuffle_reads_few_blocks_at_a_time_and_still_mixes() -> None:
     sampler = Sampler(256 * 100, 256, seed=0, window=256 * 8)
-    positions = sampler.epoch(0)
     for step in range(0, len(sampler), 10):
-        assert len(set(sampler.shard(positions, step) // 256)) <= 16
-    assert np.abs(np.diff(positions)).mean() > 1000
+        assert len(set(sampler.shard(0, step).positions // 256)) <= 16
+    assert np.abs(np.diff(_epoch(sampler, 0))).mean() > 1000
 
 
 def test_with_a_window_a_rank_takes_neighbours_of_a_global_batch() -> None:
     ranks = [Sampler(256 * 200, 4096, seed=0, rank=rank, world_size=32, window=10_240) for rank in range(32)]
-    runs = [len(set(rank.shard(ranks[0].epoch(0), 3) // 256)) for rank in ranks]
+    runs = [len(set(rank.shard(0, 3).positions // 256)) for rank in ranks]
     assert max(runs) <= 4
     assert np.mean(runs) < 2.5
 
 
 def _shards(sampler: Sampler, epochs: int) -> list[Shard]:
-    return [
-        Shard(epoch, sampler.shard(sampler.epoch(epoch), step))
-        for epoch in range(epochs)
-        for step in range(len(sampler))
-    ]
+    return [sampler.shard(epoch, step) for epoch in range(epochs) for step in range(len(sampler))]
 
 
 def test_without_a_window_each_step_asks_for_its_own_samples() -> None:
@@ -92,7 +106,7 @@ def test_training_drops_the_short_batch_and_evaluation_keeps_it() -> None:
     assert len(Sampler(105, 10, seed=0)) == 10
     evaluation = Sampler(105, 10, seed=0, shuffle=False)
     assert len(evaluation) == 11
-    np.testing.assert_array_equal(evaluation.shard(evaluation.epoch(5), 10), [100, 101, 102, 103, 104])
+    np.testing.assert_array_equal(evaluation.shard(5, 10).positions, [100, 101, 102, 103, 104])
 
 
 @pytest.mark.parametrize(
@@ -108,30 +122,3 @@ def test_training_drops_the_short_batch_and_evaluation_keeps_it() -> None:
 def test_orders_that_cannot_be_are_refused_with_the_remedy(arguments: dict, remedy: str) -> None:
     with pytest.raises(ValueError, match=remedy):
         Sampler(**arguments, seed=0)
-
-
-def test_the_order_of_an_epoch_is_made_while_the_one_before_runs(
-    image_tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[tuple[int, str]] = []
-    original = Sampler.epoch
-
-    def epoch(self: Sampler, epoch: int) -> np.ndarray:
-        made.append((epoch, threading.current_thread().name))
-        return original(self, epoch)
-
-    monkeypatch.setattr(Sampler, "epoch", epoch)
-    pipeline = build_pipeline(open_records(image_tree), POLICIES["simclr_cifar10"], batch_size=1, seed=0, workers=1)
-    batches = pipeline.epochs(Cursor(0, 0), 3)
-    for _ in range(15):  # of 24
-        next(batches)
-    assert [number for number, _ in made] == [0, 1]
-    assert all(name.startswith("equimod-order") for _, name in made)
-    assert sum(1 for _ in batches) == 3 * 24 - 15
-    assert [number for number, _ in made] == [0, 1, 2]
-
-
-def test_keys_are_drawn_in_parts_and_are_those_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Sampler(5000, 100, seed=1).epoch(2)
-    monkeypatch.setattr(sampler, "_KEYS", 999)
-    np.testing.assert_array_equal(Sampler(5000, 100, seed=1).epoch(2), whole)

@@ -54,7 +54,7 @@ def test_a_pipeline_has_the_system_forget_what_it_has_read(
     monkeypatch.setattr(page_cache, "free_memory", lambda: 0)
     pipeline = build_pipeline(records, POLICIES["simclr_cifar10"], batch_size=8, seed=0, workers=1)
     batches = pipeline.decoded(0)
-    seen = [records.read(position) for position in Sampler(24, 8, seed=0).epoch(0)]
+    seen = [records.read(position) for position in Sampler(24, 8, seed=0).positions(0, 0, 24)]
     for number in range(3):
         next(batches)
         assert sorted(forgotten) == sorted(seen[: 8 * number + 8])

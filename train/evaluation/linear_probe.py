@@ -68,9 +68,8 @@ def classifier_of(train: Features, *, seed: int, settings: ProbeSettings = Probe
     sampler = Sampler(len(train), min(settings.batch_size, len(train)), seed)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        positions = sampler.epoch(epoch)
         for step in range(len(sampler)):
-            rows = torch.from_numpy(sampler.shard(positions, step)).to(train.h.device)
+            rows = torch.from_numpy(sampler.shard(epoch, step).positions).to(train.h.device)
             yield train.h[rows].float(), train.label[rows]
 
     return fit(batches, len(sampler), train, settings)
