@@ -121,7 +121,8 @@ def ffcv(settings: LoaderSettings) -> Workload:
 
 def as_beton(records: Records, path: Path) -> BetonRecords:
     """Write `records` into a .beton file, as they are, and open it."""
-    write_beton(records, path, Manifest("", "", None, None, False, len(records), 0, 0, {}, None, (), (), (), (), {}))
+    remarks = records.manifest.remarks if records.manifest else ()
+    write_beton(records, path, Manifest("", "", None, None, False, len(records), 0, 0, {}, None, (), remarks, (), {}))
     return BetonRecords(path)
 
 

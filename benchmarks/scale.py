@@ -1,4 +1,4 @@
-"""What grows with the data: `python benchmarks/scale.py disk|features --folder DIR`. Data is made in DIR once."""
+"""What grows with the data: `python benchmarks/scale.py disk|features|ranks|url --folder DIR`, which makes it there."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from equimod.benchmarks.growth.at_url import AtUrl
 from equimod.benchmarks.growth.disk import Disk
 from equimod.benchmarks.growth.features import KeptFeatures
+from equimod.benchmarks.growth.ranks import Ranks
 from equimod.benchmarks.growth.section import Section
 from equimod.benchmarks.result import present
 from equimod.train.command import run_command
 
-COMMANDS: dict[str, Callable[..., Section]] = {"disk": Disk, "features": KeptFeatures}
+COMMANDS: dict[str, Callable[..., Section]] = {"disk": Disk, "features": KeptFeatures, "ranks": Ranks, "url": AtUrl}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

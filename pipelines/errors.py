@@ -16,7 +16,7 @@ class UsageError(EquimodError):
 
 
 def counted(kinds: Iterable[str]) -> str:
-    """How often each kind comes, the most frequent first, in one line: `3 .txt, 1 .heic`."""
+    """How often each kind comes, or what a Counter says, the most frequent first, in one line: `3 .txt, 1 .heic`."""
     return ", ".join(f"{number:,} {kind}" for kind, number in Counter(kinds).most_common())
 
 

@@ -17,6 +17,7 @@ from equimod.pipelines.records.beton import SUFFIX as BETON
 from equimod.pipelines.records.folder import LISTS, SURVEYED, Labels, survey_files
 from equimod.pipelines.records.joined import JoinedRecords
 from equimod.pipelines.records.protocol import Records
+from equimod.pipelines.records.remote import url_of
 
 
 def open_images(paths: Path | Sequence[Path], labels: Labels = "auto") -> Records:
@@ -56,5 +57,7 @@ def _survey_one(path: Path, labels: Labels) -> tuple[int, NDArray[np.int32]]:
 
 def _archive(path: Path, labels: Labels) -> Source | None:
     """The archive at `path`, or the shards that it stands for; None where it is no archive that is read in place."""
+    if url_of(path):
+        return None
     in_place = is_pattern(path) or (path.is_file() and not is_compressed(path))
     return open_source(path, labels=labels) if in_place and path.suffix not in (*LISTS, BETON, PARQUET) else None

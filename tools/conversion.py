@@ -97,9 +97,9 @@ def _convert(options: ConversionOptions, open_source: Callable[[], Source], outp
         raise
     say(_summary(conversion, output, time.monotonic() - start))
     manifest = conversion.manifest
-    for what, notes in (("re-encoded", manifest.reencoded), ("stored as it is, harmless", manifest.harmless)):
-        if notes:
-            say(f"{what}: {counted(note.reason for note in notes)}")
+    for what, reasons in (("re-encoded", manifest.reencoded), ("stored as it is, harmless", manifest.harmless)):
+        if reasons:
+            say(f"{what}: {counted(reasons)}")
 
 
 def _summary(conversion: Conversion, output: Path, seconds: float) -> str:
@@ -109,5 +109,5 @@ def _summary(conversion: Conversion, output: Path, seconds: float) -> str:
     state = f"{seconds:.1f} s" if conversion.written else "was complete already"
     return (
         f"{output}: {manifest.samples:,} samples, {classes}, {shards}{manifest.total_bytes:,} bytes, "
-        f"{len(manifest.reencoded):,} re-encoded, {len(manifest.left_out):,} left out, {state}"
+        f"{manifest.reencoded.total():,} re-encoded, {len(manifest.left_out):,} left out, {state}"
     )

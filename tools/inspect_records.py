@@ -19,7 +19,7 @@ from equimod.pipelines.images import open_images
 from equimod.pipelines.progress import say
 from equimod.pipelines.records import Records, RecordsError
 from equimod.pipelines.records.folder import Labels
-from equimod.pipelines.records.manifest import Manifest, Note
+from equimod.pipelines.records.manifest import Remark
 from equimod.pipelines.records.protocol import fingerprint
 from equimod.tools.verify import damaged
 from equimod.train.command import run_command
@@ -64,12 +64,22 @@ def describe(records: Records) -> list[str]:
     if manifest:
         smaller = f", longer side {manifest.max_side} pixels at most" if manifest.max_side else ""
         lines.append(f"made from     {manifest.source}{smaller}")
-        lines += [f"{name:<14}{_notes(notes)}" for name, notes in _changed(manifest).items() if notes]
+        if manifest.left_out:
+            some = [f"{note.name}: {note.reason}" for note in manifest.left_out[:SHOWN]]
+            lines.append(f"left out      {len(manifest.left_out):,} ({_listed(some, len(manifest.left_out))})")
+        lines += [_remark(records, number, remark) for number, remark in enumerate(manifest.remarks, 1)]
     return lines
 
 
-def _changed(manifest: Manifest) -> dict[str, tuple[Note, ...]]:
-    return {"re-encoded": manifest.reencoded, "harmless": manifest.harmless, "left out": manifest.left_out}
+def _remark(records: Records, number: int, remark: Remark) -> str:
+    what = "re-encoded" if remark.reencoded else "harmless"
+    reasons = ", ".join(filter(None, (remark.reencoded, *remark.harmless)))
+    some = [records.source(position) for position in np.flatnonzero(records.remark == number)[:SHOWN].tolist()]
+    return f"{what:<14}{remark.samples:,}, {reasons} ({_listed(some, remark.samples)})"
+
+
+def _listed(some: list[str], count: int) -> str:
+    return "; ".join(some) + ("; ..." if count > len(some) else "")
 
 
 def _some(names: list[str]) -> str:
@@ -79,11 +89,6 @@ def _some(names: list[str]) -> str:
 def _sizes(size: np.ndarray) -> str:
     (least_w, least_h), (mean_w, mean_h), (most_w, most_h) = size.min(axis=0), size.mean(axis=0), size.max(axis=0)
     return f"{least_w} to {most_w} pixels wide (mean {mean_w:.0f}), {least_h} to {most_h} high (mean {mean_h:.0f})"
-
-
-def _notes(notes: tuple[Note, ...]) -> str:
-    shown = "; ".join(f"{note.name}: {note.reason}" for note in notes[:SHOWN])
-    return f"{len(notes):,} ({shown}{'; ...' if len(notes) > SHOWN else ''})"
 
 
 def verify(records: Records) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +13,16 @@ from typing import Annotated
 import tyro
 
 from equimod.pipelines.codec import JPEG_START, PNG_START
+from equimod.pipelines.cores import available_cores
 from equimod.pipelines.decode import decode_image, read_image
 from equimod.pipelines.durable import complete
 from equimod.pipelines.errors import EquimodError, UsageError
 from equimod.pipelines.images import open_images
-from equimod.pipelines.progress import say, track
+from equimod.pipelines.progress import Progress, say
 from equimod.pipelines.records import Records, RecordsError
+from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.folder import Labels
+from equimod.pipelines.records.manifest import Shard
 from equimod.pipelines.records.protocol import StoredImage
 from equimod.pipelines.records.tar import TarRecords
 from equimod.pipelines.stored import DIGESTS, DamagedFileError, read_bytes
@@ -26,6 +30,7 @@ from equimod.train.command import run_command
 
 CHECKPOINTS = "checkpoints"
 SHOWN = 20  # faults of a path that are told one by one
+_TOGETHER = 256  # samples that a thread checks at a time
 
 
 class DamageError(EquimodError):
@@ -54,24 +59,55 @@ def faults_of(path: Path, labels: Labels = "auto") -> Iterator[str]:
 
 
 def damaged(records: Records, kinds: Counter[str]) -> Iterator[str]:
-    """Read all of records: what cannot be, in a line each. Images that have no checksum are decoded.
+    """Read all of records, on all cores: what cannot be, in a line each. Images that have no checksum are decoded.
 
     Counts what samples are stored as in `kinds`.
     """
-    for position in track(range(len(records)), len(records), "verifying", "images"):
+    pool = ThreadPoolExecutor(available_cores(), thread_name_prefix="equimod-verify")
+    try:
+        with Progress("verifying", "images", total=len(records)) as progress:
+            for rows, faults, found in pool.map(lambda part: _check(records, *part), _parts(records)):
+                yield from faults
+                kinds.update(found)
+                progress.show(rows.stop)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if isinstance(records, TarRecords | BetonRecords):
+        try:
+            records.verify_names()
+        except RecordsError as error:
+            yield str(error)
+
+
+def _parts(records: Records) -> Iterator[tuple[range, Shard | None]]:
+    """Samples that are checked one after the other; with their shard, which the system still holds afterwards."""
+    if isinstance(records, TarRecords):
+        start = 0
+        for shard in records.manifest.shards:
+            yield range(start, start := start + shard.samples), shard
+        return
+    for start in range(0, len(records), _TOGETHER):
+        yield range(start, min(start + _TOGETHER, len(records))), None
+
+
+def _check(records: Records, rows: range, shard: Shard | None) -> tuple[range, list[str], Counter[str]]:
+    """What is wrong with samples and with their shard, and what sound ones are stored as, beside the samples."""
+    faults, kinds = [], Counter[str]()
+    for position in rows:
         try:
             content = read_image(records, position)
             if records.manifest is None:
                 decode_image(records, position, content)
         except RecordsError as error:
-            yield str(error)
+            faults.append(str(error))
         else:
             kinds[_kind(content)] += 1
-    if isinstance(records, TarRecords):
+    if shard and isinstance(records, TarRecords):
         try:
-            records.verify()
+            records.verify_shard(shard)
         except RecordsError as error:
-            yield str(error)
+            faults.append(str(error))
+    return rows, faults, kinds
 
 
 def _kind(content: StoredImage) -> str:

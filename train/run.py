@@ -16,6 +16,7 @@ from equimod.pipelines.backends.choose import choose
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.params import Standardizer
 from equimod.pipelines.records.protocol import Contents, Fingerprint, Records, fingerprint
+from equimod.pipelines.records.remote import url_of
 from equimod.pipelines.sampler import Cursor
 from equimod.pipelines.timing import StageTimes
 from equimod.train.checkpoint import Checkpoint, export_encoder, restore, save, step_folder
@@ -75,6 +76,11 @@ def run_training(config: Config) -> int:
             pipeline = training_pipeline(config, records, dist_info)
             state = build_train_state(config, records, len(pipeline), dist_info, pipeline.stages, weights)
         told = [f"backend {config.backend}: {why}", *notes]
+        if config.shuffle_window is None and any(url_of(path) for path in config.data or ()):
+            told.append(
+                "images come from a URL in random order, a block for each until all are here; --shuffle-window fetches "
+                "neighbours together"
+            )
         if weights is not None:
             told.append(weights.note(state.model.encoder))
         validation = Validation.of(config, records)

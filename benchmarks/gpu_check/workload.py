@@ -110,7 +110,7 @@ class DrawnRecords:
         self.size: NDArray[np.int32] = np.tile(np.array(size, dtype=np.int32), (images, 1))
         self.stored_size = self.size
         self.length: NDArray[np.int64] = np.array([len(stored) for stored in self._stored])
-        self.checksum = self.changed = np.zeros(images, dtype=np.int64)
+        self.checksum = self.changed = self.remark = np.zeros(images, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -6,7 +6,6 @@ many requests a second. Linux only.
 
 from __future__ import annotations
 
-import io
 import os
 import time
 from collections.abc import Iterator
@@ -15,24 +14,16 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from PIL import Image
+from typing import Any
 
 from equimod.benchmarks.growth.section import ScaleError, Section, resident_bytes, sent_by
+from equimod.benchmarks.growth.synthetic import Format, make_records, path_of
 from equimod.pipelines.build import Pipeline, build_pipeline
-from equimod.pipelines.conversion import open_source
-from equimod.pipelines.conversion.convert import convert
-from equimod.pipelines.conversion.convert_beton import convert_to_beton
-from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
 from equimod.train.evaluation.table import Table
 
 CGROUPS = Path("/sys/fs/cgroup")
-DIFFERENT = 64
-"""Images that the others are copies of."""
 _MORE = 2**26  # bytes, of batches that come and go
 
 
@@ -44,7 +35,7 @@ class Disk(Section):
     """Images."""
     kilobytes: int = 100
     """Size of an image."""
-    format: Literal["tar", "beton"] = "tar"
+    format: Format = "tar"
     """Of the records."""
     memory: float = 0.25
     """Memory for images, as a share of all of them; 0: as much as there is."""
@@ -76,23 +67,10 @@ class Disk(Section):
 
     def records(self) -> Path:
         """The records of so many images, made where they are not there."""
-        images = self.folder / f"images-{self.images}-{self.kilobytes}"
-        path = images.with_suffix(f".{self.format}")
-        if path.exists():
-            return path
-        rng, made = np.random.default_rng(0), []
-        for number in range(self.images):
-            file = images / f"{number // 1000:05}" / f"{number % 1000:03}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if file.exists():
-                made.append(file)
-            elif number < DIFFERENT:
-                file.write_bytes(_jpeg(rng, self.kilobytes * 1024))
-                made.append(file)
-            else:
-                os.link(made[number % DIFFERENT], file)
-        source, conversion = open_source(images), ConversionSettings(workers=os.cpu_count() or 1)
-        (convert if self.format == "tar" else convert_to_beton)(source, path, conversion)
+        path = path_of(self.folder, self.images, self.kilobytes, self.format)
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            make_records(path, self.images, self.kilobytes)
         return path
 
     @classmethod
@@ -161,17 +139,6 @@ class _Cgroups:
     def allow_requests(self, device: str, requests: int) -> None:
         """Limit the requests a second to a disk."""
         (self._blkio / "blkio.throttle.read_iops_device").write_text(f"{device} {requests}")
-
-
-def _jpeg(rng: np.random.Generator, size: int) -> bytes:
-    """A small image in a file of `size` bytes, most of which are comments."""
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
-    content, comments = buffer.getvalue(), b""
-    while (missing := size - len(content) - len(comments)) > 4:
-        length = min(missing - 2, 65_535)
-        comments += b"\xff\xfe" + length.to_bytes(2, "big") + rng.bytes(length - 2)
-    return content[:2] + comments + content[2:]
 
 
 def _read(send: Connection, path: Path, settings: Disk, groups: _Cgroups | None, device: str) -> None:

@@ -45,7 +45,7 @@ class FfcvBackend:
 
     def __init__(self, config: BackendConfig) -> None:
         records = config.records
-        if not isinstance(records, BetonRecords):
+        if not isinstance(records, BetonRecords) or not records.path.is_file():
             raise BackendUnavailableError(
                 "backend=ffcv reads .beton files only; convert the data with --format ffcv or take another backend"
             )

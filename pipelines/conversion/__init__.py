@@ -17,6 +17,7 @@ from equimod.pipelines.conversion.tree import tree_source
 from equimod.pipelines.records.archive import is_pattern
 from equimod.pipelines.records.beton import SUFFIX
 from equimod.pipelines.records.folder import LISTS, Labels
+from equimod.pipelines.records.remote import url_of
 from equimod.pipelines.records.tar import MANIFEST
 
 __all__ = ["Source", "open_source", "open_sources"]
@@ -36,7 +37,7 @@ def open_source(path: Path, devkit: Path | None = None, labels: Labels = "auto")
     `devkit` is the archive with the labels of ImageNet's validation images; by default it is looked for beside `path`.
     Raises RecordsError where it is none of these or cannot be read.
     """
-    if path.suffix == SUFFIX or (path / MANIFEST).is_file():
+    if path.suffix == SUFFIX or url_of(path) or (path / MANIFEST).is_file():
         return records_source(path)
     paths = matches(path) if is_pattern(path) else parquet_files(path)
     if paths and is_parquet(paths):

@@ -14,7 +14,7 @@ from equimod.pipelines.conversion.archive_source import ArchiveReader
 from equimod.pipelines.conversion.source import Source
 from equimod.pipelines.progress import track
 from equimod.pipelines.records.header_cache import THREADS
-from equimod.pipelines.records.protocol import RecordsError
+from equimod.pipelines.records.protocol import RecordsError, nothing
 
 HEADER = 64 * 2**10  # bytes, that tell the size of most images
 
@@ -34,7 +34,7 @@ class ArchiveRecords:
         self.raw, self.manifest, self.form = False, None, "archive of images"
         headers = read_headers(source, range(len(source.items)))
         self.size = self.stored_size = headers[:, :2].astype(np.int32)
-        self.checksum = headers[:, 2]
+        self.checksum, self.remark = headers[:, 2], nothing(len(headers))
         self.changed = np.array([self._reader.changed(item) for item in source.items], dtype=np.int64)
 
     def __len__(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -35,7 +34,9 @@ from equimod.pipelines.records.beton import (
     head_digest,
 )
 from equimod.pipelines.records.manifest import Manifest
+from equimod.pipelines.records.names import pack_names
 from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.pipelines.stored import FileDigest
 
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 23, 1 << 31  # ffcv's default, and the largest that its header has room for
 LONGEST_SIDE = 65_535  # sides of an image are stored in 16 bits
@@ -77,19 +78,21 @@ def write_beton(
             checksums[position] = zlib.crc32(content)
             at += len(content)
         positions = track(range(len(records)), len(records), "reading names", "samples")
-        sources = "\n".join(json.dumps(records.source(position)) for position in positions)
+        names = pack_names(records.source(position) for position in positions)
         manifest = replace(manifest, total_bytes=int(entries["size"].sum()))
         metadata["label"], metadata["index"] = records.label, records.index
         metadata["width"], metadata["height"] = records.size.T
-        trailer = Trailer(manifest, records.classes, checksums, sources.encode(), head=hashlib.sha256().hexdigest())
-        header = np.array((VERSION, len(FIELDS), page, len(records), at + len(trailer.pack())), HEADER)
+        digest, empty = FileDigest.of_content(names), hashlib.sha256().hexdigest()
+        trailer = Trailer(manifest, records.classes, checksums, records.remark.astype(np.uint16), digest, head=empty)
+        header = np.array((VERSION, len(FIELDS), page, len(records), at + len(trailer.pack()) + len(names)), HEADER)
         head = head_digest(header[()], _descriptors((MAGIC, 0, 0, 0)), metadata, entries)
         packed = replace(trailer, head=head).pack()  # as long as with another digest
-        file.write(packed + entries.tobytes())
+        file.write(packed + names)
+        file.write(entries.view(np.uint8).data)
         file.seek(0)
         file.write(header.tobytes())
         file.write(_descriptors((MAGIC, at, len(packed), zlib.crc32(packed))).tobytes())
-        file.write(metadata.tobytes())
+        file.write(metadata.view(np.uint8).data)
 
 
 def _page_size(records: Records, raw: bool) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.check import DamagedImageError, Shrink
@@ -36,12 +37,13 @@ from equimod.pipelines.conversion.shard_task import (
 from equimod.pipelines.conversion.tar_writer import save_manifest, write_table
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
 from equimod.pipelines.progress import Progress, track
-from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
+from equimod.pipelines.records.manifest import Manifest, Note, Remark, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import (
     CLASSES,
     FORM,
     MANIFEST,
+    NAMES,
     PROGRESS,
     SAMPLES,
     load_manifest,
@@ -50,7 +52,7 @@ from equimod.pipelines.stored import DamagedFileError, read_json
 from equimod.pipelines.workers import SPAWN, worker_pool
 
 OWN_NAMES = re.compile(
-    rf"{re.escape(MANIFEST)}|{re.escape(CLASSES)}|{re.escape(SAMPLES)}|shard-\d+\.(tar|idx)"
+    rf"{re.escape(MANIFEST)}|{re.escape(CLASSES)}|{re.escape(NAMES)}|{re.escape(SAMPLES)}|shard-\d+\.(tar|idx)"
     rf"|{re.escape(PROGRESS)}|{re.escape(TEMPORARY_PREFIX)}.*"
 )
 POLL_SECONDS = 0.2
@@ -155,12 +157,14 @@ def _listing(source: Source, listings: list[str]) -> str:
 
 def _finish(source: Source, output: Path, settings: ConversionSettings, done: list[ShardDone]) -> Manifest:
     """Write what turns the shards into records, the manifest last."""
-    table = np.concatenate([part.table for part in done])
+    table, remarks = _joined(done)
     if not len(table):
         raise RecordsError(
             f"none of the {len(source.items)} images of {source.path} can be decoded; give another source"
         )
-    files = write_table(output, source.classes, table)
+    taken = np.zeros(source.items[-1].index + 1, dtype=bool)
+    taken[table["index"]] = True
+    files = write_table(output, source.classes, table, (item.name for item in source.items if taken[item.index]))
     shards = tuple(part.shard for part in done if part.shard)
     stems = {Path(shard.name).stem for shard in shards}
     for path in output.glob("shard-*"):
@@ -180,14 +184,26 @@ def _finish(source: Source, output: Path, settings: ConversionSettings, done: li
         total_bytes=sum(shard.bytes for shard in shards),
         image_size=image_size_statistics(np.stack([table["width"], table["height"]], axis=1)),
         shards=shards,
-        reencoded=(before.reencoded if before else ()) + tuple(note for part in done for note in part.reencoded),
-        harmless=(before.harmless if before else ()) + tuple(note for part in done for note in part.harmless),
+        remarks=remarks,
         left_out=(before.left_out if before else ()) + tuple(note for part in done for note in part.left_out),
         files=files,
     )
     save_manifest(manifest, output)
     shutil.rmtree(output / PROGRESS)
     return manifest
+
+
+def _joined(done: list[ShardDone]) -> tuple[NDArray[np.void], tuple[Remark, ...]]:
+    """The tables of the shards as one, and what is to be said of its samples, numbered anew."""
+    numbers: dict[tuple[str | None, tuple[str, ...]], int] = {}
+    tables = []
+    for part in done:
+        new = [0, *(numbers.setdefault((one.reencoded, one.harmless), len(numbers) + 1) for one in part.remarks)]
+        tables.append(part.table.copy())
+        tables[-1]["remark"] = np.array(new)[tables[-1]["remark"]]
+    table = np.concatenate(tables)
+    count = np.bincount(table["remark"], minlength=len(numbers) + 1).tolist()
+    return table, tuple(Remark(*said, count[number]) for said, number in numbers.items())
 
 
 def _pixels(source: Source) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,12 @@ class RecordsReader:
         except RecordsError as error:
             raise DamagedImageError(str(error).partition("\n")[0]) from error
         content = encode_png(image) if isinstance(image, np.ndarray) else bytes(image)
-        return reduced(content, _pair(records.size[position]), _pair(records.stored_size[position]), encoding)
+        copy = reduced(content, _pair(records.size[position]), _pair(records.stored_size[position]), encoding)
+        remark = int(records.remark[position])
+        if not remark or records.manifest is None:
+            return copy
+        said = records.manifest.remarks[remark - 1]
+        return replace(copy, reencoded=said.reencoded, harmless=said.harmless)
 
     def mark(self, item: Item) -> tuple[int, ...]:
         records, position = _opened(self.path), item.place[0]

@@ -19,7 +19,7 @@ from equimod.pipelines.conversion.source import Item, Reader
 from equimod.pipelines.conversion.tar_writer import describe_shard, write_shard
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import one_line
-from equimod.pipelines.records.manifest import Note, Shard
+from equimod.pipelines.records.manifest import Note, Remark, Shard
 from equimod.pipelines.records.tar import PROGRESS, SAMPLE
 from equimod.pipelines.stored import DamagedFileError, decode_sealed, read_bytes, seal
 
@@ -54,8 +54,7 @@ class ShardDone:
     listing: str
     shard: Shard | None  # None where every image was left out
     samples: str  # entries of tar.SAMPLE in base64: those of millions of images are held at the end
-    reencoded: tuple[Note, ...]
-    harmless: tuple[Note, ...]
+    remarks: tuple[Remark, ...]  # on its samples, which say which
     left_out: tuple[Note, ...]
 
     @property
@@ -106,31 +105,20 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
     """Write a shard and its entry; under "fail" the damaged images instead, where there are any."""
     task.entry.unlink(missing_ok=True)
     listing = task.listing()
-    reencoded: list[Note] = []
-    harmless: list[Note] = []
+    remarks: dict[tuple[str | None, tuple[str, ...]], int] = {}
     damaged: list[Note] = []
     try:
         with write_shard(task.output, task.number) as writer:
             for item in task.items:
                 if _Worker.stop.is_set():
                     raise _Stopped
-                name = one_line(item.name)
                 try:
                     image = task.reader.load(item, task.encoding)
                 except DamagedImageError as error:
-                    damaged.append(Note(item.index, name, str(error)))
+                    damaged.append(Note(item.index, one_line(item.name), str(error)))
                 else:
-                    if image.reencoded:
-                        reencoded.append(Note(item.index, name, image.reencoded))
-                    harmless += [Note(item.index, name, warning) for warning in image.harmless]
-                    writer.add(
-                        image.content,
-                        index=item.index,
-                        label=item.label,
-                        size=image.size,
-                        stored_size=image.stored_size,
-                        name=item.name,
-                    )
+                    said = image.reencoded, image.harmless
+                    writer.add(item, image, remarks.setdefault(said, len(remarks) + 1) if any(said) else 0)
                 with _Worker.checked.get_lock():
                     _Worker.checked.value += 1
             if damaged and task.on_error == "fail":
@@ -138,7 +126,9 @@ def convert_shard(task: ShardTask) -> ShardDone | list[Note]:
     except _Refused:
         return damaged
     shard = describe_shard(task.output, task.number, len(writer.rows)) if writer.rows else None
-    samples = base64.b64encode(np.array(writer.rows, dtype=SAMPLE).tobytes()).decode()
-    done = ShardDone(listing, shard, samples, tuple(reencoded), tuple(harmless), tuple(damaged))
+    table = np.array(writer.rows, dtype=SAMPLE)
+    count = np.bincount(table["remark"], minlength=len(remarks) + 1).tolist()
+    found = tuple(Remark(*said, count[number]) for said, number in remarks.items())
+    done = ShardDone(listing, shard, base64.b64encode(table.tobytes()).decode(), found, tuple(damaged))
     done.save(task.entry)
     return done

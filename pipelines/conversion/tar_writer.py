@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -15,9 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.codec import PNG_START
+from equimod.pipelines.conversion.check import CheckedImage
+from equimod.pipelines.conversion.source import Item
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.records.manifest import Manifest, Shard
-from equimod.pipelines.records.tar import CLASSES, FORM, MANIFEST, SAMPLES, shard_name
+from equimod.pipelines.records.names import pack_names
+from equimod.pipelines.records.tar import CLASSES, FORM, MANIFEST, NAMES, SAMPLES, shard_name
 from equimod.pipelines.stored import Digests, FileDigest
 
 
@@ -39,17 +42,18 @@ class ShardWriter:
         self._tar.addfile(header, io.BytesIO(content))
         return offset, f"{name.partition('.')[2]} {offset} {len(content)} {name}"
 
-    def add(
-        self, image: bytes, *, index: int, label: int, size: tuple[int, int], stored_size: tuple[int, int], name: str
-    ) -> None:
-        """Append a sample: the encoded image, width and height of the original and of it, its path in the source."""
-        fields = {"index": index, "label": label, "width": size[0], "height": size[1], "name": name}
-        kind = "png" if image.startswith(PNG_START) else "jpg"
-        offset, entry = self._member(f"{index:09d}.{kind}", image)
+    def add(self, item: Item, image: CheckedImage, remark: int) -> None:
+        """Append a sample: the image, and the number of what is to be said of it."""
+        index, label, content, size = item.index, item.label, image.content, image.size
+        fields = {"index": index, "label": label, "width": size[0], "height": size[1], "name": item.name}
+        kind = "png" if content.startswith(PNG_START) else "jpg"
+        offset, entry = self._member(f"{index:09d}.{kind}", content)
         _, cls = self._member(f"{index:09d}.cls", str(label).encode())
         _, meta = self._member(f"{index:09d}.json", json.dumps(fields).encode())
         self._lines.append(f"{entry} {cls} {meta}\n")
-        self.rows.append((self._number, offset, len(image), zlib.crc32(image), index, label, *size, *stored_size))
+        checksum = zlib.crc32(content)
+        row = (self._number, offset, len(content), checksum, index, label, *size, *image.stored_size, remark)
+        self.rows.append(row)
 
     def close(self) -> None:
         """Write the end of the archive."""
@@ -81,13 +85,17 @@ def describe_shard(folder: Path, number: int, samples: int) -> Shard:
     return Shard(path.name, samples, shard.length, shard.sha256, index.sha256)
 
 
-def write_table(folder: Path, classes: list[str], table: NDArray[np.void]) -> dict[str, FileDigest]:
-    """Write samples.npy, a table with an element of type SAMPLE a sample, and classes.json, durably. Their digests."""
+def write_table(
+    folder: Path, classes: list[str], table: NDArray[np.void], names: Iterable[str]
+) -> dict[str, FileDigest]:
+    """Write samples.npy, an element of type SAMPLE a sample, their names and classes.json, durably. Their digests."""
     with durable_file(folder / SAMPLES) as file:
         np.save(file, table, allow_pickle=False)
+    with durable_file(folder / NAMES) as file:
+        file.write(pack_names(names))
     with durable_file(folder / CLASSES) as file:
         file.write(json.dumps(classes).encode())
-    return Digests.of(folder, (CLASSES, SAMPLES)).files
+    return Digests.of(folder, (CLASSES, NAMES, SAMPLES)).files
 
 
 def save_manifest(manifest: Manifest, folder: Path) -> None:

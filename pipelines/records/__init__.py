@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from equimod.pipelines.records.archive import is_pattern
+from equimod.pipelines.records.at_url import open_at_url
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.folder import LISTS, FolderRecords, Labels
 from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.pipelines.records.remote import url_of
 from equimod.pipelines.records.tar import MANIFEST, PROGRESS, TarRecords
 
 __all__ = ["Records", "RecordsError", "open_converted", "open_records"]
@@ -15,6 +17,7 @@ __all__ = ["Records", "RecordsError", "open_converted", "open_records"]
 
 def open_records(path: Path, labels: Labels = "auto") -> Records:
     """Open a .beton file, a folder of records, or images in a folder, with labels as `Labels` says, or in a list.
+    Records may lie at a URL, see `url_of`.
 
     Raises RecordsError where it is none of these, unreadable, of another format version or not completely converted.
     """
@@ -23,6 +26,8 @@ def open_records(path: Path, labels: Labels = "auto") -> Records:
 
 def open_converted(path: Path) -> Records | None:
     """The records at `path`; None where it may be a folder or a list of images. Raises RecordsError for all else."""
+    if url := url_of(path):
+        return open_at_url(url)
     if path.suffix == SUFFIX:
         return BetonRecords(path)
     try:

@@ -7,8 +7,10 @@ in advance, since a thread that reads what is not in memory yet waits for the di
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,36 @@ def merged(file: NDArray[np.int64], offset: NDArray[np.int64], length: NDArray[n
     first = np.flatnonzero(np.concatenate([[True], far | (file[1:] != file[:-1])]))
     last = np.append(first[1:], len(order)) - 1
     yield from np.stack([file[first], offset[first], end[last] - offset[first]], axis=1).tolist()
+
+
+class Readable(Protocol):
+    """A file whose parts are read anywhere and by any thread."""
+
+    length: int  # bytes
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on. Raises RecordsError."""
+        ...
+
+    def will_read(self, offset: int, length: int) -> None:
+        """Begin to load these bytes, without waiting."""
+        ...
+
+    def wont_read(self, offset: int, length: int) -> None:
+        """Forget these bytes."""
+        ...
+
+    def forget(self, offset: int, length: int) -> bool:
+        """These bytes are not what they should be. Whether reading them again may give others."""
+        ...
+
+
+def read_checked(file: Readable, offset: int, length: int, crc32: int) -> bytes | None:
+    """Bytes that have this checksum, None where they do not have it. Raises RecordsError where they cannot be read."""
+    content = file.read(offset, length)
+    if zlib.crc32(content) != crc32 and file.forget(offset, length):
+        content = file.read(offset, length)
+    return content if zlib.crc32(content) == crc32 else None
 
 
 class FileReader:
@@ -67,6 +99,10 @@ class FileReader:
         """Have the system begin to load these bytes, without waiting, where it can."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def forget(self, offset: int, length: int) -> bool:
+        """They stay as they are."""
+        return False
 
     def wont_read(self, offset: int, length: int) -> None:
         """Have the system forget these bytes, where it can."""

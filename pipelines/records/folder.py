@@ -18,7 +18,7 @@ from equimod.pipelines.codec import DamagedImageError, open_image
 from equimod.pipelines.progress import Progress
 from equimod.pipelines.records.header_cache import read_headers
 from equimod.pipelines.records.image_names import IMAGE_EXTENSIONS, say_once, tell_ignored
-from equimod.pipelines.records.protocol import RecordsError, edges_checksum
+from equimod.pipelines.records.protocol import RecordsError, edges_checksum, nothing
 from equimod.pipelines.records.walk import Walk
 from equimod.pipelines.stored import open_regular
 
@@ -192,6 +192,7 @@ class FolderRecords:
         self.label = np.array(self._tree.labels, dtype=np.int64)
         self.index = np.arange(count, dtype=np.int64)
         self.size = self.stored_size = headers[:, :2].astype(np.int32)
+        self.remark = nothing(count)
         self.raw = False
         self.manifest, self.form = None, "list of images" if path.is_file() else "folder of images"
         self.length, self.checksum, self.changed = headers[:, 2:].T

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.folder import Labels
-from equimod.pipelines.records.protocol import Records, RecordsError, StoredImage
+from equimod.pipelines.records.protocol import Records, RecordsError, StoredImage, nothing
 
 
 def join_classes(
@@ -58,6 +58,7 @@ class JoinedRecords:
         self.length = np.concatenate([part.length for part in parts])
         self.checksum = np.concatenate([part.checksum for part in parts])
         self.changed = np.concatenate([part.changed for part in parts])
+        self.remark = nothing(len(self.index))
         self.raw = any(part.raw for part in parts)
         self.manifest, self.form = None, " + ".join(part.form for part in parts)
 

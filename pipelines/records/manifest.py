@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,11 +17,20 @@ from equimod.pipelines.stored import DamagedFileError, FileDigest, decode_json, 
 
 @dataclass(frozen=True)
 class Note:
-    """A sample that was not taken as it is, and why."""
+    """A sample that was not taken, and why."""
 
     index: int
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What is to be said of samples that were taken."""
+
+    reencoded: str | None  # why their bytes are not those of the source, None where they are
+    harmless: tuple[str, ...]  # what libjpeg warned of in images that are stored as they are
+    samples: int  # of which just this is to be said
 
 
 @dataclass(frozen=True)
@@ -49,10 +59,19 @@ class Manifest:
     ]  # smallest, mean and largest width and height of the originals in pixels
     shard_size: int | None  # source positions a shard
     shards: tuple[Shard, ...]
-    reencoded: tuple[Note, ...]
+    remarks: tuple[Remark, ...]  # which of them is that of a sample, see `Records.remark`
     left_out: tuple[Note, ...]
-    harmless: tuple[Note, ...]  # what libjpeg warned of in images that are stored as they are
     files: dict[str, FileDigest]  # the other files beside the shards
+
+    @property
+    def reencoded(self) -> Counter[str]:
+        """How many samples were encoded anew, by the reason."""
+        return _weighed((r.reencoded, r.samples) for r in self.remarks if r.reencoded)
+
+    @property
+    def harmless(self) -> Counter[str]:
+        """How often libjpeg warned of what is harmless, by the warning."""
+        return _weighed((warning, r.samples) for r in self.remarks for warning in r.harmless)
 
     @classmethod
     def parse(cls, content: bytes, name: str, expected: tuple[str, int]) -> Manifest:
@@ -77,6 +96,13 @@ class Manifest:
     def to_json(self, form: tuple[str, int]) -> bytes:
         """JSON text of a manifest of format and version `form`, with a digest of itself."""
         return seal({"format": form[0], "version": form[1], **asdict(self)})
+
+
+def _weighed(reasons: Iterable[tuple[str, int]]) -> Counter[str]:
+    count: Counter[str] = Counter()
+    for reason, samples in reasons:
+        count[reason] += samples
+    return count
 
 
 class _Form(msgspec.Struct):

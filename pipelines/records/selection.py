@@ -18,6 +18,7 @@ class SelectedRecords:
         self.size, self.stored_size = records.size[positions], records.stored_size[positions]
         self.length = records.length[positions]
         self.checksum, self.changed = records.checksum[positions], records.changed[positions]
+        self.remark = records.remark[positions]
         self.raw, self.manifest, self.form = records.raw, records.manifest, records.form
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 shard-000000.tar   members of a sample: KEY.jpg (or .png), KEY.cls (label), KEY.json; KEY: index in the source, 9 digits
 shard-000000.idx   what NVIDIA's wds2idx writes
 samples.npy        where each sample lies, with its label, sizes and checksum: opening touches no shard
+names.jsonl        paths of the samples in the source, read where one is asked for
 classes.json       class names, position = label
 manifest.json      counts, digests of all other files and of itself, what was re-encoded or left out; written last, so
                    its presence means complete
@@ -11,26 +12,24 @@ manifest.json      counts, digests of all other files and of itself, what was re
 from __future__ import annotations
 
 import io
-import json
 import resource
-import tarfile
 import threading
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equimod.pipelines.progress import track
-from equimod.pipelines.records.file_reader import FileReader, merged
-from equimod.pipelines.records.manifest import Manifest
-from equimod.pipelines.records.protocol import RecordsError, damaged, is_possible
+from equimod.pipelines.records.file_reader import FileReader, Readable, merged, read_checked
+from equimod.pipelines.records.manifest import Manifest, Shard
+from equimod.pipelines.records.names import Names
+from equimod.pipelines.records.protocol import RecordsError, damaged, is_possible, nothing, pairs, source_or_index
 from equimod.pipelines.stored import DamagedFileError, Digests, FileDigest, decode_json, read_bytes
 
-FORM = ("equimod-tar", 3)
-MANIFEST, CLASSES, SAMPLES = "manifest.json", "classes.json", "samples.npy"
+FORM = ("equimod-tar", 4)
+MANIFEST, CLASSES, SAMPLES, NAMES = "manifest.json", "classes.json", "samples.npy", "names.jsonl"
 PROGRESS = ".progress"  # folder of an unfinished conversion
 SPARE_FILES = 256  # descriptors left for everything but the shards
 SAMPLE = np.dtype(
@@ -45,6 +44,7 @@ SAMPLE = np.dtype(
         ("height", "<i4"),
         ("stored_width", "<i4"),  # of the image in the shard, pixels
         ("stored_height", "<i4"),
+        ("remark", "<u2"),  # of the manifest, from 1 on
     ]
 )
 
@@ -68,8 +68,10 @@ class TarRecords:
     Raises RecordsError where the small files are damaged, or a shard is missing or of another length.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, open_elsewhere: Callable[[Shard], Readable] | None = None) -> None:
+        """`open_elsewhere` opens shards that do not lie in the folder."""
         self.folder = folder
+        self._elsewhere = open_elsewhere
         self.manifest: Manifest = load_manifest(folder)
         self.form = f"tar shards with DALI's index, {len(self.manifest.shards):,} shards"
         digests = Digests(self.manifest.files)
@@ -81,42 +83,48 @@ class TarRecords:
             raise RecordsError(f"{error}; copy the records or convert again") from error
         if len(self._table) != self.manifest.samples:
             raise RecordsError(f"{folder / SAMPLES} does not fit {MANIFEST}; copy the records or convert again")
-        self._check_shards()
-        self.label = self._table["label"].astype(np.int64)
-        self.index = self._table["index"].astype(np.int64)
-        self.size = np.stack([self._table["width"], self._table["height"]], axis=1)
-        self.stored_size = np.stack([self._table["stored_width"], self._table["stored_height"]], axis=1)
-        self.length = self._table["size"].astype(np.int64)
-        self.checksum = self._table["crc32"].astype(np.int64)
-        self.changed = np.zeros(len(self._table), dtype=np.int64)
+        names = self.manifest.files.get(NAMES)
+        shards = [(shard.name, shard.bytes) for shard in self.manifest.shards if open_elsewhere is None]
+        self._check_lengths([(NAMES, names.length if names else 0), *shards])
+        self._names = Names(partial(_read_names, digests, folder))
+        self.label = self._table["label"]
+        self.index = self._table["index"]
+        self.size = pairs(self._table, "width", "height")
+        self.stored_size = pairs(self._table, "stored_width", "stored_height")
+        self.length = self._table["size"]
+        self.checksum = self._table["crc32"]
+        self.changed = nothing(len(self._table))
+        self.remark = self._table["remark"]
         self.raw = False
         if not is_possible(self):
             raise RecordsError(f"{folder / SAMPLES} holds what cannot be true; copy the records or convert again")
-        self._files: dict[int, FileReader] = {}
+        self._files: dict[int, Readable] = {}
+        self._shards = {shard.name: shard for shard in self.manifest.shards if open_elsewhere}
         self._opening = threading.Lock()
         self._most_files = _files_to_open(len(self.manifest.shards))
 
-    def _check_shards(self) -> None:
-        for shard in self.manifest.shards:
-            path = self.folder / shard.name
+    def _check_lengths(self, files: Iterable[tuple[str, int]]) -> None:
+        for name, expected in files:
+            path = self.folder / name
             try:
                 found = path.stat().st_size
             except OSError as error:
                 raise RecordsError(f"{path} cannot be read ({error.strerror}); copy it or convert again") from error
-            if found != shard.bytes:
+            if found != expected:
                 raise RecordsError(
-                    f"{path} has {found:,} bytes where {MANIFEST} says {shard.bytes:,}; copy it or convert again"
+                    f"{path} has {found:,} bytes where {MANIFEST} says {expected:,}; copy it or convert again"
                 )
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def _open(self, shard: int) -> FileReader:
+    def _open(self, shard: int) -> Readable:
         if (file := self._files.get(shard)) is not None:
             return file
         with self._opening:
             if (file := self._files.get(shard)) is None:
-                file = FileReader(self.folder / shard_name(shard))
+                name = shard_name(shard)
+                file = self._elsewhere(self._shards[name]) if self._elsewhere else FileReader(self.folder / name)
                 if len(self._files) >= self._most_files:
                     del self._files[next(iter(self._files))]  # which closes it once nobody reads it any more
                 self._files[shard] = file
@@ -128,8 +136,9 @@ class TarRecords:
         Raises RecordsError where the shard cannot be read or the image does not have its checksum.
         """
         row = self._table[position]
-        content = self._open(int(row["shard"])).read(int(row["offset"]), int(row["size"]))
-        if zlib.crc32(content) != row["crc32"]:
+        file = self._open(int(row["shard"]))
+        content = read_checked(file, int(row["offset"]), int(row["size"]), row["crc32"])
+        if content is None:
             raise damaged(self.name(position))
         return content
 
@@ -152,45 +161,47 @@ class TarRecords:
     def name(self, position: int) -> str:
         """Path in the source and the shard, as `n01440764/x.JPEG (records/shard-000003.tar)`."""
         shard = shard_name(int(self._table[position]["shard"]))
-        return f"{self.source(position)} ({self.folder.name}/{shard})"
+        return f"{source_or_index(self, position)} ({self.folder.name}/{shard})"
 
     def source(self, position: int) -> str:
-        """The sample's path in the source; `sample INDEX` where the shard is damaged at that place."""
-        row = self._table[position]
-        offset = int(row["offset"]) + int(row["size"])
-        try:
-            file = self._open(int(row["shard"]))
-            for _ in ("cls", "json"):
-                header = -(-offset // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                offset = header + tarfile.BLOCKSIZE
-                block = file.read(header, tarfile.BLOCKSIZE)
-                size = tarfile.TarInfo.frombuf(block, "ascii", "strict").size
-                start, offset = offset, offset + size
-            return str(json.loads(file.read(start, size))["name"])
-        except (tarfile.TarError, RecordsError, ValueError, KeyError, TypeError, RecursionError):
-            return f"sample {int(row['index'])}"  # an error about a damaged shard must not end in another error
+        """The sample's path in the source. Raises RecordsError where the names are damaged."""
+        return self._names.at(position)
 
-    def verify(self) -> None:
-        """Read every shard and its index and compare their digests. RecordsError naming the first that differs."""
-        for shard in track(self.manifest.shards, len(self.manifest.shards), "verifying", "shards"):
-            path = self.folder / shard.name
-            for file, sha256 in ((path, shard.sha256), (path.with_suffix(".idx"), shard.index_sha256)):
-                try:
-                    found = FileDigest.of(file).sha256
-                except OSError as error:
-                    raise RecordsError(f"{file} cannot be read ({error.strerror}); copy it or convert again") from error
-                if found != sha256:
-                    raise RecordsError(f"{file} does not have the digest of {MANIFEST}; copy it or convert again")
+    def verify_names(self) -> None:
+        """Compare the names with their digest. Raises RecordsError."""
+        self._names.read()
+
+    def verify_shard(self, shard: Shard) -> None:
+        """Compare a shard and its index with their digests. RecordsError naming the first that differs."""
+        if self._elsewhere:  # where every image has been compared with its checksum
+            return
+        path = self.folder / shard.name
+        for file, sha256 in ((path, shard.sha256), (path.with_suffix(".idx"), shard.index_sha256)):
+            try:
+                found = FileDigest.of(file).sha256
+            except OSError as error:
+                raise RecordsError(f"{file} cannot be read ({error.strerror}); copy it or convert again") from error
+            if found != sha256:
+                raise RecordsError(f"{file} does not have the digest of {MANIFEST}; copy it or convert again")
+
+
+def _read_names(digests: Digests, folder: Path) -> bytes:
+    try:
+        return digests.read_file(folder, NAMES)
+    except DamagedFileError as error:
+        raise RecordsError(f"{error}; copy it or convert again") from error
 
 
 def _table(content: bytes, path: Path) -> NDArray[np.void]:
+    file = io.BytesIO(content)
     try:
-        table: NDArray[np.void] = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # np.load raises anything
+        version = np.lib.format.read_magic(file)
+        shape, _, kind = np.lib.format.read_array_header_1_0(file) if version == (1, 0) else ((), False, None)
+        if kind != SAMPLE or len(shape) != 1:
+            raise DamagedFileError(f"{path} is damaged: it is no table of samples")
+        return np.frombuffer(content, SAMPLE, *shape, offset=file.tell())  # a view: np.load would copy
+    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
         raise DamagedFileError(f"{path} is damaged ({error})") from error
-    if table.dtype != SAMPLE or table.ndim != 1:
-        raise DamagedFileError(f"{path} is damaged: it is no table of samples")
-    return table
 
 
 def _files_to_open(shards: int) -> int:

@@ -20,6 +20,7 @@ from equimod.pipelines.conversion.convert import DamagedImagesError, convert
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.records import RecordsError, open_records
 from equimod.pipelines.records.folder import scan_tree
+from equimod.pipelines.records.manifest import Remark
 from equimod.pipelines.records.tar import load_manifest
 from equimod.tools import convert_imagenet
 
@@ -76,7 +77,7 @@ def test_manifest_counts_what_is_there(expected: Path) -> None:
     assert [shard.samples for shard in manifest.shards] == [5, 5, 5, 5, 4]
     assert (manifest.samples, manifest.classes, manifest.source) == (24, 3, "source")
     assert manifest.total_bytes == sum(path.stat().st_size for path in expected.glob("*.tar"))
-    assert (manifest.reencoded, manifest.left_out) == ((), ())
+    assert (manifest.remarks, manifest.left_out) == ((), ())
     size = open_records(expected).size
     assert manifest.image_size["width"] == {
         "min": size[:, 0].min(),
@@ -181,8 +182,10 @@ def test_what_is_no_plain_jpeg_is_reencoded_and_listed(
     with Image.open(path) as image:
         image.convert(mode).save(path, file_format)
     manifest = convert(source, tmp_path / "out", ConversionSettings(workers=1, shard_size=SHARD_SIZE)).manifest
-    assert [(note.name, note.reason) for note in manifest.reencoded] == [("class_0/003.jpg", reason)]
+    assert manifest.remarks == (Remark(reason, (), 1),)
+    assert manifest.reencoded == {reason: 1}
     records = open_records(tmp_path / "out")
+    assert records.remark.tolist() == [0, 0, 0, 1] + [0] * 20
     with Image.open(io.BytesIO(records.read(3))) as stored, Image.open(path) as original:
         assert (stored.format, stored.mode) == ("JPEG", "RGB")
         difference = np.asarray(stored, dtype=float) - np.asarray(original.convert("RGB"), dtype=float)

@@ -52,6 +52,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "run/eval.json": (truncate, "is damaged"),
     "records/manifest.json": (_flip, "is damaged"),
     "records/shard-000001.tar": (_flip, "shard-000001.tar"),
+    "records/names.jsonl": (_flip, "does not have its digest"),
     "records/shard-000002.idx": (_flip, "shard-000002.idx does not have the digest"),
     "images/class_1/003.jpg": (truncate, "class_1/003.jpg"),
 }

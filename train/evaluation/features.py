@@ -127,7 +127,7 @@ def labels_of(records: Records, classes: Sequence[str]) -> Tensor:
     """Positions in `classes` of the classes of `records`: int64 (N,), -1 where images have no labels."""
     places = {name: place for place, name in enumerate(classes)}
     position = torch.tensor([*(places[name] for name in records.classes), -1])  # the last one for -1
-    return position[torch.from_numpy(records.label)]
+    return position[torch.from_numpy(records.label.astype("int64"))]
 
 
 def top_k(scores: Tensor, label: Tensor, k: int) -> float:

@@ -59,7 +59,7 @@ def _moments(views: ViewSet) -> Tensor:
     total = torch.zeros(columns, columns, dtype=torch.float64, device=views.encoder.device)
     start = 0
     for batch, h_x, h in views.represent("read-out"):
-        size = torch.from_numpy(views.records.size[start : start + len(batch)])
+        size = torch.from_numpy(views.records.size[start : start + len(batch)].astype("int64"))
         start += len(batch)
         for view, h_v in zip(batch.views, h, strict=True):
             total += products(torch.cat([h_x, h_v], dim=1), targets(view.params, size).to(h_x.device))
