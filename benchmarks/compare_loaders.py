@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,24 +14,29 @@ from equimod.benchmarks.titles import LOADER_TITLES
 from equimod.pipelines.errors import UsageError
 from equimod.train.evaluation.table import Table, spread
 
+PEERS = ("spdl", "torchcodec", "kornia_rs", "litdata")
+"""Loaders that are neither this project's nor torchvision's, by the name of what is imported."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loader(Benchmark):
-    """Compare loaders on the same files: decoding alone, this project's backends, a torchvision DataLoader on Pillow.
+    """Compare loaders on the same files: decoding alone, this project's backends, a torchvision DataLoader on Pillow,
+    and others of today (extra peers).
 
     All but the first make the non-augmented image, the views' crops and the parameters. Files are read from a warm page
     cache: a first round, not counted, has read them.
     """
 
     name: ClassVar[str] = "loader"
-    KNOWN: ClassVar[tuple[str, ...]] = ("native", "dali", "ffcv", "torchvision")
+    KNOWN: ClassVar[tuple[str, ...]] = ("native", "dali", "ffcv", "torchvision", *PEERS)
     CEILING: ClassVar[str] = "decode"
     AUGMENTED: ClassVar[bool] = False
 
     records: Path
     """Records, or an ImageFolder tree."""
     backends: str = "native,torchvision"
-    """Loaders to compare, with commas between them: native, dali, ffcv, torchvision."""
+    """Loaders to compare, with commas between them: native, dali, ffcv, torchvision, spdl, torchcodec, kornia_rs,
+    litdata."""
     policy: str = "simclr_imagenet"
     """Name of the augmentation policy that gives sizes and crops."""
     batch_size: int = 64
@@ -47,13 +53,16 @@ class Loader(Benchmark):
         super().check()
         one_policy(self.policy)
         self.at_least_one("batch_size", "workers", "model_rate")
-        some_of("backends", self.backends, self.KNOWN)
+        for name in some_of("backends", self.backends, self.KNOWN):
+            if name in PEERS and find_spec(name) is None:
+                raise UsageError(f"backends={name}: it is not installed; install it with pip install 'equimod[peers]'")
         if self.images < self.batch_size:
             raise UsageError(f"images={self.images} is less than a batch; give {self.batch_size} or more")
 
     def plan(self) -> tuple[dict[str, Callable[[Any], Workload]], Any, dict[str, Any]]:
         """See Benchmark."""
         from equimod.benchmarks.loaders import LOADERS, LoaderSettings
+        from equimod.benchmarks.peers import LOADERS_OF_PEERS
         from equimod.pipelines.cores import available_cores
         from equimod.pipelines.records import open_records
 
@@ -65,7 +74,7 @@ class Loader(Benchmark):
             self.images // self.batch_size * self.batch_size,
             self.AUGMENTED,
         )
-        contenders = {name: LOADERS[name] for name in (*self.backends.split(","), self.CEILING)}
+        contenders = {name: (LOADERS | LOADERS_OF_PEERS)[name] for name in (*self.backends.split(","), self.CEILING)}
         return contenders, settings, {"images_in_records": len(open_records(self.records))}
 
     @classmethod
@@ -129,6 +138,7 @@ class Views(Loader):
     """
 
     name: ClassVar[str] = "views"
+    KNOWN: ClassVar[tuple[str, ...]] = ("native", "dali", "ffcv", "torchvision")
     AUGMENTED: ClassVar[bool] = True
 
     policy: str = "byol_imagenet"

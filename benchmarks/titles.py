@@ -6,6 +6,10 @@ LOADER_TITLES = {
     "dali": "equimod, DALI backend on the CPU",
     "ffcv": "equimod, FFCV backend",
     "torchvision": "torchvision and Pillow in a DataLoader",
+    "spdl": "SPDL, its threads and decoder",
+    "torchcodec": "torchcodec in a DataLoader",
+    "kornia_rs": "kornia-rs in a DataLoader",
+    "litdata": "litdata, from its own files",
 }
 AUGMENTER_TITLES = {
     "equimod": "equimod, on the batch",

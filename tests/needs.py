@@ -59,6 +59,7 @@ def needs(extra: str, *, module: bool = False) -> None:
         "mlflow": "mlflow",
         "neighbours": "faiss",
         "onnx": "onnxscript",
+        "peers": "kornia_rs",
         "robustness": "imagecorruptions",
         "timm": "timm",
         "triton": "triton",

@@ -10,6 +10,8 @@ from needs import needs
 
 from equimod.benchmarks.augmenters import AUGMENTERS, AUGMENTS, AugmentSettings, crops
 from equimod.benchmarks.loaders import LOADERS, LoaderSettings
+from equimod.benchmarks.peers import LOADERS_OF_PEERS, _Crops, _KorniaRsCrops
+from equimod.pipelines.policy import POLICIES
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,28 @@ def test_every_contender_loads_every_image_of_a_round(image_tree: Path, name: st
     settings = LoaderSettings(image_tree, "simclr_cifar10", 8, workers=1, images=24, augmented=augmented)
     load = LOADERS[name](settings)
     assert [list(load(epoch)) for epoch in range(2)] == [[8, 8, 8]] * 2
+
+
+@pytest.mark.parametrize("name", LOADERS_OF_PEERS)
+def test_every_peer_loads_every_image_of_a_round(image_tree: Path, name: str) -> None:
+    needs("peers")
+    settings = LoaderSettings(image_tree, "simclr_cifar10", 8, workers=1, images=24, augmented=False)
+    load = LOADERS_OF_PEERS[name](settings)
+    assert [list(load(epoch)) for epoch in range(2)] == [[8, 8, 8]] * 2
+
+
+@pytest.mark.parametrize("crops", [_Crops, _KorniaRsCrops])
+def test_crops_of_peers_are_of_the_sizes_of_the_policy(crops: type[_Crops]) -> None:
+    needs("peers")
+    from kornia_rs.image import Image
+
+    pixels = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8)
+    image = Image.from_numpy(pixels.numpy()) if crops is _KorniaRsCrops else pixels.permute(2, 0, 1)
+    policy = POLICIES["simclr_imagenet"]
+    x, first, second, *boxes, label = crops(policy)(image, 7)
+    assert {(part.shape, part.dtype) for part in (x, first, second)} == {((3, 224, 224), torch.uint8)}
+    assert all((box >= 0).all() and box[0] + box[2] <= 60 and box[1] + box[3] <= 40 for box in boxes)
+    assert label == 7
 
 
 @pytest.mark.parametrize("name", AUGMENTERS)
