@@ -24,12 +24,18 @@ if TYPE_CHECKING:  # torch takes seconds to import, which reading events does no
     from equimod.train.time_spent import Clock
 
 
+MOST_DRAWN = 4000
+"""Points of a curve in TensorBoard, which takes seconds to open a run with ten times as many."""
+
+
 class Reporter:
     """Writes events and what `clock` counts. `folder` None: a rank that stays silent but counts all the same."""
 
     def __init__(self, folder: Path | None, clock: Clock, config: Config, *, total_steps: int, start_step: int) -> None:
         self._folder, self._clock, self._config, self._total = folder, clock, config, total_steps
         self._start_step = self._logged_step = start_step
+        self._drawn_every = max(config.log.every, total_steps // MOST_DRAWN)
+        self._drawn_step = start_step
 
     def __enter__(self) -> Reporter:
         self._open = ExitStack()
@@ -71,8 +77,10 @@ class Reporter:
             return
         self.event(event)
         scalars = {name: event[name] for name in (*losses, "lr", "images_per_s", "data_wait")}
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        if step - self._drawn_step >= self._drawn_every or step == self._total:
+            self._drawn_step = step
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
         for tracker in self._trackers:
             tracker.log(scalars, step)
         self._show(event)
@@ -145,9 +153,13 @@ def read_events(metrics: Path) -> list[dict[str, Any]]:
     Lines that are none are left out; it says how many, but for a last one that a kill cut in two.
     """
     events, damaged = _read(metrics)
-    if damaged:
-        say(f"{metrics}: {damaged:,} damaged line(s) left out")
+    _tell_damaged(metrics, damaged)
     return events
+
+
+def _tell_damaged(metrics: Path, lines: int) -> None:
+    if lines:
+        say(f"{metrics}: {lines:,} damaged line(s) left out")
 
 
 def damaged_lines(metrics: Path) -> int:
@@ -190,16 +202,28 @@ _FORM = msgspec.json.Decoder(_Step | _Checkpoint | _Validation | _Time)
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    try:
-        _FORM.decode(line)
-        return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return None if _step_of(line) is None else msgspec.json.decode(line, type=dict[str, Any])
 
 
 def _forget_after(metrics: Path, step: int) -> None:
-    """Drop the events of steps that a resumed run will take again."""
-    if metrics.exists():
-        kept = [event for event in read_events(metrics) if event["step"] <= step]
+    """Drop the events of steps that a resumed run will take again, and lines that are no events."""
+    if not metrics.exists():
+        return
+    content = metrics.read_bytes()
+    *lines, cut = content.split(b"\n")
+    steps = [_step_of(line) for line in (*lines, cut)]
+    _tell_damaged(metrics, sum(found is None for found in steps[:-1]))
+    found = zip((*lines, cut), steps, strict=True)
+    new = b"".join(line + b"\n" for line, of_line in found if of_line is not None and of_line <= step)
+    if new != content:
         with durable_file(metrics) as handle:
-            handle.write("".join(f"{json.dumps(event)}\n" for event in kept).encode())
+            handle.write(new)
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of an event, None where a line is none: an event itself takes many times as long to read."""
+    try:
+        step: int = _FORM.decode(line).step
+        return step
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
