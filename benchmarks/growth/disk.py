@@ -165,6 +165,7 @@ def _read(send: Connection, path: Path, settings: Disk, groups: _Cgroups | None,
                 "bytes": _bytes_read() - bytes_before,
                 "requests": None if requests is None or requests_before is None else requests - requests_before,
                 "resident_bytes": resident_bytes(),
+                "descriptors": len(list(Path("/proc/self/fd").iterdir())),
             }
         )
 
