@@ -22,8 +22,10 @@ from equimod.benchmarks.compare_embedding import Embed
 from equimod.benchmarks.compare_loaders import Loader, Views
 from equimod.benchmarks.compare_operators import Augment
 from equimod.benchmarks.compare_training import Train
+from equimod.benchmarks.growth.at_url import AtUrl
 from equimod.benchmarks.growth.disk import Disk
 from equimod.benchmarks.growth.features import KeptFeatures
+from equimod.benchmarks.growth.ranks import Ranks
 from equimod.benchmarks.large_batch import Chunks, Loss
 from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError
@@ -148,6 +150,9 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "loader": (Loader.rows, Loader.caption),
     "views": (Views.rows, Views.caption),
     "augment": (Augment.rows, Augment.caption),
+    "ranks-tar": (Ranks.rows, Ranks.caption),
+    "ranks-beton": (Ranks.rows, Ranks.caption),
+    "at-url": (AtUrl.rows, AtUrl.caption),
     "disk-random": (Disk.rows, Disk.caption),
     "disk-window": (Disk.rows, Disk.caption),
     "features": (KeptFeatures.rows, KeptFeatures.caption),
@@ -161,6 +166,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "scaling": (scaling.rows, scaling.caption),
     "table1-cpu": (sweep_tables.rows, sweep_tables.caption),
     "controls-cpu": (sweep_tables.rows, sweep_tables.caption),
+    "layers-cpu": (sweep_tables.rows, sweep_tables.caption),
     "resolution-cpu": (sweep_tables.rows, sweep_tables.caption),
     "demo-cpu": (comparison.rows, comparison.caption),
     "figures-cpu": (sweep_tables.figure_rows, sweep_tables.figure_caption),

@@ -41,7 +41,7 @@ class Ranks(Section):
     def measure(self) -> dict[str, Any]:
         """What each part took."""
         path = path_of(self.folder, self.images, self.kilobytes, self.format)
-        result: dict[str, Any] = {"benchmark": "ranks", "settings": self.options()}
+        result: dict[str, Any] = {"benchmark": f"ranks-{self.format}", "settings": self.options()}
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             result["conversion"] = next(sent_by(_convert, path, self))
