@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/*.md from the newest results: python benchmarks/readme.py [--check].
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES`, or `numbers`. Its numbers
-come from the file of that benchmark in `benchmarks/results/` whose date is the latest.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES`, or `numbers` or `growth`.
+Its numbers come from the file of that benchmark in `benchmarks/results/` whose date is the latest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +69,11 @@ def render_tables(text: str, results: Path) -> str:
 
     def table(block: re.Match[str]) -> str:
         name = block[2]
-        if name == "numbers":
-            return f"{block[1]}{_numbers(results).markdown()}{block[3]}"
+        if name in ("numbers", "growth"):
+            of_several = _numbers(results) if name == "numbers" else _growth(results)
+            return f"{block[1]}{of_several.markdown()}{block[3]}"
         if name not in TABLES:
-            raise ReadmeError(f"table {name!r} is not known; name one of numbers, {', '.join(TABLES)}")
+            raise ReadmeError(f"table {name!r} is not known; name one of numbers, growth, {', '.join(TABLES)}")
         rows, caption = TABLES[name]
         result = _newest_with_rows(name, rows, results)
         tables = "\n".join(table.markdown() for table in rows(result))
@@ -112,6 +113,39 @@ def _numbers(results: Path) -> Table:
     return Table(["what", "number", "result"], rows)
 
 
+def _growth(results: Path) -> Table:
+    """A row for each of GROWTH, before and after."""
+    rows = []
+    for what, (benchmark, say) in GROWTH.items():
+        cells = []
+        for name in (f"{benchmark}-before", benchmark):
+            path, result = next(iter(_newest_first(name, results).items()))
+            cells.append(f"[{say(result)}](../benchmarks/results/{path.name})")
+        rows.append([what, *cells])
+    return Table(["what", "before", "after"], rows)
+
+
+def _range(values: Iterable[float], digits: int) -> str:
+    found = [f"{value:,.{digits}f}" for value in sorted(values)]
+    return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
+
+
+def _rates(result: dict[str, Any]) -> str:
+    return _range((epoch["images_per_second"] for epoch in result["epochs"]), 0)
+
+
+def _read(result: dict[str, Any]) -> str:
+    return _range((epoch["bytes"] / result["data_bytes"] for epoch in result["epochs"][1:]), 2)
+
+
+def _records_memory(result: dict[str, Any]) -> str:
+    return _range((rank["records_bytes"] / 2**20 for rank in result["ranks"]), 0)
+
+
+def _opening(result: dict[str, Any]) -> str:
+    return _range((rank["open_seconds"] for rank in result["ranks"]), 1)
+
+
 def _loading(result: dict[str, Any]) -> str:
     rate = result["contenders"]["native"]["images_per_second"]["median"]
     times = result["ratios"]["native/torchvision"]["median"]
@@ -145,6 +179,16 @@ NUMBERS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "Linear top-1 on CIFAR-10 after 8 epochs on two cores, without and with EquiMod": ("table1-cpu", _scores),
 }
 """The rows of `numbers`: from what is said to the benchmark that holds it, and how it is said."""
+
+GROWTH: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "images/s in windows, from a disk that answers 500 requests a second": ("disk-window", _rates),
+    "read from the second epoch on, of the data, a quarter of which fits into memory": ("disk-random", _read),
+    "memory of a rank's records, 1,281,167 images in shards, MiB": ("ranks-tar", _records_memory),
+    "the same in a .beton file, MiB": ("ranks-beton", _records_memory),
+    "four ranks open these shards in, s": ("ranks-tar", _opening),
+    "they open the .beton file in, s": ("ranks-beton", _opening),
+}
+"""The rows of `growth`, as those of NUMBERS, of benchmarks that were run before and after."""
 
 TABLES: dict[str, tuple[Rows, Caption]] = {
     "loader": (Loader.rows, Loader.caption),

@@ -109,7 +109,7 @@ def test_tables_of_a_document_are_those_of_the_results(document: Path) -> None:
 
 def test_every_table_stands_in_one_document() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in documents_of(CHECKOUT))
-    assert sorted(re.findall("<!-- table: (.*) -->", text)) == sorted(["numbers", *TABLES])
+    assert sorted(re.findall("<!-- table: (.*) -->", text)) == sorted(["numbers", "growth", *TABLES])
 
 
 def test_numbers_are_those_of_the_newest_results_that_hold_them(results: Path) -> None:
@@ -244,3 +244,19 @@ def test_check_changes_nothing_and_fails_on_stale_documents(
     assert main(arguments) == 0
     assert main(["--check", *arguments]) == 0
     assert documents[1].read_text() == "no table\n"
+
+
+def test_growth_has_what_was_before_and_after(tmp_path: Path) -> None:
+    ranks = [{"records_bytes": 2**20 * size, "open_seconds": size} for size in (3, 1)]
+    epochs = [{"images_per_second": rate, "bytes": read} for rate, read in ((1000, 100), (2000, 70), (1500, 80))]
+    for name in ("ranks-tar", "ranks-beton", "disk-window", "disk-random"):
+        for when, times in (("-before", 2), ("", 1)):
+            of_ranks = [{key: value * times for key, value in rank.items()} for rank in ranks]
+            result = {"benchmark": name + when, "date": "2026", "ranks": of_ranks, "epochs": epochs, "data_bytes": 100}
+            (tmp_path / f"{name}{when}.json").write_text(json.dumps(result))
+    text = render_tables("<!-- table: growth -->\n<!-- end -->\n", tmp_path)
+    assert (
+        "[2 to 6](../benchmarks/results/ranks-tar-before.json) | [1 to 3](../benchmarks/results/ranks-tar.json)" in text
+    )
+    assert "[1,000 to 2,000](../benchmarks/results/disk-window.json)" in text
+    assert "[0.70 to 0.80](../benchmarks/results/disk-random.json)" in text  # from the second epoch on
