@@ -81,7 +81,8 @@ def _remove(temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: str | Path) -> None:
+def sync(path: str | Path) -> None:
+    """Have a file or the names in a folder on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -92,7 +93,7 @@ def _sync(path: str | Path) -> None:
 def _sync_tree(folder: Path) -> None:
     paths = [os.path.join(parent, name) for parent, _, names in os.walk(folder) for name in (*names, "")]  # noqa: PTH118
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
-        list(pool.map(_sync, paths))
+        list(pool.map(sync, paths))
 
 
 @contextmanager
@@ -110,7 +111,7 @@ def durable_file(path: Path) -> Iterator[BinaryIO]:
             handle.flush()
             os.fsync(descriptor)
         new.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 @contextmanager
@@ -130,7 +131,7 @@ def durable_dir(path: Path) -> Iterator[Path]:
         yield new
         _sync_tree(new)
         new.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -146,9 +146,9 @@ class Progress:
         bar.update(bar.task_ids[0], completed=self._done, numbers=self._numbers or self._rate(monotonic()))
 
 
-def track(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
-    """The same items, showing how many of `total` were taken."""
-    with Progress(what, unit, total=total) as progress:
+def track(items: Iterable[T], total: int, what: str, unit: str, done: int = 0) -> Iterator[T]:
+    """The same items, showing how many of `total` were taken, `done` of them before."""
+    with Progress(what, unit, total=total, done=done) as progress:
         yield from progress.count(items)
 
 

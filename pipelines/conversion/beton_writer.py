@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.codec import JPEG_START
-from equimod.pipelines.decode import decode_sample
-from equimod.pipelines.durable import durable_file
+from equimod.pipelines.conversion.unfinished_beton import UnfinishedBeton, parts_folder
+from equimod.pipelines.decode import decode_image
 from equimod.pipelines.progress import track
 from equimod.pipelines.records.beton import (
     ENTRY,
@@ -35,7 +35,7 @@ from equimod.pipelines.records.beton import (
 )
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.names import pack_names
-from equimod.pipelines.records.protocol import Records, RecordsError
+from equimod.pipelines.records.protocol import Records, RecordsError, fingerprint
 from equimod.pipelines.stored import FileDigest
 
 SMALLEST_PAGE, LARGEST_PAGE = 1 << 23, 1 << 31  # ffcv's default, and the largest that its header has room for
@@ -56,43 +56,47 @@ def write_beton(
     """Write `records` into the file `path`, there when it is complete; the same records give the same bytes.
 
     `raw` stores the pixels of all images; otherwise JPEG files stay as they are, and what is none is stored as pixels.
-    Raises RecordsError where an image is damaged or too large for the format, OSError where `path` cannot be written.
+    Goes on where it was interrupted. Raises RecordsError where an image is damaged or too large for the format, OSError
+    where `path` cannot be written.
     """
     page = _page_size(records, raw)
     metadata = np.zeros(len(records), METADATA)
     entries = np.zeros(len(records), ENTRY)
-    checksums = np.zeros(len(records), np.uint32)
-    at = _page_start(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + metadata.nbytes, page)
-    with durable_file(path) as file:
-        contents = track(_contents(records, raw, workers), len(records), f"writing {path.name}", "images")
-        for position, (mode, content) in enumerate(contents):
+    first = _page_start(HEADER.itemsize + len(FIELDS) * FIELD.itemsize + metadata.nbytes, page)
+    with UnfinishedBeton(parts_folder(path), f"{fingerprint(records)} {raw}", first) as images:
+        contents = _contents(records, raw, workers, start=images.count)
+        for position, (mode, content) in track(
+            enumerate(contents, images.count), len(records), f"writing {path.name}", "images", done=images.count
+        ):
             if len(content) > page:
                 name = records.name(position)
                 raise RecordsError(f"{name} does not fit a page of {page:,} bytes; convert with --raw")
-            if at % page + len(content) > page:
-                at = _page_start(at, page)
-            file.seek(at)
-            file.write(content)
-            metadata["image"][position] = (mode, *records.stored_size[position], at)
-            entries[position] = (position, at, len(content))
-            checksums[position] = zlib.crc32(content)
-            at += len(content)
+            if images.end % page + len(content) > page:
+                images.end = _page_start(images.end, page)
+            images.write(mode, content)
+        rows = images.rows()
+        metadata["image"]["mode"], metadata["image"]["pointer"] = rows["mode"], rows["pointer"]
+        metadata["image"]["width"], metadata["image"]["height"] = records.stored_size.T
+        entries["sample"], entries["pointer"], entries["size"] = np.arange(len(rows)), rows["pointer"], rows["size"]
         positions = track(range(len(records)), len(records), "reading names", "samples")
         names = pack_names(records.source(position) for position in positions)
         manifest = replace(manifest, total_bytes=int(entries["size"].sum()))
         metadata["label"], metadata["index"] = records.label, records.index
         metadata["width"], metadata["height"] = records.size.T
         digest, empty = FileDigest.of_content(names), hashlib.sha256().hexdigest()
-        trailer = Trailer(manifest, records.classes, checksums, records.remark.astype(np.uint16), digest, head=empty)
-        header = np.array((VERSION, len(FIELDS), page, len(records), at + len(trailer.pack()) + len(names)), HEADER)
+        trailer = Trailer(manifest, records.classes, rows["crc32"], records.remark.astype(np.uint16), digest, empty)
+        at, length = images.end, len(trailer.pack())
+        header = np.array((VERSION, len(FIELDS), page, len(records), at + length + len(names)), HEADER)
         head = head_digest(header[()], _descriptors((MAGIC, 0, 0, 0)), metadata, entries)
         packed = replace(trailer, head=head).pack()  # as long as with another digest
-        file.write(packed + names)
-        file.write(entries.view(np.uint8).data)
-        file.seek(0)
-        file.write(header.tobytes())
-        file.write(_descriptors((MAGIC, at, len(packed), zlib.crc32(packed))).tobytes())
-        file.write(metadata.view(np.uint8).data)
+        images.file.seek(at)
+        images.file.write(packed + names)
+        images.file.write(entries.view(np.uint8).data)
+        images.file.seek(0)
+        images.file.write(header.tobytes())
+        images.file.write(_descriptors((MAGIC, at, len(packed), zlib.crc32(packed))).tobytes())
+        images.file.write(metadata.view(np.uint8).data)
+        images.finish(path)
 
 
 def _page_size(records: Records, raw: bool) -> int:
@@ -110,16 +114,16 @@ def _page_start(at: int, page: int) -> int:
     return -(-at // page) * page
 
 
-def _contents(records: Records, raw: bool, workers: int) -> Iterator[tuple[int, bytes | memoryview]]:
-    """Mode and bytes of every image in order, computed ahead in `workers` threads."""
+def _contents(records: Records, raw: bool, workers: int, start: int) -> Iterator[tuple[int, bytes | memoryview]]:
+    """Mode and bytes of every image from `start` on, in order, computed ahead in `workers` threads."""
 
     def content(position: int) -> tuple[int, bytes | memoryview]:
         content = records.read(position)
         if not raw and not isinstance(content, np.ndarray) and bytes(content[:2]) == JPEG_START:
             return JPEG, content
-        return RAW, decode_sample(records, position).tobytes()
+        return RAW, decode_image(records, position, content).tobytes()
 
-    positions = iter(range(len(records)))
+    positions = iter(range(start, len(records)))
     with ThreadPoolExecutor(workers, thread_name_prefix="equimod-beton") as pool:
         pending = deque(pool.submit(content, position) for position in islice(positions, workers * _IMAGES_AHEAD))
         try:

@@ -35,6 +35,7 @@ from equimod.pipelines.conversion.shard_task import (
     taken_over,
 )
 from equimod.pipelines.conversion.tar_writer import save_manifest, write_table
+from equimod.pipelines.conversion.unfinished_beton import CONTENT, ROWS
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
 from equimod.pipelines.progress import Progress, track
 from equimod.pipelines.records.manifest import Manifest, Note, Remark, image_size_statistics
@@ -53,7 +54,7 @@ from equimod.pipelines.workers import SPAWN, worker_pool
 
 OWN_NAMES = re.compile(
     rf"{re.escape(MANIFEST)}|{re.escape(CLASSES)}|{re.escape(NAMES)}|{re.escape(SAMPLES)}|shard-\d+\.(tar|idx)"
-    rf"|{re.escape(PROGRESS)}|{re.escape(TEMPORARY_PREFIX)}.*"
+    rf"|{re.escape(PROGRESS)}|{re.escape(TEMPORARY_PREFIX)}.*|{re.escape(CONTENT)}|{re.escape(ROWS)}"
 )
 POLL_SECONDS = 0.2
 _AHEAD = 2  # shards that are handed to each worker: few enough to watch, whatever the number of shards

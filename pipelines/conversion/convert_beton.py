@@ -1,7 +1,7 @@
 """From any source to a .beton file.
 
-First to tar shards in a hidden folder beside it, in parallel and going on where an interrupted run stopped; then from
-these to the file, in one pass. Tar records that are to be handed through as they are need the second step alone.
+First to tar shards in a hidden folder beside it, in parallel; then from these to the file, in one pass. Both go on
+where they were interrupted. Tar records that are to be handed through as they are need the second step alone.
 """
 
 from __future__ import annotations
@@ -23,16 +23,12 @@ from equimod.pipelines.conversion.convert import (
 from equimod.pipelines.conversion.records_source import RecordsReader
 from equimod.pipelines.conversion.settings import ConversionSettings
 from equimod.pipelines.conversion.source import Source
+from equimod.pipelines.conversion.unfinished_beton import parts_folder
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import MANIFEST, TarRecords
 
 SHARD_SIZE = 1000  # of the shards in between
-
-
-def parts_folder(output: Path) -> Path:
-    """Where the shards in between lie."""
-    return output.parent / f".{output.name}.parts"
 
 
 def convert_to_beton(source: Source, output: Path, settings: ConversionSettings) -> Conversion:

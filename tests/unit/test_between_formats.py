@@ -13,11 +13,12 @@ from conversions import converted, same_samples
 from PIL import Image
 from small_conversion import contents
 
-from equimod.pipelines.conversion import open_source
+from equimod.pipelines.conversion import open_source, unfinished_beton
 from equimod.pipelines.conversion.check import Shrink
 from equimod.pipelines.conversion.convert import convert
-from equimod.pipelines.conversion.convert_beton import convert_to_beton, parts_folder
+from equimod.pipelines.conversion.convert_beton import convert_to_beton
 from equimod.pipelines.conversion.settings import ConversionSettings
+from equimod.pipelines.conversion.unfinished_beton import parts_folder
 from equimod.pipelines.durable import locked
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.beton import BetonRecords
@@ -70,6 +71,72 @@ def test_smaller_copies_keep_the_original_size_and_small_images_their_bytes(
         assert copy.size == tuple(small.stored_size[position])
         expected = np.asarray(original.resize(copy.size, Image.Resampling.LANCZOS), dtype=float)
         assert np.abs(np.asarray(copy, dtype=float) - expected).mean() < 6
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_last_pass_goes_on_where_it_was_interrupted(
+    raw: bool, image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = converted(image_tree, tmp_path / "tar")
+    converted(tmp_path / "tar", tmp_path / "whole.beton", raw=raw)
+    monkeypatch.setattr(unfinished_beton, "KEPT_EVERY", 2000)
+    read, original, stop = list[int](), TarRecords.read, [17]
+
+    def some(self: TarRecords, position: int) -> bytes:
+        read.append(position)
+        if position == stop[0]:
+            raise OSError("killed")
+        return original(self, position)
+
+    monkeypatch.setattr(TarRecords, "read", some)
+    output, source = tmp_path / "r.beton", open_source(tmp_path / "tar")
+    settings = ConversionSettings(workers=1, raw=raw)
+    with pytest.raises(RecordsError, match="run the same command again to continue"):
+        convert_to_beton(source, output, settings)
+    assert not output.exists()
+    with (parts_folder(output) / "beton.rows").open("ab") as rows:
+        rows.write(b"cut")  # as a kill may leave it
+    with (parts_folder(output) / "beton.content").open("ab") as content:
+        content.write(b"more")
+    stop[0] = -1
+    read.clear()
+    convert_to_beton(source, output, settings)
+    assert 5 < read[0] <= 17
+    assert read == list(range(read[0], 24))
+    assert output.read_bytes() == (tmp_path / "whole.beton").read_bytes()
+    assert not parts_folder(output).exists()
+    assert len(records) == 24
+
+
+@pytest.mark.parametrize("damage", ["content", "other images", "raw"])
+def test_the_last_pass_begins_anew_where_what_is_left_is_not_its_own(
+    damage: str, image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unfinished_beton, "KEPT_EVERY", 2000)
+    converted(image_tree, tmp_path / "tar")
+    original = TarRecords.read
+
+    def some(self: TarRecords, position: int) -> bytes:
+        if position == 17:
+            raise OSError("killed")
+        return original(self, position)
+
+    source = open_source(tmp_path / "tar")
+    with monkeypatch.context() as patch:
+        patch.setattr(TarRecords, "read", some)
+        with pytest.raises(RecordsError):
+            convert_to_beton(source, tmp_path / "r.beton", ConversionSettings(workers=1))
+    if damage == "content":
+        (parts_folder(tmp_path / "r.beton") / "beton.content").write_bytes(b"short")
+    if damage == "other images":
+        shutil.copytree(image_tree, tmp_path / "tree")
+        shutil.copy(tmp_path / "tree" / "class_0" / "001.jpg", tmp_path / "tree" / "class_0" / "000.jpg")
+        shutil.rmtree(tmp_path / "tar")
+        converted(tmp_path / "tree", tmp_path / "tar")
+    expected = converted(tmp_path / "tar", tmp_path / "whole.beton", raw=damage == "raw")
+    found = converted(tmp_path / "tar", tmp_path / "r.beton", raw=damage == "raw")
+    assert (tmp_path / "r.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
+    assert len(found) == len(expected)
 
 
 @pytest.mark.parametrize("output", ["records", "records.beton"])
