@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from equimod.pipelines.progress import Progress, reading, say
+from equimod.pipelines.records.header_cache import Listed, read_listing
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.stored import open_regular, regular_descriptor
 
@@ -52,7 +53,16 @@ class Member:
 def members(paths: Sequence[Path]) -> list[list[Member]]:
     """The files in each archive, in its order. Raises RecordsError where one is none, compressed, or damaged."""
     with Progress("listing", "files") as progress:
-        return [list(progress.count(_members(path))) for path in paths]
+        return [list(progress.count(_members_of(path))) for path in paths]
+
+
+def _members_of(path: Path) -> Iterator[Member]:
+    def listed() -> Iterator[Listed]:
+        for member in _members(path):
+            yield member.name, (member.offset, member.length, member.deflated)
+
+    for name, (offset, length, deflated) in read_listing(path, listed):
+        yield Member(name, offset, length, bool(deflated))
 
 
 def _members(path: Path) -> Iterator[Member]:

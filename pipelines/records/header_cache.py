@@ -1,11 +1,11 @@
-"""What is known of the headers of many image files, kept between processes: to open each takes far longer than to ask
-the system whether it changed."""
+"""What is known of many image files, and of what large archives hold, kept between processes: to open each takes far
+longer than to ask the system whether it changed."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +19,7 @@ from equimod.pipelines.progress import track
 FEWEST = 10_000
 """Files below which nothing is kept: they are read in a second or so."""
 THREADS = 16  # they wait for the disk, not for a core
-_FORM = b"equimod headers 1\n"
+_FORM = b"equimod headers 2\n"
 _DIGEST = 32  # bytes
 _MARKS = 4  # numbers of a file that are others once it changed
 
@@ -38,7 +38,7 @@ def read_headers(root: Path, names: Sequence[str], read: Callable[[Path], Sequen
     Whether it is, its length, its dates and its place on the disk tell; no program can set all of them. Raises what
     `read` raises.
     """
-    path = cache_folder() / "headers" / hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
+    path = _place("headers", root)
     paths = [root / name for name in names]
     with ThreadPoolExecutor(THREADS) as pool:
         if len(names) < FEWEST:
@@ -53,6 +53,35 @@ def read_headers(root: Path, names: Sequence[str], read: Callable[[Path], Sequen
         with suppress(OSError):  # a full disk, or a home that nobody may write to
             _keep(path, names, np.concatenate([marks, found], axis=1))
     return found
+
+
+Listed = tuple[str, tuple[int, int, int]]
+"""The name of a file in an archive, and numbers about it."""
+
+
+def read_listing(archive: Path, list_files: Callable[[], Iterator[Listed]]) -> Iterator[Listed]:
+    """What an archive holds, as `list_files` lists it, from the cache where the archive is as it was.
+
+    Raises what `list_files` raises.
+    """
+    path, marks = _place("listings", archive), _marks(archive)
+    if (kept := _kept(path)) and kept[1][:_MARKS].tolist() == list(marks) and any(marks):
+        names, numbers = kept[0][1:], kept[1].reshape(-1, _MARKS)[1:, :3]
+        yield from zip(map(os.fsdecode, names), map(tuple, numbers.tolist()), strict=True)
+        return
+    found = []
+    for listed in list_files():
+        found.append(listed)
+        yield listed
+    unpacked = archive.is_relative_to("/proc")  # which is gone with this process
+    if len(found) >= FEWEST and not unpacked and not any("\0" in name for name, _ in found):
+        rows = np.array([marks, *((*numbers, 0) for _, numbers in found)], dtype=np.int64)
+        with suppress(OSError, UnicodeEncodeError):
+            _keep(path, ["", *(name for name, _ in found)], rows)
+
+
+def _place(kind: str, path: Path) -> Path:
+    return cache_folder() / kind / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
 
 
 def _read(
@@ -74,16 +103,9 @@ def _marks(path: Path) -> tuple[int, ...]:
 def _known(path: Path, names: Sequence[str], width: int) -> Headers:
     """What is kept of these files; zeros for others, and for all where the file is damaged."""
     nothing = np.zeros((len(names), width), dtype=np.int64)
-    try:
-        content = path.read_bytes()
-    except OSError:
+    if (found := _kept(path)) is None:
         return nothing
-    form, digest, rest = content[: len(_FORM)], content[len(_FORM) :][:_DIGEST], content[len(_FORM) + _DIGEST :]
-    if form != _FORM or digest != hashlib.sha256(rest).digest():
-        return nothing
-    files = int.from_bytes(rest[:8], "little")
-    kept = np.frombuffer(rest, "<i8", files * width, offset=8).reshape(files, width)
-    before = rest[8 + kept.nbytes :].split(b"\0") if files else []
+    before, kept = found[0], found[1].reshape(-1, width)
     if before == [os.fsencode(name) for name in names]:
         return kept.copy()
     place = {name: number for number, name in enumerate(before)}
@@ -92,8 +114,21 @@ def _known(path: Path, names: Sequence[str], width: int) -> Headers:
     return nothing
 
 
+def _kept(path: Path) -> tuple[list[bytes], NDArray[np.int64]] | None:
+    """Names, and the numbers of all of them one after the other; None where nothing is kept or it is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    form, digest, rest = content[: len(_FORM)], content[len(_FORM) :][:_DIGEST], content[len(_FORM) + _DIGEST :]
+    if form != _FORM or digest != hashlib.sha256(rest).digest():
+        return None
+    numbers = np.frombuffer(rest, "<i8", int.from_bytes(rest[:8], "little"), offset=8)
+    return rest[8 + numbers.nbytes :].split(b"\0"), numbers
+
+
 def _keep(path: Path, names: Sequence[str], rows: Headers) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rest = len(rows).to_bytes(8, "little") + rows.astype("<i8").tobytes() + b"\0".join(map(os.fsencode, names))
+    rest = rows.size.to_bytes(8, "little") + rows.astype("<i8").tobytes() + b"\0".join(map(os.fsencode, names))
     with durable_file(path) as file:
         file.write(_FORM + hashlib.sha256(rest).digest() + rest)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from equimod.pipelines.records import RecordsError, header_cache, open_records
+from equimod.pipelines.records import RecordsError, archive, header_cache, open_records
+from equimod.pipelines.records.archive import Member, members
 from equimod.pipelines.records.folder import FolderRecords
 from equimod.train.distributed import DistInfo, first_on_each_node
 
@@ -141,3 +142,67 @@ def test_the_first_rank_of_a_node_goes_before_the_others(monkeypatch: pytest.Mon
     with pytest.raises(ZeroDivisionError):
         first_on_each_node(lambda: 1 // 0, DistInfo(4, 0, 8, device))
     assert told[-1] == "barrier"
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Archives that are listed."""
+    found: list[Path] = []
+    original = archive._members
+
+    def record(path: Path) -> Iterator[Member]:
+        found.append(path)
+        return original(path)
+
+    monkeypatch.setattr(archive, "_members", record)
+    return found
+
+
+@pytest.fixture(params=["tar", "zip"])
+def packed(request: pytest.FixtureRequest, source: Path, tmp_path: Path) -> Path:
+    return Path(shutil.make_archive(str(tmp_path / "packed"), request.param, source))
+
+
+def test_a_large_archive_is_listed_once(packed: Path, listed: list[Path]) -> None:
+    first = members([packed, packed])
+    assert listed == [packed]
+    assert members([packed]) == first[:1] == first[1:]
+    assert {type(member.deflated) for member in first[0]} == {bool}
+    assert listed == [packed]
+
+
+def test_an_archive_that_was_replaced_is_listed_again(packed: Path, source: Path, listed: list[Path]) -> None:
+    before = members([packed])
+    (source / "class_0" / "000.jpg").unlink()
+    shutil.make_archive(str(packed.with_suffix("")), packed.suffix[1:], source)
+    after = members([packed])
+    assert len(listed) == 2
+    assert {member.name for member in before[0]} - {member.name for member in after[0]} == {"class_0/000.jpg"}
+
+
+def test_a_damaged_listing_is_made_anew(packed: Path, cache: Path, listed: list[Path]) -> None:
+    first = members([packed])
+    [kept] = (cache.parent / "listings").iterdir()
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+    assert members([packed]) == first
+    assert len(listed) == 2
+
+
+def test_a_small_archive_is_not_kept(
+    packed: Path, cache: Path, listed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(header_cache, "FEWEST", 1000)
+    assert members([packed]) == members([packed])
+    assert len(listed) == 2
+    assert not (cache.parent / "listings").exists()
+
+
+def test_an_archive_that_cannot_be_listed_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "no.tar").write_bytes(b"nothing")
+    for _ in range(2):
+        with pytest.raises(RecordsError, match=r"no\.tar is no tar or zip archive"):
+            members([tmp_path / "no.tar"])
+    with pytest.raises(RecordsError, match=r"gone\.tar cannot be read"):
+        members([tmp_path / "gone.tar"])
