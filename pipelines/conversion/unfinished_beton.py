@@ -42,7 +42,7 @@ class UnfinishedBeton:
         rows = self._table.read_bytes()[len(self._key) :][: self.count * ROW.itemsize] if self.count else b""
         self._table.write_bytes(self._key + rows)
         self.file = self._content.open("r+b")
-        self.file.truncate(self.end)
+        self.file.truncate(self.end if self.count else 0)
         return self
 
     def _found(self) -> tuple[int, int]:

@@ -140,7 +140,7 @@ class BetonRecords:
             self._check(rows)
         self.raw = bool((self._mode == RAW).any())
         self._names: Names | None = None
-        self.trailer = self._trailer(fields, len(metadata), table)
+        self.trailer = self._trailer(fields, len(metadata))
         self.manifest = self.trailer.manifest if self.trailer else None
         self.form = f".beton, fields {', '.join(self.fields)}" + "; written by another program" * (self.trailer is None)
         if self.trailer and self.trailer.head != head_digest(header, fields, metadata, entries):
@@ -200,7 +200,7 @@ class BetonRecords:
         ):
             raise RecordsError(f"{self.path} has metadata that cannot be true; copy it again or convert again")
 
-    def _trailer(self, fields: NDArray[np.void], samples: int, table: int) -> Trailer | None:
+    def _trailer(self, fields: NDArray[np.void], samples: int) -> Trailer | None:
         arguments = [argument.tobytes()[: TRAILER.itemsize] for argument in fields["arguments"]]
         if not any(argument.startswith(ANY_MAGIC) for argument in arguments):
             return None
@@ -215,8 +215,6 @@ class BetonRecords:
         if zlib.crc32(content) != place["crc32"]:
             raise _damaged(self.path, "its trailer does not have its checksum")
         trailer = Trailer.unpack(content, samples, str(self.path))
-        if offset + size + trailer.names.length > table:
-            raise _damaged(self.path, "its names have no place")
         self._names = Names(partial(_read_names, self._file, self.path, offset + size, trailer.names))
         return trailer
 

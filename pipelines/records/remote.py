@@ -18,10 +18,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,8 +71,6 @@ class RemoteFile:
 
     def __init__(self, url: str, stem: Path, length: int) -> None:
         self._url, self._stem, self.length = url, stem, length
-        self._coming: dict[int, Future[bytes]] = {}
-        self._lock = threading.Lock()
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on. Raises RecordsError where they cannot be fetched, or are not there."""
@@ -90,13 +88,7 @@ class RemoteFile:
             try:
                 os.utime(self._path(number))
             except OSError:
-                with self._lock:
-                    if number not in self._coming:
-                        self._coming[number] = coming = _pool().submit(self._fetched, number)
-                        coming.add_done_callback(partial(self._arrived, number))
-
-    def _arrived(self, number: int, _: Future[bytes]) -> None:
-        self._coming.pop(number, None)
+                _pool().submit(self._fetched, number)
 
     def wont_read(self, offset: int, length: int) -> None:
         """Nothing: what was asked for longest ago goes where another block needs its place."""
@@ -114,8 +106,6 @@ class RemoteFile:
         return self._stem.with_name(f"{self._stem.name}.{number:06}")
 
     def _part(self, number: int, begin: int, end: int) -> bytes:
-        if (coming := self._coming.get(number)) is not None:
-            return coming.result()[begin:end]
         try:
             with self._path(number).open("rb") as file:
                 content = os.pread(file.fileno(), end - begin, begin)
@@ -124,7 +114,7 @@ class RemoteFile:
         return content if len(content) == end - begin else self._fetched(number)[begin:end]
 
     def _fetched(self, number: int) -> bytes:
-        """A block, from the folder where another process has brought it there meanwhile."""
+        """A block, from the folder where another thread or process has brought it there meanwhile."""
         start = number * BLOCK
         length = min(BLOCK, self.length - start)
         path = self._path(number)
@@ -140,7 +130,7 @@ class RemoteFile:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Let one process fetch a block at a time, where the file system has locks."""
+    """Have one thread of all processes fetch a block at a time, where the file system has locks."""
     number = int(hashlib.sha256(path.name.encode()).hexdigest(), 16) % _LOCKS
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

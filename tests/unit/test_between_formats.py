@@ -108,7 +108,7 @@ def test_the_last_pass_goes_on_where_it_was_interrupted(
     assert len(records) == 24
 
 
-@pytest.mark.parametrize("damage", ["content", "other images", "raw"])
+@pytest.mark.parametrize("damage", ["content", "rows", "other images", "raw"])
 def test_the_last_pass_begins_anew_where_what_is_left_is_not_its_own(
     damage: str, image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +128,9 @@ def test_the_last_pass_begins_anew_where_what_is_left_is_not_its_own(
             convert_to_beton(source, tmp_path / "r.beton", ConversionSettings(workers=1))
     if damage == "content":
         (parts_folder(tmp_path / "r.beton") / "beton.content").write_bytes(b"short")
+    if damage == "rows":
+        (parts_folder(tmp_path / "r.beton") / "beton.rows").unlink()
+        (parts_folder(tmp_path / "r.beton") / "beton.content").write_bytes(b"x" * 2**24)
     if damage == "other images":
         shutil.copytree(image_tree, tmp_path / "tree")
         shutil.copy(tmp_path / "tree" / "class_0" / "001.jpg", tmp_path / "tree" / "class_0" / "000.jpg")

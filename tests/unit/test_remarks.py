@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from conversions import converted
 from jpegs import HARMLESS, harmless, jpeg, picture
 from PIL import Image
 
+from equimod.pipelines.conversion.beton_writer import write_beton
 from equimod.pipelines.records import open_records
 from equimod.pipelines.records.names import Names, pack_names
 from equimod.pipelines.records.protocol import RecordsError
@@ -108,3 +110,11 @@ def test_names_lie_beside_the_samples_for_other_programs(source: Path, tmp_path:
     converted(source, tmp_path / "records")
     lines = (tmp_path / "records" / "names.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [f"{number}.jpg" for number in range(10)]
+
+
+def test_a_remark_that_the_manifest_does_not_have_is_refused(source: Path, tmp_path: Path) -> None:
+    records = converted(source, tmp_path / "records")
+    assert records.manifest is not None
+    write_beton(records, tmp_path / "r.beton", replace(records.manifest, remarks=records.manifest.remarks[:1]))
+    with pytest.raises(RecordsError, match="metadata that cannot be true"):
+        open_records(tmp_path / "r.beton")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -176,11 +177,22 @@ def test_the_folder_stays_within_its_limit(server: FileServer, tmp_path: Path, m
         assert bytes(records.read(position)) == bytes(here.read(position))
         assert sum(path.stat().st_size for path in _blocks(tmp_path)) <= 20_000
     assert int(here.length.sum()) > 30_000
-    records.read(0)
-    kept = {path.name for path in _blocks(tmp_path)}
-    records.will_read(np.array([0]))  # which makes it the last to go
-    records.read(23)
-    assert {path.name for path in _blocks(tmp_path)} & {name for name in kept if name.startswith("shard-000000")}
+
+
+def test_what_was_asked_for_longest_ago_goes_first(server: FileServer, tmp_path: Path) -> None:
+    records = open_records(_at(server, "records"))
+    for position in range(24):
+        records.read(position)
+    blocks = _blocks(tmp_path)
+    for date, path in enumerate(blocks):
+        os.utime(path, (date, date))
+    records.will_read(np.array([0]))
+    asked = [path for path in blocks if path.stat().st_mtime > len(blocks)]
+    assert asked == blocks[: len(asked)] != []
+    assert remote._room.make(blocks[0], half=True)
+    left = _blocks(tmp_path)
+    assert left == [*asked, *blocks[len(blocks) - len(left) + len(asked) :]]
+    assert len(blocks) / 3 < len(left) < len(blocks) * 2 / 3
 
 
 def test_a_limit_that_is_no_number_is_one_line(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +228,16 @@ def test_a_full_disk_makes_room_and_says_so_where_there_is_none(
     monkeypatch.setattr(remote, "_write", refuse)
     with pytest.raises(RecordsError, match=r"cannot keep what is fetched: No space left.* EQUIMOD_CACHE=FOLDER"):
         records.read(10)
+
+
+def test_a_file_of_another_date_is_fetched_anew(server: FileServer) -> None:
+    open_records(_at(server, "r.beton")).read(0)
+    before = len(server.asked)
+    open_records(_at(server, "r.beton")).read(0)
+    assert len(server.asked) == before
+    os.utime(server.folder / "r.beton")
+    open_records(_at(server, "r.beton")).read(0)
+    assert len(server.asked) > before
 
 
 def test_data_that_was_replaced_is_fetched_anew(server: FileServer, image_tree: Path, tmp_path: Path) -> None:
