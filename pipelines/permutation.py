@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from equimod.pipelines import philox
 
 _ROUNDS = 8
-_FEWEST_BITS = 8  # of a domain: in smaller ones, eight rounds do not mix well enough
+_FEWEST = 16  # rows and columns of a domain: in smaller ones, eight rounds do not mix well enough
 _MIXERS = (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB))
 
 
@@ -18,9 +19,9 @@ _MIXERS = (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uin
 class Permutation:
     """A random order of 0..size-1: a function of its keys.
 
-    A Feistel network over the next power of two, whose rounds mix as splitmix64 does (Steele et al. 2014, "Fast
-    splittable pseudorandom number generators"); what falls beyond `size` goes through it again (cycle walking; Black
-    and Rogaway 2002, "Ciphers with arbitrary finite domains").
+    A Feistel network over numbers of two digits, as few as there can be, whose rounds mix as splitmix64 does (Steele et
+    al. 2014, "Fast splittable pseudorandom number generators"); what falls beyond `size` goes through it again. Both
+    after Black and Rogaway 2002, "Ciphers with arbitrary finite domains".
     """
 
     size: int
@@ -40,13 +41,13 @@ class Permutation:
         return found.astype(np.int64)
 
     def _mixed(self, number: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        bits = max(_FEWEST_BITS, (self.size - 1).bit_length())
-        low, high = np.uint64(bits // 2), np.uint64(bits - bits // 2)
+        high = np.uint64(max(_FEWEST, math.isqrt(self.size - 1) + 1))
+        low = np.uint64(max(_FEWEST, -(-self.size // int(high))))
+        left, right = number // low, number % low
         for key in self.keys:
-            kept = number & ((np.uint64(1) << low) - np.uint64(1))
-            word = kept ^ key
+            word = right ^ key
             for shift, factor in _MIXERS:
                 word = (word ^ (word >> shift)) * factor
-            number = (kept << high) | ((number >> low) ^ (word >> (np.uint64(64) - high)))
-            low, high = high, low
-        return number
+            left, right = right, (left + (word >> np.uint64(31))) % high
+            high, low = low, high
+        return left * low + right

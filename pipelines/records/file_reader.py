@@ -60,8 +60,11 @@ class Readable(Protocol):
 def read_checked(file: Readable, offset: int, length: int, crc32: int) -> bytes | None:
     """Bytes that have this checksum, None where they do not have it. Raises RecordsError where they cannot be read."""
     content = file.read(offset, length)
-    if zlib.crc32(content) != crc32 and file.forget(offset, length):
-        content = file.read(offset, length)
+    if zlib.crc32(content) == crc32:
+        return content
+    if not file.forget(offset, length):
+        return None
+    content = file.read(offset, length)
     return content if zlib.crc32(content) == crc32 else None
 
 
