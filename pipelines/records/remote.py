@@ -18,11 +18,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from equimod.pipelines.durable import TEMPORARY_PREFIX
@@ -88,7 +88,7 @@ class RemoteFile:
             try:
                 os.utime(self._path(number))
             except OSError:
-                _pool().submit(self._fetched, number)
+                _queue().put(partial(self._fetched, number))
 
     def wont_read(self, offset: int, length: int) -> None:
         """Nothing: what was asked for longest ago goes where another block needs its place."""
@@ -286,5 +286,15 @@ _room = _Room()
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="equimod-fetch")
+def _queue() -> SimpleQueue[Callable[[], object]]:
+    """What is fetched ahead, by threads that end with the process: it need not wait for what nobody will use."""
+    queue: SimpleQueue[Callable[[], object]] = SimpleQueue()
+    for _ in range(THREADS):
+        threading.Thread(target=_fetch_ahead, args=(queue,), name="equimod-fetch", daemon=True).start()
+    return queue
+
+
+def _fetch_ahead(queue: SimpleQueue[Callable[[], object]]) -> None:
+    while True:
+        with suppress(RecordsError):  # which `read` raises, where it does not fare better
+            queue.get()()
