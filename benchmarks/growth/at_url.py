@@ -15,7 +15,7 @@ from typing import Any
 
 from equimod.benchmarks.growth.file_server import served
 from equimod.benchmarks.growth.section import Section, sent_by
-from equimod.benchmarks.growth.synthetic import Format, make_records, path_of
+from equimod.benchmarks.growth.synthetic import Format, made_records
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
@@ -43,10 +43,7 @@ class AtUrl(Section):
 
     def measure(self) -> dict[str, Any]:
         """Images a second of each way, and what the server sent."""
-        path = path_of(self.folder, self.images, self.kilobytes, self.format)
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            make_records(path, self.images, self.kilobytes)
+        path = made_records(self.folder, self.images, self.kilobytes, self.format)
         rounds: dict[str, list[float]] = {name: [] for name in _ROUNDS}
         server = sent_by(_serve, path.parent)  # which ends with this function
         url = next(server)

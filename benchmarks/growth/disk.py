@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from equimod.benchmarks.growth.section import ScaleError, Section, resident_bytes, sent_by
-from equimod.benchmarks.growth.synthetic import Format, make_records, path_of
+from equimod.benchmarks.growth.synthetic import Format, made_records
 from equimod.pipelines.build import Pipeline, build_pipeline
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
@@ -50,7 +50,7 @@ class Disk(Section):
 
     def measure(self) -> dict[str, Any]:
         """What each epoch read."""
-        path = self.records()
+        path = made_records(self.folder, self.images, self.kilobytes, self.format)
         size = int(open_records(path).length.sum())
         number = self.folder.stat().st_dev
         device = f"{os.major(number)}:{os.minor(number)}"
@@ -64,14 +64,6 @@ class Disk(Section):
                 print(f"epoch {len(found)}: {epoch['images_per_second']:,.0f} images/s", flush=True)
         name = "disk-random" if self.window is None else "disk-window"
         return {"benchmark": name, "settings": self.options(), "data_bytes": size, "epochs": found}
-
-    def records(self) -> Path:
-        """The records of so many images, made where they are not there."""
-        path = path_of(self.folder, self.images, self.kilobytes, self.format)
-        if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            make_records(path, self.images, self.kilobytes)
-        return path
 
     @classmethod
     def rows(cls, result: dict[str, Any]) -> list[Table]:

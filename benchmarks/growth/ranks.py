@@ -43,7 +43,6 @@ class Ranks(Section):
         path = path_of(self.folder, self.images, self.kilobytes, self.format)
         result: dict[str, Any] = {"benchmark": f"ranks-{self.format}", "settings": self.options()}
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
             result["conversion"] = next(sent_by(_convert, path, self))
         ranks = [sent_by(_load, path, self, rank) for rank in range(self.ranks)]
         with ThreadPoolExecutor(self.ranks) as pool:  # all at a time: they share what the system can share

@@ -45,8 +45,17 @@ def path_of(folder: Path, images: int, kilobytes: int, form: Format) -> Path:
     return folder / f"images-{images}-{kilobytes}.{form}"
 
 
+def made_records(folder: Path, images: int, kilobytes: int, form: Format) -> Path:
+    """The records of so many images, made where they are not there."""
+    path = path_of(folder, images, kilobytes, form)
+    if not path.exists():
+        make_records(path, images, kilobytes)
+    return path
+
+
 def make_records(path: Path, images: int, kilobytes: int) -> None:
-    """Write the records at a path of `path_of`; what is complete is left."""
+    """Write the records at a path of `path_of`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     items = [Item(index, f"{index % CLASSES:04}/{index:09}.jpg", index % CLASSES) for index in range(images)]
     source = Source(path.with_suffix(""), [f"{label:04}" for label in range(CLASSES)], items, Drawn(kilobytes * 1024))
     how: Callable[..., object] = convert if path.suffix == ".tar" else convert_to_beton
