@@ -215,7 +215,7 @@ class BetonRecords:
         if zlib.crc32(content) != place["crc32"]:
             raise _damaged(self.path, "its trailer does not have its checksum")
         trailer = Trailer.unpack(content, samples, str(self.path))
-        self._names = Names(partial(_read_names, self._file, self.path, offset + size, trailer.names))
+        self._names = Names(str(self.path), partial(_read_names, self._file, self.path, offset + size, trailer.names))
         return trailer
 
     def verify_names(self) -> None:

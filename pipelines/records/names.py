@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from equimod.pipelines.records.protocol import RecordsError
+
 
 def pack_names(names: Iterable[str]) -> bytes:
     """A line of JSON a name."""
@@ -20,13 +22,17 @@ def pack_names(names: Iterable[str]) -> bytes:
 class Names:
     """Names as `pack_names` writes them, read at their first use."""
 
+    place: str  # where they lie, for errors
     read: Callable[[], bytes]  # raises RecordsError
 
     def at(self, position: int) -> str:
         """The name of a sample. Raises RecordsError where the names are damaged."""
         content, ends = self._lines
-        start = int(ends[position - 1]) + 1 if position else 0
-        return str(json.loads(content[start : int(ends[position])]))
+        try:
+            start = int(ends[position - 1]) + 1 if position else 0
+            return str(json.loads(content[start : int(ends[position])]))
+        except (ValueError, IndexError, RecursionError) as error:
+            raise RecordsError(f"{self.place} holds damaged names ({error}); convert again") from error
 
     @cached_property
     def _lines(self) -> tuple[bytes, NDArray[np.int64]]:

@@ -86,7 +86,7 @@ class TarRecords:
         names = self.manifest.files.get(NAMES)
         shards = [(shard.name, shard.bytes) for shard in self.manifest.shards if open_elsewhere is None]
         self._check_lengths([(NAMES, names.length if names else 0), *shards])
-        self._names = Names(partial(_read_names, digests, folder))
+        self._names = Names(str(folder / NAMES), partial(_read_names, digests, folder))
         self.label = self._table["label"]
         self.index = self._table["index"]
         self.size = pairs(self._table, "width", "height")
@@ -200,7 +200,9 @@ def _table(content: bytes, path: Path) -> NDArray[np.void]:
         if kind != SAMPLE or len(shape) != 1:
             raise DamagedFileError(f"{path} is damaged: it is no table of samples")
         return np.frombuffer(content, SAMPLE, *shape, offset=file.tell())  # a view: np.load would copy
-    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
+    except DamagedFileError:
+        raise
+    except Exception as error:  # numpy raises anything
         raise DamagedFileError(f"{path} is damaged ({error})") from error
 
 

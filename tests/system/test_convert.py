@@ -151,7 +151,7 @@ def test_full_disk_is_one_line_and_the_rerun_completes(source: Path, tmp_path: P
 def test_imagenet_converts_with_no_image_rejected(imagenet_sample: Path, tmp_path: Path) -> None:
     manifest = convert(imagenet_sample, tmp_path / "out", ConversionSettings(workers=2, shard_size=100)).manifest
     assert manifest.samples == len(scan_tree(imagenet_sample).names) == 334
-    assert manifest.left_out == manifest.reencoded == ()
+    assert manifest.left_out == manifest.remarks == ()
     assert fingerprint(open_records(tmp_path / "out")).table == fingerprint(open_records(imagenet_sample)).table
 
 

@@ -23,7 +23,7 @@ NAMES = ["a/1.jpg", 'quoted "x".png', "two\nlines", "caf\udce9.jpg", ""]
 
 
 def test_names_are_found_by_their_position() -> None:
-    names = Names(lambda: pack_names(NAMES))
+    names = Names("names.jsonl", lambda: pack_names(NAMES))
     assert [names.at(position) for position in range(5)] == NAMES
 
 
@@ -34,10 +34,16 @@ def test_names_are_read_once_and_only_where_one_is_asked_for() -> None:
         read.append(1)
         return pack_names(NAMES)
 
-    names = Names(content)
+    names = Names("names.jsonl", content)
     assert read == []
     assert names.at(0) == names.at(0) == "a/1.jpg"
     assert read == [1]
+
+
+@pytest.mark.parametrize("content", [b"", b"[1\n", b"\xff\n", b'"a" "b"\n', b"[" * 100_000 + b"\n"])
+def test_what_is_no_names_is_one_error_even_with_its_digest(content: bytes) -> None:
+    with pytest.raises(RecordsError, match=r"names\.jsonl holds damaged names"):
+        Names("names.jsonl", lambda: content).at(0)
 
 
 @pytest.fixture
