@@ -66,6 +66,6 @@ def test_ranks_find_what_one_finds(run: Path, tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "two" / kept_training.FOLDER).exists()
     one, two = _scores(tmp_path / "one"), _scores(tmp_path / "two")
     assert one.keys() == two.keys()
-    # Sums in another order move the classifier's weights by less than a hundredth: one image of the 24 may change sides.
+    # Sums in another order move the classifier's weights by less than a hundredth: one image of 24 may change sides.
     assert two.pop("linear_top1") == pytest.approx(one.pop("linear_top1"), abs=100 / 24 + 1e-6)
     assert two == pytest.approx(one, rel=1e-5)
