@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, RandomResizedCrop, Resize
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as F
 
 from equimod.benchmarks.augmenters import normalized, transforms
@@ -28,6 +29,7 @@ from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.conversion.beton_writer import write_beton
 from equimod.pipelines.decode import RegionDecoder, decode
 from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
+from equimod.pipelines.policy import RandomResizedCrop as CropPolicy
 from equimod.pipelines.records import Records, open_records
 from equimod.pipelines.records.beton import BetonRecords
 from equimod.pipelines.records.manifest import Manifest
@@ -126,49 +128,78 @@ def as_beton(records: Records, path: Path) -> BetonRecords:
     return BetonRecords(path)
 
 
-class _PillowViews(Dataset[tuple[Tensor | int, ...]]):
-    """x, views and their boxes (x, y, width, height), by torchvision on Pillow images."""
+class Crops:
+    """x and the crops of the views of an image, Pillow's or a tensor, as torchvision makes them."""
+
+    def __init__(self, policy: AugmentationPolicy) -> None:
+        self._policy = policy
+
+    def __call__(self, image: Any) -> tuple[list[Any], list[Tensor]]:
+        """The images, x first, and the boxes of the views (x, y, width, height)."""
+        images, boxes = [self.whole(image, self._policy.x)], []
+        for view in self._policy.views:
+            crop = view.crop
+            assert not isinstance(crop, CenterPolicy)
+            top, left, height, width = RandomResizedCrop.get_params(
+                self.like(image), list(crop.scale), list(crop.ratio)
+            )
+            images.append(self.cut(image, (left, top, width, height), crop))
+            boxes.append(torch.tensor([left, top, width, height]))
+        return images, boxes
+
+    def like(self, image: Any) -> Any:
+        """Something of the size of the image, that torchvision knows."""
+        return image
+
+    def whole(self, image: Any, x: CenterPolicy) -> Any:
+        """The image that is not augmented."""
+        return F.center_crop(F.resize(image, [x.resize], InterpolationMode(x.interpolation)), [x.size, x.size])
+
+    def cut(self, image: Any, box: tuple[int, int, int, int], crop: CropPolicy) -> Any:
+        """A box of the image, resized."""
+        left, top, width, height = box
+        size = [crop.size, crop.size]
+        return F.resized_crop(image, top, left, height, width, size, InterpolationMode(crop.interpolation))
+
+
+class _PillowViews(Dataset[tuple[Any, ...]]):
+    """x, views and their boxes, by torchvision on Pillow images."""
 
     def __init__(self, records: Records, policy: AugmentationPolicy, augmented: bool) -> None:
-        self._records = records
-        self._finish = [transforms(view) if augmented else F.pil_to_tensor for view in policy.views]
-        self._finish_x = normalized(policy.x.normalize) if augmented else F.pil_to_tensor
-        self._x = Compose(
-            [
-                Resize(policy.x.resize, InterpolationMode(policy.x.interpolation)),
-                CenterCrop(policy.x.size),
-            ]
-        )
-        self._crops = [view.crop for view in policy.views]
+        self._records, self._crops = records, Crops(policy)
+        views = [transforms(view) if augmented else F.pil_to_tensor for view in policy.views]
+        self._finish = [normalized(policy.x.normalize) if augmented else F.pil_to_tensor, *views]
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, position: int) -> tuple[Tensor | int, ...]:
+    def __getitem__(self, position: int) -> tuple[Any, ...]:
         content = self._records.read(position)
         if isinstance(content, np.ndarray):
             image = Image.fromarray(content)
         else:
             with Image.open(io.BytesIO(content)) as file:
                 image = file.convert("RGB")
-        views, boxes = [], []
-        for crop, finish in zip(self._crops, self._finish, strict=True):
-            assert not isinstance(crop, CenterPolicy)
-            y, x, height, width = RandomResizedCrop.get_params(image, list(crop.scale), list(crop.ratio))
-            view = F.resized_crop(
-                image, y, x, height, width, [crop.size, crop.size], InterpolationMode(crop.interpolation)
-            )
-            views.append(finish(view))
-            boxes.append(torch.tensor([x, y, width, height]))
-        return self._finish_x(self._x(image)), *views, *boxes, int(self._records.label[position]), position
+        images, boxes = self._crops(image)
+        finished = (finish(one) for finish, one in zip(self._finish, images, strict=True))
+        return *finished, *boxes, int(self._records.label[position]), position
 
 
 def torchvision_dataloader(settings: LoaderSettings) -> Workload:
     """torch's DataLoader with as many worker processes, its defaults but for workers that stay over the epochs."""
+    return in_dataloader(_PillowViews(of_a_round(settings), POLICIES[settings.policy], settings.augmented), settings)
+
+
+def of_a_round(settings: LoaderSettings) -> Records:
+    """The records of a round, for a loader of others."""
     torch.set_num_threads(1)
-    records = RepeatedRecords(open_records(settings.records), settings.images)
+    return RepeatedRecords(open_records(settings.records), settings.images)
+
+
+def in_dataloader(dataset: Dataset[tuple[Any, ...]], settings: LoaderSettings) -> Workload:
+    """Epochs of `dataset` from torch's DataLoader."""
     loader = DataLoader(
-        _PillowViews(records, POLICIES[settings.policy], settings.augmented),
+        dataset,
         batch_size=settings.batch_size,
         shuffle=True,
         num_workers=settings.workers,

@@ -15,60 +15,31 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms import functional as F
+from torch.utils.data import Dataset, default_collate
 
-from equimod.benchmarks.loaders import LoaderSettings, RepeatedRecords
+from equimod.benchmarks.loaders import Crops, LoaderSettings, in_dataloader, of_a_round
 from equimod.benchmarks.measure import Workload
-from equimod.pipelines.policy import POLICIES, AugmentationPolicy, CenterPolicy
-from equimod.pipelines.records import open_records
-from equimod.pipelines.records.protocol import Records, StoredImage
+from equimod.pipelines.policy import POLICIES, CenterPolicy, RandomResizedCrop
+from equimod.pipelines.records.protocol import StoredImage
 
 Sample = tuple[Any, ...]
 _CHUNK = "64MB"  # litdata's own suggestion
 
 
-class _Crops:
-    """x and the crops of the views of an image, and their boxes (x, y, width, height)."""
-
-    def __init__(self, policy: AugmentationPolicy) -> None:
-        self._policy = policy
-
-    def __call__(self, image: Tensor, label: int) -> Sample:
-        """From an image, uint8 (3,H,W)."""
-        x = self._policy.x
-        whole = F.center_crop(F.resize(image, [x.resize], InterpolationMode(x.interpolation)), [x.size, x.size])
-        views, boxes = [], []
-        for view in self._policy.views:
-            crop = view.crop
-            assert not isinstance(crop, CenterPolicy)
-            top, left, height, width = RandomResizedCrop.get_params(image, list(crop.scale), list(crop.ratio))
-            size = [crop.size, crop.size]
-            mode = InterpolationMode(crop.interpolation)
-            views.append(F.resized_crop(image, top, left, height, width, size, mode))
-            boxes.append(torch.tensor([left, top, width, height]))
-        return whole, *views, *boxes, label
-
-
-class _KorniaRsCrops(_Crops):
+class KorniaRsCrops(Crops):
     """The same, cropped and resized by kornia-rs, from its own images."""
 
-    def __call__(self, image: Any, label: int) -> Sample:
-        x = self._policy.x
+    def like(self, image: Any) -> Any:
+        return torch.empty(3, image.height, image.width)
+
+    def whole(self, image: Any, x: CenterPolicy) -> Tensor:
         scale = x.resize / min(image.width, image.height)
         resized = image.resize(round(image.width * scale), round(image.height * scale), x.interpolation)
         whole = resized.crop((resized.width - x.size) // 2, (resized.height - x.size) // 2, x.size, x.size)
-        views, boxes = [], []
-        like = torch.empty(3, image.height, image.width)  # get_params looks at nothing but the size
-        for view in self._policy.views:
-            crop = view.crop
-            assert not isinstance(crop, CenterPolicy)
-            top, left, height, width = RandomResizedCrop.get_params(like, list(crop.scale), list(crop.ratio))
-            cut = image.crop(left, top, width, height).resize(crop.size, crop.size, crop.interpolation)
-            views.append(_tensor(cut.to_numpy()))
-            boxes.append(torch.tensor([left, top, width, height]))
-        return _tensor(whole.to_numpy()), *views, *boxes, label
+        return _tensor(whole.to_numpy())
+
+    def cut(self, image: Any, box: tuple[int, int, int, int], crop: RandomResizedCrop) -> Tensor:
+        return _tensor(image.crop(*box).resize(crop.size, crop.size, crop.interpolation).to_numpy())
 
 
 def _tensor(image: NDArray[np.uint8]) -> Tensor:
@@ -76,45 +47,30 @@ def _tensor(image: NDArray[np.uint8]) -> Tensor:
 
 
 class _Views(Dataset[Sample]):
-    def __init__(self, records: Records, decode: Callable[[StoredImage], Any], crops: _Crops) -> None:
-        self._records, self._decode, self._crops = records, decode, crops
+    def __init__(self, settings: LoaderSettings, decode: Callable[[StoredImage], Any], crops: type[Crops]) -> None:
+        self._records, self._decode = of_a_round(settings), decode
+        self._crops = crops(POLICIES[settings.policy])
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, position: int) -> Sample:
-        return self._crops(self._decode(self._records.read(position)), int(self._records.label[position]))
-
-
-def _repeated(settings: LoaderSettings) -> Records:
-    torch.set_num_threads(1)
-    return RepeatedRecords(open_records(settings.records), settings.images)
-
-
-def _in_dataloader(settings: LoaderSettings, decode: Callable[[StoredImage], Any], crops: type[_Crops]) -> Workload:
-    loader = DataLoader(
-        _Views(_repeated(settings), decode, crops(POLICIES[settings.policy])),
-        batch_size=settings.batch_size,
-        shuffle=True,
-        num_workers=settings.workers,
-        persistent_workers=True,
-        multiprocessing_context="fork",
-    )
-    return lambda epoch: (len(batch[0]) for batch in loader)
+        images, boxes = self._crops(self._decode(self._records.read(position)))
+        return *images, *boxes, int(self._records.label[position])
 
 
 def torchcodec(settings: LoaderSettings) -> Workload:
     """torchcodec's JPEG decoder, in torch's DataLoader."""
     from torchcodec.decoders import decode_jpeg
 
-    return _in_dataloader(settings, decode_jpeg, _Crops)
+    return in_dataloader(_Views(settings, decode_jpeg, Crops), settings)
 
 
 def kornia_rs(settings: LoaderSettings) -> Workload:
     """kornia-rs' decoder, crops and resampling, in torch's DataLoader."""
     from kornia_rs.image import Image
 
-    return _in_dataloader(settings, lambda content: Image.decode(bytes(content)), _KorniaRsCrops)
+    return in_dataloader(_Views(settings, lambda content: Image.decode(bytes(content)), KorniaRsCrops), settings)
 
 
 def spdl(settings: LoaderSettings) -> Workload:
@@ -126,7 +82,7 @@ def spdl(settings: LoaderSettings) -> Workload:
         image: Tensor = to_torch(load_image(bytes(content)))
         return image.permute(2, 0, 1)
 
-    views = _Views(_repeated(settings), decode, _Crops(POLICIES[settings.policy]))
+    views = _Views(settings, decode, Crops)
 
     def load(epoch: int) -> Iterator[int]:
         order = np.random.default_rng(epoch).permutation(len(views)).tolist()
@@ -147,7 +103,7 @@ def litdata(settings: LoaderSettings) -> Workload:
     from litdata import StreamingDataLoader, StreamingDataset
     from litdata.streaming import Cache
 
-    records = _repeated(settings)
+    records = of_a_round(settings)
     folder = tempfile.TemporaryDirectory(prefix="equimod-benchmark-")
     atexit.register(folder.cleanup)
     cache = Cache(folder.name, chunk_bytes=_CHUNK)
@@ -159,7 +115,7 @@ def litdata(settings: LoaderSettings) -> Workload:
         folder.name,
         shuffle=True,
         drop_last=True,
-        transform=partial(_litdata_views, _Crops(POLICIES[settings.policy])),
+        transform=partial(_litdata_views, Crops(POLICIES[settings.policy])),
     )
     loader = StreamingDataLoader(
         dataset, batch_size=settings.batch_size, num_workers=settings.workers, persistent_workers=True
@@ -167,11 +123,12 @@ def litdata(settings: LoaderSettings) -> Workload:
     return lambda epoch: (len(batch[0]) for batch in loader)
 
 
-def _litdata_views(crops: _Crops, sample: dict[str, Any]) -> Sample:
+def _litdata_views(crops: Crops, sample: dict[str, Any]) -> Sample:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     image = decode_jpeg(torch.frombuffer(bytearray(sample["image"]), dtype=torch.uint8), ImageReadMode.RGB)
-    return crops(image, sample["label"])
+    images, boxes = crops(image)
+    return *images, *boxes, sample["label"]
 
 
 LOADERS_OF_PEERS: dict[str, Callable[[LoaderSettings], Workload]] = {

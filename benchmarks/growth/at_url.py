@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,11 @@ from typing import Any
 from equimod.benchmarks.growth.file_server import served
 from equimod.benchmarks.growth.section import Section, sent_by
 from equimod.benchmarks.growth.synthetic import Format, made_records
+from equimod.benchmarks.measure import Spread
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import POLICIES
 from equimod.pipelines.records import open_records
-from equimod.train.evaluation.table import Table
+from equimod.train.evaluation.table import Table, spread
 
 _ROUNDS = ("in place", "from a URL, first", "from a URL, again")
 
@@ -42,7 +40,7 @@ class AtUrl(Section):
     """Rounds, each with an empty folder of blocks."""
 
     def measure(self) -> dict[str, Any]:
-        """Images a second of each way, and what the server sent."""
+        """Images a second of each way, in every round."""
         path = made_records(self.folder, self.images, self.kilobytes, self.format)
         rounds: dict[str, list[float]] = {name: [] for name in _ROUNDS}
         server = sent_by(_serve, path.parent)  # which ends with this function
@@ -60,16 +58,11 @@ class AtUrl(Section):
     def rows(cls, result: dict[str, Any]) -> list[Table]:
         """A row a way."""
         found = result["images_per_second"]
-        middle = {name: statistics.median(rates) for name, rates in found.items()}
-        cells = [
-            [
-                name,
-                f"{middle[name]:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})",
-                f"{middle[name] * result['data_bytes'] / result['settings']['images'] / 2**20:,.0f}",
-                f"{statistics.median(a / b for a, b in zip(rates, found[_ROUNDS[0]], strict=True)):.2f}",
-            ]
-            for name, rates in found.items()
-        ]
+        mebibytes = result["data_bytes"] / result["settings"]["images"] / 2**20
+        cells = []
+        for name, rates in found.items():
+            every, share = Spread.of(rates), Spread.of(a / b for a, b in zip(rates, found[_ROUNDS[0]], strict=True))
+            cells.append([name, spread(asdict(every), 0), f"{every.median * mebibytes:,.0f}", f"{share.median:.2f}"])
         return [Table(["images", "images/s (lowest to highest round)", "MiB/s", "of those in place"], cells)]
 
     @classmethod
@@ -100,7 +93,6 @@ def _load(send: Connection, path: Path, settings: AtUrl, blocks: Path) -> None:
         seed=0,
         window=settings.window,
     )
-    batches: Iterator[Any] = pipeline.decoded(0)
     began = time.perf_counter()
-    images = sum(len(batch) for batch in islice(batches, len(pipeline)))
+    images = sum(len(batch) for batch in pipeline.decoded(0))
     send.send(images / (time.perf_counter() - began))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equimod.benchmarks.growth.section import Section, resident_bytes, sent_by
+from equimod.benchmarks.growth.section import Section, peak_bytes, resident_bytes, sent_by
 from equimod.pipelines.policy import POLICIES
 from equimod.train.embedding.blocks import BATCHES, Blocks, Plan
 from equimod.train.evaluation.features import BATCH_SIZE, Features
@@ -103,5 +102,5 @@ def _evaluate(send: Connection, settings: KeptFeatures, blocks: Blocks) -> None:
     began = time.perf_counter()
     fit(batches, steps, train, few)
     found["steps_per_second"] = steps / (time.perf_counter() - began)
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found["peak_bytes"] = peak_bytes()
     send.send(found)

@@ -9,6 +9,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
+from typing import Any
 
 
 class FileServer:
@@ -27,9 +28,9 @@ class FileServer:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, server: FileServer, *arguments: object) -> None:
-        self._files = server
-        super().__init__(*arguments)  # type: ignore[arg-type]
+    def __init__(self, files: FileServer, *arguments: Any) -> None:
+        self._files = files
+        super().__init__(*arguments)
 
     def log_message(self, *_: object) -> None:
         pass

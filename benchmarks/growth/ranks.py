@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from equimod.benchmarks.growth.section import Section, resident_bytes, sent_by
+from equimod.benchmarks.growth.section import Section, peak_bytes, resident_bytes, sent_by
 from equimod.benchmarks.growth.synthetic import Format, make_records, path_of
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.policy import POLICIES
@@ -85,7 +84,7 @@ class Ranks(Section):
 def _convert(send: Connection, path: Path, settings: Ranks) -> None:
     began = time.perf_counter()
     make_records(path, settings.images, settings.kilobytes)
-    send.send({"seconds": time.perf_counter() - began, "peak_bytes": _peak_bytes()})
+    send.send({"seconds": time.perf_counter() - began, "peak_bytes": peak_bytes()})
 
 
 def _load(send: Connection, path: Path, settings: Ranks, rank: int) -> None:
@@ -105,16 +104,12 @@ def _load(send: Connection, path: Path, settings: Ranks, rank: int) -> None:
     )
     batches = pipeline.decoded(0)
     next(batches)
-    first, images = time.perf_counter(), 0
+    first = time.perf_counter()
     images = sum(len(batch) for batch in islice(batches, settings.steps - 1))
     found = {
         "first_batch_seconds": first - began,
         "images_per_second": images / (time.perf_counter() - first),
         "resident_bytes": resident_bytes(),
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
     }
     send.send(opened | found)
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -70,6 +71,11 @@ def sent_by(work: Callable[..., None], *arguments: Any) -> Iterator[Any]:
     finally:
         process.terminate()
         process.join()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def resident_bytes() -> int:

@@ -9,9 +9,8 @@ import torch
 from needs import needs
 
 from equimod.benchmarks.augmenters import AUGMENTERS, AUGMENTS, AugmentSettings, crops
-from equimod.benchmarks.loaders import LOADERS, LoaderSettings
-from equimod.benchmarks.peers import LOADERS_OF_PEERS, _Crops, _KorniaRsCrops
-from equimod.pipelines.policy import POLICIES
+from equimod.benchmarks.loaders import LOADERS, Crops, LoaderSettings
+from equimod.benchmarks.peers import LOADERS_OF_PEERS, KorniaRsCrops, _Views
 
 
 @pytest.mark.parametrize(
@@ -33,18 +32,18 @@ def test_every_peer_loads_every_image_of_a_round(image_tree: Path, name: str) ->
     assert [list(load(epoch)) for epoch in range(2)] == [[8, 8, 8]] * 2
 
 
-@pytest.mark.parametrize("crops", [_Crops, _KorniaRsCrops])
-def test_crops_of_peers_are_of_the_sizes_of_the_policy(crops: type[_Crops]) -> None:
+@pytest.mark.parametrize("crops", [Crops, KorniaRsCrops])
+def test_crops_of_peers_are_of_the_sizes_of_the_policy(crops: type[Crops], image_tree: Path) -> None:
     needs("peers")
     from kornia_rs.image import Image
 
     pixels = torch.randint(0, 256, (40, 60, 3), dtype=torch.uint8)
-    image = Image.from_numpy(pixels.numpy()) if crops is _KorniaRsCrops else pixels.permute(2, 0, 1)
-    policy = POLICIES["simclr_imagenet"]
-    x, first, second, *boxes, label = crops(policy)(image, 7)
+    image = Image.from_numpy(pixels.numpy()) if crops is KorniaRsCrops else pixels.permute(2, 0, 1)
+    settings = LoaderSettings(image_tree, "simclr_imagenet", 8, workers=1, images=24, augmented=False)
+    x, first, second, *boxes, label = _Views(settings, lambda content: image, crops)[17]
     assert {(part.shape, part.dtype) for part in (x, first, second)} == {((3, 224, 224), torch.uint8)}
     assert all((box >= 0).all() and box[0] + box[2] <= 60 and box[1] + box[3] <= 40 for box in boxes)
-    assert label == 7
+    assert label == 2  # of the third class
 
 
 @pytest.mark.parametrize("name", AUGMENTERS)
