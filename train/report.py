@@ -210,10 +210,10 @@ def _forget_after(metrics: Path, step: int) -> None:
     if not metrics.exists():
         return
     content = metrics.read_bytes()
-    *lines, cut = content.split(b"\n")
-    steps = [_step_of(line) for line in (*lines, cut)]
-    _tell_damaged(metrics, sum(found is None for found in steps[:-1]))
-    found = zip((*lines, cut), steps, strict=True)
+    lines = content.split(b"\n")
+    steps = [_step_of(line) for line in lines]
+    _tell_damaged(metrics, steps[:-1].count(None))  # not the last one, which a kill may have cut in two
+    found = zip(lines, steps, strict=True)
     new = b"".join(line + b"\n" for line, of_line in found if of_line is not None and of_line <= step)
     if new != content:
         with durable_file(metrics) as handle:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from equimod.pipelines.conversion import Source, open_source
 from equimod.pipelines.conversion.check import DamagedImageError, Shrink
@@ -31,6 +30,7 @@ from equimod.pipelines.conversion.shard_task import (
     ShardDone,
     ShardTask,
     convert_shard,
+    joined,
     start_worker,
     taken_over,
 )
@@ -38,7 +38,7 @@ from equimod.pipelines.conversion.tar_writer import save_manifest, write_table
 from equimod.pipelines.conversion.unfinished_beton import CONTENT, ROWS
 from equimod.pipelines.durable import TEMPORARY_PREFIX, FolderBusyError, durable_file, locked, remedy, remove_leftovers
 from equimod.pipelines.progress import Progress, track
-from equimod.pipelines.records.manifest import Manifest, Note, Remark, image_size_statistics
+from equimod.pipelines.records.manifest import Manifest, Note, image_size_statistics
 from equimod.pipelines.records.protocol import RecordsError
 from equimod.pipelines.records.tar import (
     CLASSES,
@@ -158,7 +158,7 @@ def _listing(source: Source, listings: list[str]) -> str:
 
 def _finish(source: Source, output: Path, settings: ConversionSettings, done: list[ShardDone]) -> Manifest:
     """Write what turns the shards into records, the manifest last."""
-    table, remarks = _joined(done)
+    table, remarks = joined(done)
     if not len(table):
         raise RecordsError(
             f"none of the {len(source.items)} images of {source.path} can be decoded; give another source"
@@ -192,19 +192,6 @@ def _finish(source: Source, output: Path, settings: ConversionSettings, done: li
     save_manifest(manifest, output)
     shutil.rmtree(output / PROGRESS)
     return manifest
-
-
-def _joined(done: list[ShardDone]) -> tuple[NDArray[np.void], tuple[Remark, ...]]:
-    """The tables of the shards as one, and what is to be said of its samples, numbered anew."""
-    numbers: dict[tuple[str | None, tuple[str, ...]], int] = {}
-    tables = []
-    for part in done:
-        new = [0, *(numbers.setdefault((one.reencoded, one.harmless), len(numbers) + 1) for one in part.remarks)]
-        tables.append(part.table.copy())
-        tables[-1]["remark"] = np.array(new)[tables[-1]["remark"]]
-    table = np.concatenate(tables)
-    count = np.bincount(table["remark"], minlength=len(numbers) + 1).tolist()
-    return table, tuple(Remark(*said, count[number]) for said, number in numbers.items())
 
 
 def _pixels(source: Source) -> bool:

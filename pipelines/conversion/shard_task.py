@@ -67,6 +67,19 @@ class ShardDone:
             file.write(seal(asdict(self)))
 
 
+def joined(done: list[ShardDone]) -> tuple[NDArray[np.void], tuple[Remark, ...]]:
+    """The tables of the shards as one, and what is to be said of its samples, numbered anew."""
+    numbers: dict[tuple[str | None, tuple[str, ...]], int] = {}
+    tables = []
+    for part in done:
+        new = [0, *(numbers.setdefault((one.reencoded, one.harmless), len(numbers) + 1) for one in part.remarks)]
+        tables.append(part.table.copy())
+        tables[-1]["remark"] = np.array(new)[tables[-1]["remark"]]
+    table = np.concatenate(tables)
+    count = np.bincount(table["remark"], minlength=len(numbers) + 1).tolist()
+    return table, tuple(Remark(*said, count[number]) for said, number in numbers.items())
+
+
 def taken_over(task: ShardTask) -> ShardDone | None:
     """The shard as an earlier run left it; None where there is none, it is damaged or does not fit the task, or where
     images were left out, which may have been repaired."""

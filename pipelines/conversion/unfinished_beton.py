@@ -37,23 +37,22 @@ class UnfinishedBeton:
     def __enter__(self) -> UnfinishedBeton:
         self._content.parent.mkdir(exist_ok=True)
         self._content.touch()
-        self.count, self.end = self._found()
+        rows = self._found()
+        self.count, self.end = len(rows), _end(rows) if len(rows) else self._first
         self._kept = self.end
-        rows = self._table.read_bytes()[len(self._key) :][: self.count * ROW.itemsize] if self.count else b""
-        self._table.write_bytes(self._key + rows)
+        self._table.write_bytes(self._key + rows.tobytes())
         self.file = self._content.open("r+b")
         self.file.truncate(self.end if self.count else 0)
         return self
 
-    def _found(self) -> tuple[int, int]:
-        """How many images an interrupted run of the same has left, and where they end."""
+    def _found(self) -> NDArray[np.void]:
+        """The rows of what an interrupted run of the same has left."""
         written = self._table.read_bytes() if self._table.exists() else b""
+        if not written.startswith(self._key):
+            return np.empty(0, ROW)
         count = (len(written) - len(self._key)) // ROW.itemsize
-        if written[: len(self._key)] != self._key or count < 1:
-            return 0, self._first
-        last = np.frombuffer(written, ROW, count, offset=len(self._key))[-1]
-        end = int(last["pointer"]) + int(last["size"])
-        return (count, end) if end <= self._content.stat().st_size else (0, self._first)
+        rows = np.frombuffer(written, ROW, count, offset=len(self._key))
+        return rows if count and _end(rows) <= self._content.stat().st_size else rows[:0]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -92,3 +91,8 @@ class UnfinishedBeton:
         self._table.unlink()
         with suppress(OSError):  # it may hold shards
             self._content.parent.rmdir()
+
+
+def _end(rows: NDArray[np.void]) -> int:
+    """Where the last of these images ends."""
+    return int(rows["pointer"][-1]) + int(rows["size"][-1])

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equimod.pipelines.records.archive import changed
-from equimod.pipelines.records.file_reader import FileReader, Readable, merged, read_checked
+from equimod.pipelines.records.file_reader import FileReader, RandomAccess, merged, read_checked
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.names import Names
 from equimod.pipelines.records.protocol import (
@@ -113,10 +113,10 @@ class BetonRecords:
     Raises RecordsError where the file is no .beton, is cut short or damaged, or holds no image and label.
     """
 
-    def __init__(self, path: Path, file: Readable | None = None) -> None:
+    def __init__(self, path: Path, file: RandomAccess | None = None) -> None:
         """`file`: its content where it does not lie at `path`."""
         self.path = path
-        self._file: Readable = file or FileReader(path)
+        self._file: RandomAccess = file or FileReader(path)
         if not self._file.length:
             raise RecordsError(f"{path} is empty; copy it again or convert again")
         header = self._array(HEADER, 0, 1)[0]
@@ -269,7 +269,7 @@ class BetonRecords:
         return f"{source_or_index(self, position)} ({self.path.name})"
 
 
-def _read_names(file: Readable, path: Path, offset: int, digest: FileDigest) -> bytes:
+def _read_names(file: RandomAccess, path: Path, offset: int, digest: FileDigest) -> bytes:
     content = file.read(offset, digest.length)
     if FileDigest.of_content(content) != digest:
         raise _damaged(path, "its names do not have their digest")

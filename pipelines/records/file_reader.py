@@ -35,7 +35,7 @@ def merged(file: NDArray[np.int64], offset: NDArray[np.int64], length: NDArray[n
     yield from np.stack([file[first], offset[first], end[last] - offset[first]], axis=1).tolist()
 
 
-class Readable(Protocol):
+class RandomAccess(Protocol):
     """A file whose parts are read anywhere and by any thread."""
 
     length: int  # bytes
@@ -57,7 +57,7 @@ class Readable(Protocol):
         ...
 
 
-def read_checked(file: Readable, offset: int, length: int, crc32: int) -> bytes | None:
+def read_checked(file: RandomAccess, offset: int, length: int, crc32: int) -> bytes | None:
     """Bytes that have this checksum, None where they do not have it. Raises RecordsError where they cannot be read."""
     content = file.read(offset, length)
     if zlib.crc32(content) == crc32:

@@ -192,6 +192,7 @@ def _tried(url: str, get: Callable[[Any, str], T]) -> T:
     raise AssertionError
 
 
+@cache
 def _system(url: str) -> tuple[Any, str]:
     """What reaches a URL, and how that calls the file. Raises RecordsError where nothing does."""
     try:

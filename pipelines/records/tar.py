@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from equimod.pipelines.records.file_reader import FileReader, Readable, merged, read_checked
+from equimod.pipelines.records.file_reader import FileReader, RandomAccess, merged, read_checked
 from equimod.pipelines.records.manifest import Manifest, Shard
 from equimod.pipelines.records.names import Names
 from equimod.pipelines.records.protocol import RecordsError, damaged, is_possible, nothing, pairs, source_or_index
@@ -68,7 +68,7 @@ class TarRecords:
     Raises RecordsError where the small files are damaged, or a shard is missing or of another length.
     """
 
-    def __init__(self, folder: Path, open_elsewhere: Callable[[Shard], Readable] | None = None) -> None:
+    def __init__(self, folder: Path, open_elsewhere: Callable[[Shard], RandomAccess] | None = None) -> None:
         """`open_elsewhere` opens shards that do not lie in the folder."""
         self.folder = folder
         self._elsewhere = open_elsewhere
@@ -98,7 +98,7 @@ class TarRecords:
         self.raw = False
         if not is_possible(self):
             raise RecordsError(f"{folder / SAMPLES} holds what cannot be true; copy the records or convert again")
-        self._files: dict[int, Readable] = {}
+        self._files: dict[int, RandomAccess] = {}
         self._shards = {shard.name: shard for shard in self.manifest.shards if open_elsewhere}
         self._opening = threading.Lock()
         self._most_files = _files_to_open(len(self.manifest.shards))
@@ -118,7 +118,7 @@ class TarRecords:
     def __len__(self) -> int:
         return len(self._table)
 
-    def _open(self, shard: int) -> Readable:
+    def _open(self, shard: int) -> RandomAccess:
         if (file := self._files.get(shard)) is not None:
             return file
         with self._opening:
