@@ -3,7 +3,7 @@
     ~/.cache/equimod/remote/KEY/NAME.000017     block 17 of the file NAME of the data KEY, there when it is complete
 
 A block that one process fetches, others wait for. Where the folder has reached its limit, what was asked for longest
-ago goes. What the images' checksums say of a block that is not as it was is not said here, see `forget`.
+ago goes. Blocks have no checksums of their own: where an image does not have its own, its blocks are fetched again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from equimod.pipelines.records.header_cache import cache_folder
 from equimod.pipelines.records.protocol import RecordsError
 
 BLOCK = 2**20
-"""Bytes of a block: as long on its way as a request takes to be answered."""
+"""Bytes of a block. Smaller ones would leave the network waiting for answers."""
 THREADS = 32  # requests at a time: they wait for the network, not for a core
 TRIES = 5
 WAIT_SECONDS = 1.0  # after the first failure, and twice as long after each further one
