@@ -26,9 +26,10 @@ DEFAULT_QUALITY, DEFAULT_SHARD_SIZE = 90, ConversionSettings.shard_size
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionOptions:
-    format: Literal["dali", "ffcv"] = "dali"
+    format: Literal["dali", "ffcv"] | None = None
     """dali: webdataset tar shards with DALI's index. ffcv: one .beton file; until it is complete, the disk holds the
-    images twice. Every loader of this project but ffcv reads both."""
+    images twice. Every loader of this project but ffcv reads both. Not given: what the name of OUTPUT says, ffcv where
+    it ends in .beton."""
     workers: int = available_cores()
     """Processes that decode and write."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -46,7 +47,10 @@ class ConversionOptions:
 
     def check(self, output: Path) -> None:
         """Raises UsageError for options that cannot be, or do not go together, or with the path of the records."""
-        beton = self.format == "ffcv"
+        beton = output.suffix == SUFFIX
+        if self.format and beton != (self.format == "ffcv"):
+            name = f"a folder, whose name does not end in {SUFFIX}" if beton else f"a file name ending in {SUFFIX}"
+            raise UsageError(f"OUTPUT {output} does not fit --format {self.format}; give {name}")
         for name, value in (("workers", self.workers), ("shard-size", self.shard_size), ("max-side", self.max_side)):
             if value is not None and value < 1:
                 raise UsageError(f"--{name} {value} is too small; give 1 or more")
@@ -57,12 +61,9 @@ class ConversionOptions:
         if self.quality is not None and self.raw:
             raise UsageError("--quality is of JPEG, and --raw stores pixels; leave one of them out")
         if self.raw and not beton:
-            raise UsageError("--raw is of .beton files; give --format ffcv too")
+            raise UsageError(f"--raw is of {SUFFIX} files; give an OUTPUT whose name ends in {SUFFIX}")
         if self.shard_size is not None and beton:
-            raise UsageError("--shard-size is of tar shards; leave it out, or give --format dali")
-        if beton != (output.suffix == SUFFIX):
-            ending = f"a file name ending in {SUFFIX}" if beton else f"a folder, whose name does not end in {SUFFIX}"
-            raise UsageError(f"OUTPUT {output} does not fit --format {self.format}; give {ending}")
+            raise UsageError("--shard-size is of tar shards; leave it out, or give a folder as OUTPUT")
 
     def settings(self) -> ConversionSettings:
         """The options as the conversion takes them."""
@@ -87,7 +88,7 @@ def _convert(options: ConversionOptions, open_source: Callable[[], Source], outp
     start = time.monotonic()
     source = open_source()
     try:
-        write = convert_to_beton if options.format == "ffcv" else convert
+        write = convert_to_beton if output.suffix == SUFFIX else convert
         conversion = write(source, output, options.settings())
     except DamagedImagesError as error:
         for note in error.damaged[:DAMAGED_SHOWN]:

@@ -1,4 +1,4 @@
-"""Convert CIFAR-10 into records: `python tools/convert_cifar10.py INPUT OUTPUT --split train --format dali|ffcv`.
+"""Convert CIFAR-10 into records: `python tools/convert_cifar10.py INPUT OUTPUT --split train`.
 
 INPUT is the folder that torchvision downloads to, or the folder cifar-10-batches-py or the archive
 cifar-10-python.tar.gz in it. Pixels are kept exactly: as PNG in tar shards, as they are in a .beton file.

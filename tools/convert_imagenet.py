@@ -1,4 +1,4 @@
-"""Convert images into records: `equimod convert INPUT... OUTPUT --format dali|ffcv`.
+"""Convert images into records: `equimod convert INPUT... OUTPUT`, a folder of tar shards or one .beton file.
 
 INPUT is a folder of images, with one sub-folder a class or without labels; a list of images; a tar or zip archive of
 such a folder; webdataset shards, such as 'train-{0000..0146}.tar'; parquet files of images as Hugging Face publishes

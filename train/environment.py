@@ -25,7 +25,7 @@ _BESIDE = ("equimod", "torchvision")
 _SURROUNDINGS = (
     *(f"pipelines/conversion/{name}.py" for name in ("beton_writer", "check", "cifar", "convert", "convert_beton")),
     *(f"pipelines/conversion/{name}.py" for name in ("parquet_source", "records_source", "settings", "shard_task")),
-    *(f"pipelines/conversion/{name}.py" for name in ("tar_writer", "tree")),
+    *(f"pipelines/conversion/{name}.py" for name in ("tar_writer", "tree", "unfinished_beton")),
     *("pipelines/backends/choose.py", "pipelines/cores.py", "pipelines/durable.py", "pipelines/errors.py"),
     *("pipelines/progress.py", "pipelines/records/manifest.py", "pipelines/shapes.py", "pipelines/stored.py"),
     *("pipelines/timing.py", "pipelines/workers.py", "train/checkpoint.py", "train/command.py", "train/config/"),

@@ -67,7 +67,7 @@ def open_encoder(source: str, checkpoint: Path | None = None) -> OpenedEncoder:
     if (folder / EXPORTED).exists():
         return _of_export(folder)
     fault = "holds neither a run nor an exported encoder" if folder.is_dir() else "is not there"
-    raise ConfigError(f"{source} {fault}; give the folder of either, or {OF_TIMM}NAME")
+    raise ConfigError(f"{source} {fault}; give the folder of a run or of an export, or {OF_TIMM}NAME")
 
 
 def encoder_of_run(folder: Path, path: Path | None) -> OpenedEncoder:

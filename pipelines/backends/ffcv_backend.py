@@ -47,7 +47,7 @@ class FfcvBackend:
         records = config.records
         if not isinstance(records, BetonRecords) or not records.path.is_file():
             raise BackendUnavailableError(
-                "backend=ffcv reads .beton files only; convert the data with --format ffcv or take another backend"
+                "backend=ffcv reads .beton files on a disk only; convert the data to one, or take another backend"
             )
         self._records, self._policy, self._with_x = records, config.policy, config.with_x
         self._workers = min(config.workers, numba.config.NUMBA_NUM_THREADS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from equimod.pipelines.progress import Progress
 from equimod.pipelines.records.beton import SUFFIX, BetonRecords
 from equimod.pipelines.records.manifest import Manifest
 from equimod.pipelines.records.protocol import RecordsError
@@ -14,6 +15,11 @@ from equimod.pipelines.stored import FileDigest
 
 def open_at_url(url: str) -> TarRecords | BetonRecords:
     """The records of either format at a URL. Raises RecordsError where there are none or they cannot be fetched."""
+    with Progress(f"opening {url}", "files") as progress:
+        return _open(url, progress)
+
+
+def _open(url: str, progress: Progress) -> TarRecords | BetonRecords:
     if url.endswith(SUFFIX):
         length, version = described(url)
         remote = Remote.of(url, f"{length} {version}")
@@ -26,9 +32,8 @@ def open_at_url(url: str) -> TarRecords | BetonRecords:
     remote = Remote.of(url, FileDigest.of_content(content).sha256)
     folder = remote.folder / PurePosixPath(url).name
     keep(folder / MANIFEST, content)
-    for name, digest in manifest.files.items():
+    for name, digest in progress.count(manifest.files.items()):
         path = folder / name
         if not path.is_file() or FileDigest.of(path) != digest:
             keep(path, fetch(f"{url}/{name}"))
-
     return TarRecords(folder, lambda shard: remote.file(shard.name, shard.bytes))

@@ -185,8 +185,14 @@ def test_a_model_of_timm_with_weights_from_its_cache(
         (["{run}", "{tree}", "{tmp}/a.npy"], "a.npy says no form; give a name that ends in .npz or .parquet"),
         (["{run}", "{tree}", "{tmp}/there.npz"], "there.npz is there already; remove it, or give another OUT"),
         (["{run}", "{tree}", "{tmp}/a.npz", "--workers", "0"], "workers=0 is too small"),
-        (["{tmp}", "{tree}", "{tmp}/a.npz"], "holds neither a run nor an exported encoder; give the folder of either"),
-        (["{tmp}/no", "{tree}", "{tmp}/a.npz"], "no is not there; give the folder of either, or timm:NAME"),
+        (
+            ["{tmp}", "{tree}", "{tmp}/a.npz"],
+            "holds neither a run nor an exported encoder; give the folder of a run or",
+        ),
+        (
+            ["{tmp}/no", "{tree}", "{tmp}/a.npz"],
+            "no is not there; give the folder of a run or of an export, or timm:NAME",
+        ),
         (["{run}", "{tmp}", "{tmp}/a.npz"], "no images"),
     ],
 )

@@ -15,6 +15,7 @@ from commands import call
 from conversions import converted, same_samples
 
 from equimod.benchmarks.growth.file_server import FileServer, served, slow
+from equimod.pipelines import progress
 from equimod.pipelines.build import build_pipeline
 from equimod.pipelines.conversion import open_source
 from equimod.pipelines.images import open_images, survey
@@ -266,6 +267,14 @@ def test_what_is_no_records_is_one_line(url: str, said: str, server: FileServer)
     with pytest.raises(RecordsError, match=said) as caught:
         open_images(Path(url.format(server.url)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_wait_is_told_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(remote, "WAIT_SECONDS", 0.1)
+    with pytest.raises(RecordsError):
+        open_images(Path("http://127.0.0.1:1/records"))
+    assert capsys.readouterr().err == "opening http://127.0.0.1:1/records: 0 files\n"
 
 
 def test_they_are_surveyed_converted_and_verified_as_others(server: FileServer, tmp_path: Path) -> None:

@@ -151,13 +151,13 @@ def test_damaged_files_of_cifar10_are_named(damage: bytes, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (["out.beton"], "--format dali"),
-        (["out", "--format", "ffcv"], ".beton"),
-        (["out", "--raw"], "--format ffcv"),
+        (["out.beton", "--format", "dali"], "--format dali; give a folder"),
+        (["out", "--format", "ffcv"], "--format ffcv; give a file name ending in .beton"),
+        (["out", "--raw"], "ends in .beton"),
         (["out", "--quality", "90"], "--max-side"),
         (["out", "--max-side", "0"], "--max-side 0"),
         (["out", "--max-side", "9", "--quality", "101"], "--quality 101"),
-        (["out.beton", "--format", "ffcv", "--shard-size", "5"], "--shard-size"),
+        (["out.beton", "--shard-size", "5"], "--shard-size"),
     ],
 )
 def test_options_that_do_not_fit_exit_with_2(options: list[str], word: str, image_tree: Path, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_the_command_lines_convert_to_both_formats(image_tree: Path, tmp_path: P
         (convert_imagenet.main, image_tree, tmp_path / "a", "--max-side", 50),
         (convert_imagenet.main, tmp_path / "a", tmp_path / "a.beton", "--format", "ffcv"),
         (convert_cifar10.main, tmp_path, tmp_path / "c", "--split", "test"),
-        (convert_cifar10.main, tmp_path, tmp_path / "c.beton", "--split", "test", "--format", "ffcv"),
+        (convert_cifar10.main, tmp_path, tmp_path / "c.beton", "--split", "test"),
     ):
         answer = call(main, *arguments)
         assert answer.code == 0, answer.err
