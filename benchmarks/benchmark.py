@@ -5,14 +5,17 @@ from __future__ import annotations
 import statistics
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
 import tyro
 
 from equimod.benchmarks.measure import GPUClock, HostClock, Round, Spread, Workload, interleave, ratio
+from equimod.benchmarks.titles import DISTRIBUTIONS
 from equimod.pipelines.errors import UsageError
 from equimod.pipelines.policy import POLICIES
 from equimod.train.command import run_command
@@ -69,7 +72,7 @@ class Benchmark(ABC):
             rounds.append(turns)
         kept = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
         summary = summarise(rounds[1:], rounds[0], self.pairs(list(contenders)))
-        return {"benchmark": self.name, "settings": {**kept, **more}, **summary}
+        return {"benchmark": self.name, "settings": {**kept, **more}, "packages": _packages(contenders), **summary}
 
     @classmethod
     @abstractmethod
@@ -86,6 +89,15 @@ class Benchmark(ABC):
             value = getattr(self, setting)
             if value is not None and value <= 0:
                 raise UsageError(f"{setting}={value}; give 1 or more")
+
+
+def _packages(contenders: Iterable[str]) -> dict[str, str]:
+    """Packages that contenders bring, with their versions."""
+    packages = {}
+    for name in contenders:
+        with suppress(KeyError, PackageNotFoundError):  # has none of its own, or was installed in another way
+            packages[DISTRIBUTIONS[name]] = version(DISTRIBUTIONS[name])
+    return packages
 
 
 def some_of(option: str, value: str, known: Sequence[str]) -> list[str]:

@@ -199,6 +199,7 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "at-url": (AtUrl.rows, AtUrl.caption),
     "disk-random": (Disk.rows, Disk.caption),
     "disk-window": (Disk.rows, Disk.caption),
+    "epochs": (Disk.rows, Disk.caption),
     "features": (KeptFeatures.rows, KeptFeatures.caption),
     "train": (Train.rows, Train.caption),
     "embed": (Embed.rows, Embed.caption),

@@ -1,4 +1,4 @@
-"""What contenders are called in tables and pictures."""
+"""What contenders are called in tables and pictures, and the packages of those that have one of their own."""
 
 LOADER_TITLES = {
     "decode": "decode alone",
@@ -17,4 +17,13 @@ AUGMENTER_TITLES = {
     "kornia": "kornia, on the batch",
     "torchvision": "torchvision v2, tensor by tensor",
     "pillow": "torchvision v2, Pillow image by Pillow image",
+}
+DISTRIBUTIONS = {
+    "dali": "nvidia-dali-cuda130",
+    "ffcv": "ffcv",
+    "spdl": "spdl",
+    "torchcodec": "torchcodec",
+    "kornia_rs": "kornia_rs",
+    "litdata": "litdata",
+    "kornia": "kornia",
 }

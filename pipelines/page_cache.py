@@ -17,7 +17,7 @@ from equimod.pipelines.records.protocol import Records
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 _SHARE = 0.8  # of the memory that is free, for images
-_WINDOWS = 3  # that are there at a time: one is used, one comes in, and one is about to go
+_WINDOWS = 4  # that are there at a time, at most: two are used, one comes in, and one is the first of the next epoch
 
 
 class PageCache:

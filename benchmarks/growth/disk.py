@@ -62,13 +62,19 @@ class Disk(Section):
             for epoch in islice(sent_by(_read, path, self, groups, device), self.epochs):
                 found.append(epoch)
                 print(f"epoch {len(found)}: {epoch['images_per_second']:,.0f} images/s", flush=True)
-        name = "disk-random" if self.window is None else "disk-window"
-        return {"benchmark": name, "settings": self.options(), "data_bytes": size, "epochs": found}
+        order = "random" if self.window is None else "window"
+        return {
+            "benchmark": f"disk-{order}" if groups else "epochs",
+            "settings": self.options(),
+            "data_bytes": size,
+            "epochs": found,
+        }
 
     @classmethod
     def rows(cls, result: dict[str, Any]) -> list[Table]:
-        """A row an epoch."""
-        images = result["settings"]["images"]
+        """A row an epoch; of a long run, the first and every fifth."""
+        images, epochs = result["settings"]["images"], result["epochs"]
+        step = 5 if len(epochs) > 10 else 1
         cells = [
             [
                 str(number),
@@ -76,10 +82,19 @@ class Disk(Section):
                 f"{epoch['bytes'] / result['data_bytes']:.2f}",
                 "–" if epoch["requests"] is None else f"{epoch['requests'] / images:.3f}",
                 f"{epoch['resident_bytes'] / 2**20:,.0f}",
+                str(epoch["descriptors"]),
             ]
-            for number, epoch in enumerate(result["epochs"], 1)
+            for number, epoch in enumerate(epochs, 1)
+            if number == 1 or number % step == 0
         ]
-        titles = ["epoch", "images/s", "read, of the data", "requests an image", "memory of the process, MiB"]
+        titles = [
+            "epoch",
+            "images/s",
+            "read, of the data",
+            "requests an image",
+            "memory of the process, MiB",
+            "open files",
+        ]
         return [Table(titles, cells)]
 
     @classmethod

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 from needs import needs
 
+from equimod.benchmarks import throughput
 from equimod.benchmarks.augmenters import AUGMENTERS, AUGMENTS, AugmentSettings, crops
 from equimod.benchmarks.loaders import LOADERS, Crops, LoaderSettings
 from equimod.benchmarks.peers import LOADERS_OF_PEERS, KorniaRsCrops, _Views
+from equimod.benchmarks.titles import DISTRIBUTIONS
+from equimod.train.evaluation.table import origin
+
+CONTENDERS = [*((name, name) for name in ("dali", "ffcv", "kornia")), *(("peers", name) for name in LOADERS_OF_PEERS)]
 
 
 @pytest.mark.parametrize(
@@ -58,3 +65,24 @@ def test_every_contender_makes_every_view_of_a_round(name: str) -> None:
     assert all(-3 < view.min() < -0.5 < 0.5 < view.max() < 3 for view in views)  # normalised
     load = AUGMENTERS[name](settings)
     assert [list(load(epoch)) for epoch in range(2)] == [[4, 4]] * 2
+
+
+@pytest.mark.parametrize(("extra", "name"), CONTENDERS)
+def test_the_package_of_a_contender_has_a_version(extra: str, name: str) -> None:
+    needs(extra)
+    assert version(DISTRIBUTIONS[name])
+
+
+def test_a_result_tells_the_versions_of_peers(tmp_path: Path) -> None:
+    needs("kornia")
+    options = [
+        "--policy=simclr_cifar10",
+        "--batch-size=4",
+        "--images=8",
+        "--rounds=1",
+        f"--output={tmp_path / 'a.json'}",
+    ]
+    assert throughput.main(["augment", "--operators=equimod,kornia", *options]) == 0
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["packages"] == {"kornia": version("kornia")}
+    assert f", kornia {version('kornia')};" in origin(result)

@@ -24,12 +24,14 @@ def test_every_epoch_is_measured(form: str, tmp_path: Path) -> None:
     options += ["--window", "256", "--batch-size", "50", "--epochs", "2", "--output", str(tmp_path / "out.json")]
     assert scale.main(["disk", *options]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
-    assert result["benchmark"] == "disk-window"
+    assert result["benchmark"] == "epochs"  # neither memory nor requests are limited
     assert result["data_bytes"] == 300 * 8 * 1024
     assert len(result["epochs"]) == 2
     assert all(epoch["images_per_second"] > 0 for epoch in result["epochs"])
     (table,) = Disk.rows(result)
     assert [row[0] for row in table.rows] == ["1", "2"]
+    (table,) = Disk.rows({**result, "epochs": [result["epochs"][0]] * 11})
+    assert [row[0] for row in table.rows] == ["1", "5", "10"]
     assert "300 synthetic images of 8 KiB" in Disk.caption(result)
     records = open_records(tmp_path / f"images-300-8.{form}")
     assert (records.length == 8 * 1024).all()

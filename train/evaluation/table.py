@@ -47,5 +47,6 @@ def origin(result: dict[str, Any]) -> str:
     """Where a stored result comes from, as the end of a sentence."""
     machine, commit = result["machine"], result["commit"]
     at = f", commit {commit['sha'][:10]}{' with changes' if commit['dirty'] else ''}" if commit else ""
-    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items() if name != "equimod")
+    packages = {**result["versions"], **result.get("packages", {})}
+    versions = ", ".join(f"{name} {number}" for name, number in packages.items() if name != "equimod")
     return f"{machine['cpu']}, {machine['cores']} cores; {versions}; {result['date'][:10]}{at}."
