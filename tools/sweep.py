@@ -184,20 +184,23 @@ def _write(result: Path, arguments: Arguments, runs: Sequence[_Run]) -> None:
     more = ["--", *arguments.trainer] if arguments.trainer else []
     command = [arguments.table, "--size", arguments.size, "--seeds", str(arguments.seeds)]
     command += ["--data", str(arguments.data), "--val", str(arguments.val), *more]
-    evaluated = [run for run in runs if run.evaluated()]
+    table = TABLES[arguments.table]
+    evaluated = {run.folder: summary(run.folder) for run in runs if run.evaluated()}
+    # Of a part of the training images it is another result than of all.
+    parts = sorted({run["images"] for run in evaluated.values()} - {table.images}) if table.images else []
     rows = [
         {
             "title": row.title,
             "paper": row.paper,
             "options": list(row.options),
-            "runs": [summary(run.folder) for run in evaluated if run.row == row],
+            "runs": [evaluated[run.folder] for run in runs if run.row == row and run.folder in evaluated],
         }
-        for row in TABLES[arguments.table].rows
+        for row in table.rows
     ]
     found = {
         **provenance("tools/sweep.py", command),
-        "benchmark": f"{arguments.table}-{arguments.size}",
-        "title": TABLES[arguments.table].title,
+        "benchmark": "-".join([arguments.table, arguments.size, *map(str, parts)]),
+        "title": table.title,
         "rows": rows,
     }
     with durable_file(result) as file:

@@ -54,6 +54,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_like_one_that_was_left_alone(imag
     assert _events(interrupted)[0]["step"] == 1
     result = json.loads((output / "layers-cpu.json").read_text())
     assert [len(row["runs"]) for row in result["rows"]] == [1, 1, 1]
+    assert result["benchmark"] == "layers-cpu-24"  # of a part of the images
     table = again.stdout.splitlines()[-4:]
     assert "linear top-1, %" in table[0]
     assert "92.79" in table[1]

@@ -36,6 +36,7 @@ class PaperTable:
     evaluators: tuple[str, ...] = ()  # options of train/evaluate.py, beside those of every table
     of_equimod: tuple[str, ...] = ()  # the same, for rows with EquiMod
     dataset: str = "cifar10"
+    images: int | None = 50_000  # of the whole training set; None: as many as there are
     options: tuple[str, ...] = ()  # of train/main.py, for every row
     show: Callable[[dict[str, Any]], list[Table]] = sweep_tables.rows  # of the result
 
@@ -147,6 +148,7 @@ TABLES = {
         ),
         evaluators=("--factors",),
         dataset="shapes",
+        images=None,
         options=("--system.device", "cpu"),
         show=comparison.rows,
     ),
