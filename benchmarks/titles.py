@@ -1,5 +1,7 @@
 """What contenders are called in tables and pictures, and the packages of those that have one of their own."""
 
+from equimod.train.environment import OF_BACKENDS
+
 LOADER_TITLES = {
     "decode": "decode alone",
     "native": "equimod, native backend",
@@ -18,12 +20,4 @@ AUGMENTER_TITLES = {
     "torchvision": "torchvision v2, tensor by tensor",
     "pillow": "torchvision v2, Pillow image by Pillow image",
 }
-DISTRIBUTIONS = {
-    "dali": "nvidia-dali-cuda130",
-    "ffcv": "ffcv",
-    "spdl": "spdl",
-    "torchcodec": "torchcodec",
-    "kornia_rs": "kornia_rs",
-    "litdata": "litdata",
-    "kornia": "kornia",
-}
+DISTRIBUTIONS = {**OF_BACKENDS, **{name: name for name in ("spdl", "torchcodec", "kornia_rs", "litdata", "kornia")}}

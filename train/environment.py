@@ -18,7 +18,8 @@ from equimod.train.config import Config
 
 _SHOWN = 5  # changes in a message
 _LIBRARIES = ("torch", "numpy", "simplejpeg", "pillow")  # that compute what a run is made of
-_OF_BACKENDS = {"dali": ("nvidia-dali-cuda130",), "ffcv": ("ffcv",)}
+OF_BACKENDS = {"dali": "nvidia-dali-cuda130", "ffcv": "ffcv"}
+"""Packages of the backends that have one of their own."""
 _BESIDE = ("equimod", "torchvision")
 # Code that surrounds a training, and takes no part in what it computes. What reads images does, archives included: the
 # fingerprint of images in files does not hold all of their bytes.
@@ -57,7 +58,8 @@ class Environment:
     def here(cls, backend: str, *, timm: bool = False) -> Environment:
         """That of this process, which loads images with `backend`, and has an encoder of timm's or not, as it was when
         it was first asked for."""
-        names = (*_LIBRARIES, *_OF_BACKENDS.get(backend, ()), *(["timm"] if timm else []))
+        own = [OF_BACKENDS[backend]] if backend in OF_BACKENDS else []
+        names = (*_LIBRARIES, *own, *(["timm"] if timm else []))
         libraries = {name: _version(name) for name in names}
         others = {"python": platform.python_version(), **{name: _version(name) for name in _BESIDE}}
         return cls(libraries, others, code_digests())
