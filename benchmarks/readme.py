@@ -1,5 +1,7 @@
 """Write the tables of README.md and docs/*.md from the newest results: python benchmarks/readme.py [--check].
 
+Of a table in `PICTURES`, whose document is in docs/, the picture stands above it, drawn beside the result.
+
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is one of `TABLES`, or `numbers` or `growth`.
 Its numbers come from the file of that benchmark in `benchmarks/results/` whose date is the latest.
 """
@@ -31,6 +33,7 @@ from equimod.pipelines.durable import durable_file
 from equimod.pipelines.errors import EquimodError
 from equimod.train.command import run_command
 from equimod.train.evaluation import comparison, sweep_tables
+from equimod.train.evaluation.sweep_pictures import draw
 from equimod.train.evaluation.table import Table, origin
 
 _BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -75,14 +78,25 @@ def render_tables(text: str, results: Path) -> str:
         if name not in TABLES:
             raise ReadmeError(f"table {name!r} is not known; name one of numbers, growth, {', '.join(TABLES)}")
         rows, caption = TABLES[name]
-        result = _newest_with_rows(name, rows, results)
+        path, result = _newest_with_rows(name, rows, results)
+        picture = f"![{result['title']}](../benchmarks/results/{path.stem}.png)\n\n" if name in PICTURES else ""
         tables = "\n".join(table.markdown() for table in rows(result))
-        return f"{block[1]}{tables}\n{caption(result)} {origin(result)}\n{block[3]}"
+        return f"{block[1]}{picture}{tables}\n{caption(result)} {origin(result)}\n{block[3]}"
 
     rendered, tables = _BLOCK.subn(table, text)
     if tables != text.count("<!-- table:"):
         raise ReadmeError("a table marker has no '<!-- end -->' after it; close every table")
     return rendered
+
+
+def missing_pictures(text: str, results: Path) -> dict[Path, tuple[str, dict[str, Any]]]:
+    """The pictures of `text` that are not there yet, each with the table of the sweep and its result."""
+    found = {}
+    for name in (block[2] for block in _BLOCK.finditer(text) if block[2] in PICTURES):
+        path, result = _newest_with_rows(name, TABLES[name][0], results)
+        if not (picture := path.with_suffix(".png")).exists():
+            found[picture] = (name.partition("-cpu")[0], result)
+    return found
 
 
 def _newest_first(benchmark: str, results: Path) -> dict[Path, dict[str, Any]]:
@@ -93,11 +107,11 @@ def _newest_first(benchmark: str, results: Path) -> dict[Path, dict[str, Any]]:
     return dict(sorted(of_this.items(), key=lambda entry: str(entry[1]["date"]), reverse=True))
 
 
-def _newest_with_rows(benchmark: str, rows: Rows, results: Path) -> dict[str, Any]:
-    """A run may hold a part of its benchmark alone, and nothing that a table shows."""
-    for result in _newest_first(benchmark, results).values():
+def _newest_with_rows(benchmark: str, rows: Rows, results: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest result with rows: a run may hold a part of its benchmark alone, and nothing that a table shows."""
+    for path, result in _newest_first(benchmark, results).items():
         if any(table.rows for table in rows(result)):
-            return result
+            return path, result
     raise ReadmeError(f"no result of {benchmark!r} in {results} has what its table shows; run that benchmark again")
 
 
@@ -222,6 +236,8 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "parity": (parity.rows, parity.caption),
     "reliability": (reliability.rows, reliability.caption),
 }
+PICTURES = ("table1-cpu", "controls-cpu-12500", "figures-cpu")
+"""Those of TABLES that are drawn as well: results of sweeps."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -233,9 +249,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         texts = {path: path.read_text(encoding="utf-8") for path in documents}
         rendered = {path: render_tables(text, arguments.results) for path, text in texts.items()}
         stale = [path for path in documents if rendered[path] != texts[path]]
-        if stale and arguments.check:
-            names = ", ".join(path.name for path in stale)
-            raise ReadmeError(f"tables are stale in {names}; run python benchmarks/readme.py")
+        pictures = missing_pictures("".join(texts.values()), arguments.results)
+        if arguments.check and (stale or pictures):
+            names = ", ".join(path.name for path in (*stale, *pictures))
+            raise ReadmeError(f"stale or missing: {names}; run python benchmarks/readme.py")
+        for picture, (table, result) in pictures.items():
+            draw(table, result, picture)
         for path in stale:
             with durable_file(path) as file:
                 file.write(rendered[path].encode())

@@ -2,8 +2,8 @@
 
 Every row is trained and evaluated with every seed, one after the other, in OUTPUT/ROW-seedSEED. Rows of several tables
 that are trained the same share their runs. The same command goes on where it was interrupted, in the middle of a
-training too. After each run OUTPUT/TABLE-SIZE.json holds what is there, with the resolved settings, and the table is
-printed with the paper's column beside ours.
+training too. After each run OUTPUT/TABLE-SIZE.json holds what is there, with the resolved settings. At the end the
+table is printed with the paper's column beside ours, and drawn beside that file.
 """
 
 from __future__ import annotations
@@ -164,6 +164,11 @@ def _sweep(arguments: Arguments) -> None:
     print(found["title"])
     for table in TABLES[arguments.table].show(found):
         table.show()
+    # Only now: torch and matplotlib take seconds to import, and --help should not.
+    from equimod.train.evaluation.sweep_pictures import draw
+
+    draw(arguments.table, found, picture := result.with_suffix(".png"))
+    say(f"figure: {picture}")
 
 
 def _call(command: Sequence[str], folder: Path) -> None:

@@ -58,6 +58,7 @@ def test_an_interrupted_sweep_goes_on_and_ends_like_one_that_was_left_alone(imag
     table = again.stdout.splitlines()[-4:]
     assert "linear top-1, %" in table[0]
     assert "92.79" in table[1]
+    assert (output / "layers-cpu.png").stat().st_size > 10_000
 
 
 def test_a_training_that_fails_stops_the_sweep_with_its_command(

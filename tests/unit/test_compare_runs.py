@@ -70,7 +70,7 @@ def test_the_command_prints_the_table_and_draws_the_figure(runs: list[Path], tmp
 
 def test_bars_are_means_and_dots_are_seeds(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
     figures.draw_comparison(comparison.settings_of(compared(runs)), runs[0] / "figure.png", "title")
     accuracy, r2 = drawn[0].axes
     assert [text.get_text() for text in accuracy.get_xticklabels()] == ["linear top-1\non cached features", "kNN top-1"]
@@ -87,7 +87,7 @@ def test_a_figure_has_no_panel_without_scores(
     tmp_path: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
     scores: list[dict[str, Any]] = [{"eval": dict.fromkeys(names, 1.0)}]
     figures.draw_comparison({"a": scores, "b": scores}, tmp_path / "figure.png", "title")
     assert len(drawn[0].axes) == len(names)

@@ -84,6 +84,7 @@ def _run(equimod: bool, seed: int, linear: float) -> dict[str, Any]:
 SWEEP = {
     **ORIGIN,
     "benchmark": "table1-cpu",
+    "title": "Methods",
     "rows": [
         {"title": "SimCLR", "paper": 90.96, "runs": [_run(False, 0, 68)]},
         {"title": "SimCLR + EquiMod", "paper": None, "runs": [_run(True, 0, 70), _run(True, 1, 72)]},
@@ -137,7 +138,8 @@ def test_render_replaces_the_tables_and_nothing_else(results: Path) -> None:
     rendered = render_tables(README, results)
     assert "old" not in rendered
     assert rendered.startswith("# Title\n<!-- table: loader -->\n| loader |")
-    assert "<!-- end -->\ntext\n<!-- table: table1-cpu -->\n|  | linear" in rendered
+    picture = "![Methods](../benchmarks/results/table1-cpu.png)\n\n"
+    assert f"<!-- end -->\ntext\n<!-- table: table1-cpu -->\n{picture}|  | linear" in rendered
     assert rendered.endswith("<!-- end -->\nend\n")
     assert render_tables(rendered, results) == rendered
 
@@ -238,12 +240,15 @@ def test_check_changes_nothing_and_fails_on_stale_documents(
         path.write_text(text)
     arguments = ["--documents", *map(str, documents), "--results", str(results)]
     assert main(["--check", *arguments]) == 1
-    error = "error: tables are stale in README.md, more.md; run python benchmarks/readme.py\n"
+    error = "error: stale or missing: README.md, more.md, table1-cpu.png; run python benchmarks/readme.py\n"
     assert capsys.readouterr().err == error
     assert documents[0].read_text() == README
     assert main(arguments) == 0
     assert main(["--check", *arguments]) == 0
     assert documents[1].read_text() == "no table\n"
+    (results / "table1-cpu.png").unlink()
+    assert main(["--check", *arguments]) == 1
+    assert "stale or missing: table1-cpu.png; run" in capsys.readouterr().err
 
 
 def test_growth_has_what_was_before_and_after(tmp_path: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
 from scipy import stats
 
 from equimod.tools.sweep import TABLES, main
 from equimod.train.config import ConfigError, parse
-from equimod.train.evaluation import sweep_tables
+from equimod.train.evaluation import sweep_pictures, sweep_tables
 from equimod.train.evaluation.summary import summary
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -190,3 +192,83 @@ def test_a_table_of_what_representations_are_good_for_has_what_was_measured() ->
     assert scores.columns == ["", "RankMe", "logistic regression top-1, %", "seeds"]
     assert scores.rows[0] == ["A", "4.0 ± 1.4", "50.00 ± 0.00", "2"]
     assert differences.rows == [["B, less A", "+1.0 (+0.9 to +1.1)", "+0.00 (+0.00 to +0.00), not significant", "2"]]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved from here on."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(sweep_pictures, "save", lambda figure, path: kept.append(figure))
+    return kept
+
+
+def _evaluated(equimod: bool, **scores: float) -> dict[str, Any]:
+    return {"equimod": equimod, "eval": scores}
+
+
+def test_a_picture_of_scores_has_a_dot_a_seed_and_a_line_at_their_mean(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows = [
+        {"title": "SimCLR", "runs": [_evaluated(False, knn_top1=50.0, transfer_top1=1.0)]},
+        {"title": "not run", "runs": []},
+        {"title": "SimCLR + EquiMod", "runs": [_evaluated(True, knn_top1=score) for score in (52.0, 55.0)]},
+    ]
+    sweep_pictures.draw("table1", {"title": "Table", "rows": rows}, tmp_path / "a.png")
+    (axes,) = drawn[0].axes
+    assert axes.get_title() == "kNN top-1, %"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["SimCLR", "SimCLR + EquiMod"]
+    lines = [(line.get_marker(), line.get_color(), *zip(*line.get_data(), strict=True)) for line in axes.lines]
+    assert lines == [
+        ("o", "tab:gray", (50.0, 0)),
+        ("|", "tab:gray", (50.0, 0)),
+        ("o", "tab:blue", (52.0, 1), (55.0, 1)),
+        ("|", "tab:blue", (53.5, 1)),
+    ]
+    assert axes.yaxis_inverted()
+
+
+def test_a_picture_of_an_evaluation_has_a_panel_a_score(tmp_path: Path, drawn: list[Figure]) -> None:
+    names = [*sweep_tables.EVALUATIONS][:7]
+    rows = [{"title": "SimCLR", "runs": [_evaluated(False, knn_top1=50.0, **dict.fromkeys(names, 1.0))]}]
+    sweep_pictures.draw("evaluation", {"title": "Table", "rows": rows}, tmp_path / "a.png")
+    shown = [axes for axes in drawn[0].axes if axes.axison]
+    assert len(drawn[0].axes) == 10
+    assert [axes.get_title().replace("\n", " ") for axes in shown] == [
+        title for name, (title, _) in sweep_tables.EVALUATIONS.items() if name in names
+    ]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_picture_of_operators_has_their_mean_and_deviation_of_rows_with_equimod(
+    seeds: int, tmp_path: Path, drawn: list[Figure]
+) -> None:
+    rng = np.random.default_rng(seeds)
+    crop = rng.normal(size=seeds)
+    runs = [
+        _evaluated(
+            True,
+            **{
+                f"equivariance_{form}_crop{end}": value
+                for form in ("absolute", "relative")
+                for end, value in (("", c), ("_ci95", 0.25))
+            },
+        )
+        for c in crop
+    ]
+    rows = [{"title": "BYOL", "runs": [_evaluated(False)]}, {"title": "BYOL + EquiMod", "runs": runs}]
+    sweep_pictures.draw("figures", {"title": "Table", "rows": rows}, tmp_path / "a.png")
+    for axes in drawn[0].axes:
+        first, *others = axes.patches
+        assert first.get_height() == pytest.approx(crop.mean())
+        assert all(np.isnan(bar.get_height()) for bar in others)
+        (intervals,) = next(c for c in axes.containers if isinstance(c, ErrorbarContainer)).lines[2]
+        spread = 0.25 if seeds == 1 else crop.std(ddof=1)
+        assert intervals.get_segments()[0][:, 1] == pytest.approx([crop.mean() - spread, crop.mean() + spread])
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["BYOL + EquiMod"]
+    assert ("seeds" in legend.get_title().get_text()) == (seeds > 1)
+
+
+def test_the_picture_of_the_demo_is_its_comparison(tmp_path: Path) -> None:
+    result = json.loads((RESULTS / "demo-cpu-2026-11-27.json").read_bytes())
+    sweep_pictures.draw("demo", result, tmp_path / "demo.png")
+    assert (tmp_path / "demo.png").stat().st_size > 10_000

@@ -31,10 +31,19 @@ from equimod.train.report import read_events
 _JITTER = ("brightness", "contrast", "saturation", "hue")
 _LOSSES = {"loss": "black", "invariance": "tab:blue", "equivariance": "tab:orange", "rotation": "tab:red"}
 _SAMPLES, _SAMPLES_A_ROW = 6, 2
-_COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # of settings, over and over
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")  # over and over
 INVARIANCE = {"absolute": 0, "relative": 1}
 """The forms of equivariance, and what each is where the predictor does nothing."""
 DOTS_UP_TO = 50  # entries: a line through fewer is drawn with its points
+
+
+@dataclass(frozen=True)
+class OperatorBars:
+    """Equivariance to each operator alone, of one run or setting; NaN where it was not measured."""
+
+    heights: Sequence[float]
+    spreads: Sequence[float]  # up and down from the heights
+    color: str
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ def draw_losses(metrics: Path, path: Path, title: str) -> None:
     for axes in (losses, rate):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_views(
@@ -87,7 +96,7 @@ def draw_views(
         part.subplots_adjust(left=0.02, right=0.98, top=0.93, bottom=0, wspace=0.05)
         for axes, image in zip(part.subplots(1, columns, squeeze=False)[0], sample, strict=True):
             _show(axes, image)
-    _save(figure, path)
+    save(figure, path)
 
 
 def first_samples(
@@ -108,13 +117,29 @@ def draw_equivariance(found: Mapping[str, float], path: Path, title: str) -> Non
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     figure.suptitle(title)
     for axes, (form, invariance) in zip(figure.subplots(1, 2), INVARIANCE.items(), strict=True):
-        names = [f"equivariance_{form}_{operator}" for operator in operators]
-        height, interval = [found[name] for name in names], [found[f"{name}{INTERVAL}"] for name in names]
-        axes.bar(operators, height, yerr=interval, color="tab:blue", width=0.6, capsize=3)
-        axes.axhline(invariance, color="black", ls="--", lw=1)
+        draw_operator_bars(axes, operators, [bars_of_run(found, form, operators, "tab:blue")], invariance)
         axes.set(ylabel=f"{form} equivariance")
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save(figure, path)
+
+
+def bars_of_run(found: Mapping[str, float], form: str, operators: Sequence[str], color: str) -> OperatorBars:
+    """What `equivariance.run_per_operator` found, with its 95 % intervals."""
+    names = [f"equivariance_{form}_{operator}" for operator in operators]
+    heights, intervals = ([found.get(f"{name}{end}", math.nan) for name in names] for end in ("", INTERVAL))
+    return OperatorBars(heights, intervals, color)
+
+
+def draw_operator_bars(
+    axes: Axes, operators: Sequence[str], settings: Sequence[OperatorBars], invariance: float
+) -> None:
+    """Draw the operators as groups of a bar a setting; the dashed line is invariance."""
+    width = 0.8 / len(settings)
+    for place, bars in enumerate(settings):
+        left = [number + width * (place - (len(settings) - 1) / 2) for number in range(len(operators))]
+        axes.bar(left, bars.heights, yerr=bars.spreads, width=width, color=bars.color, capsize=2, error_kw={"lw": 1})
+    axes.axhline(invariance, color="black", ls="--", lw=1)
+    axes.set_xticks(range(len(operators)), operators)
 
 
 def measured_operators(found: Mapping[str, float]) -> list[str]:
@@ -141,13 +166,13 @@ def draw_comparison(settings: Settings, path: Path, title: str) -> None:
         figure.legend(
             handles=handles, labels=[*settings], loc="outside lower center", ncols=len(settings), frameon=False
         )
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_bars(axes: Axes, titles: Mapping[str, str], settings: Settings) -> None:
     """The scores named `titles`, in groups of a bar a setting."""
     width = 0.8 / len(settings)
-    for place, (runs, color) in enumerate(zip(settings.values(), cycle(_COLORS), strict=False)):
+    for place, (runs, color) in enumerate(zip(settings.values(), cycle(COLORS), strict=False)):
         left = [number + width * (place - (len(settings) - 1) / 2) for number in range(len(titles))]
         scores = [[run["eval"][name] for run in runs if name in run["eval"]] for name in titles]
         heights = [statistics.mean(of_seeds) if of_seeds else 0 for of_seeds in scores]
@@ -210,7 +235,8 @@ def _show(axes: Axes, image: SampleImage) -> None:
     axes.axis("off")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, durably, into a folder that is made where it is missing."""
     path.parent.mkdir(exist_ok=True)
     with durable_file(path) as handle:
         figure.savefig(handle, format="png", dpi=150)

@@ -13,14 +13,14 @@ from equimod.train.evaluation.table import Table
 Columns = dict[str, tuple[str, int]]
 """Of a table: name in the result, title, and digits."""
 
-_SCORES: Columns = {
+SCORES: Columns = {
     "linear_top1": ("linear top-1, %", 2),
     "linear_cached_top1": ("linear top-1 on cached features, %", 2),
     "knn_top1": ("kNN top-1, %", 2),
     "absolute": ("absolute equivariance", 3),
     "relative": ("relative equivariance", 3),
 }
-_EVALUATIONS: Columns = {
+EVALUATIONS: Columns = {
     "rankme": ("RankMe", 1),
     "lidar": ("LiDAR", 1),
     "few_shot_5way_1shot_top1": ("5-way 1-shot, %", 2),
@@ -41,29 +41,29 @@ _RANKS = {"retrieval_mrr": "MRR", "retrieval_hit1": "H@1", "retrieval_hit5": "H@
 def rows(result: dict[str, Any]) -> list[Table]:
     """Scores beside the paper's column, a row a setting. A score that no run has is left out."""
     found = [row for row in result["rows"] if row["runs"]]
-    measured = _measured(found, _SCORES)
+    shown = measured(found, SCORES)
     cells = []
     for row in found:
         minutes = mean_and_deviation([run["seconds"] / 60 for run in row["runs"]], 1)
         paper = "–" if row["paper"] is None else f"{row['paper']:.2f}"
-        cells.append([row["title"], *_means(row, measured), minutes, str(len(row["runs"])), paper])
-    table = Table(["", *_titles(measured), "minutes", "seeds", "paper's linear top-1, %"], cells)
-    accuracies = {key: column for key, column in measured.items() if key.endswith("top1")}
+        cells.append([row["title"], *_means(row, shown), minutes, str(len(row["runs"])), paper])
+    table = Table(["", *_titles(shown), "minutes", "seeds", "paper's linear top-1, %"], cells)
+    accuracies = {key: column for key, column in shown.items() if key.endswith("top1")}
     return [table, *_differences(found, accuracies)]
 
 
 def evaluation_rows(result: dict[str, Any]) -> list[Table]:
     """What representations are good for, a row a setting, of a result of `sweep.py evaluation` or `fine-tuning`."""
     found = [row for row in result["rows"] if row["runs"]]
-    measured = _measured(found, _EVALUATIONS)
-    cells = [[row["title"], *_means(row, measured), str(len(row["runs"]))] for row in found]
-    return [Table(["", *_titles(measured), "seeds"], cells), *_differences(found, measured)]
+    shown = measured(found, EVALUATIONS)
+    cells = [[row["title"], *_means(row, shown), str(len(row["runs"]))] for row in found]
+    return [Table(["", *_titles(shown), "seeds"], cells), *_differences(found, shown)]
 
 
-def _measured(rows: Sequence[dict[str, Any]], columns: Columns) -> Columns:
+def measured(rows: Sequence[dict[str, Any]], columns: Columns) -> Columns:
     """The columns that any run has a score of."""
     every = [run for row in rows for run in row["runs"]]
-    return {name: column for name, column in columns.items() if any(_score(run, name) is not None for run in every)}
+    return {name: column for name, column in columns.items() if any(score(run, name) is not None for run in every)}
 
 
 def _titles(columns: Columns) -> list[str]:
@@ -72,13 +72,14 @@ def _titles(columns: Columns) -> list[str]:
 
 def _means(row: dict[str, Any], columns: Columns) -> list[str]:
     return [
-        mean_and_deviation([_score(run, name) for run in row["runs"]], digits) for name, (_, digits) in columns.items()
+        mean_and_deviation([score(run, name) for run in row["runs"]], digits) for name, (_, digits) in columns.items()
     ]
 
 
-def _score(run: Mapping[str, Any], name: str) -> float | None:
-    score: float | None = run[name] if name in run else run["eval"].get(name)
-    return score
+def score(run: Mapping[str, Any], name: str) -> float | None:
+    """A score of a run by its name in `Columns`; None where it was not measured."""
+    found: float | None = run[name] if name in run else run["eval"].get(name)
+    return found
 
 
 def paired(mine: Mapping[int, float], others: Mapping[int, float]) -> tuple[float, float, float]:
@@ -108,7 +109,7 @@ def _differences(rows: Sequence[dict[str, Any]], columns: Columns) -> list[Table
 
 def _difference(mine: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], name: str, digits: int) -> str:
     by_seed = [
-        {run["seed"]: score for run in runs if (score := _score(run, name)) is not None} for runs in (mine, others)
+        {run["seed"]: value for run in runs if (value := score(run, name)) is not None} for runs in (mine, others)
     ]
     if len(by_seed[0].keys() & by_seed[1].keys()) < 2:
         return "–"
@@ -136,23 +137,30 @@ def figure_rows(result: dict[str, Any]) -> list[Table]:
         found = [run["eval"] for run in row["runs"]]
         return [mean_and_deviation([scores.get(name) for scores in found], digits) for name in names]
 
-    every = {name for row in result["rows"] for run in row["runs"] for name in run["eval"]}
-    # What results of before do not have.
-    operators = [*_OPERATORS, *(["identity"] if "equivariance_absolute_identity" in every else [])]
-    measured = {**_RANKS, **({"retrieval_pre": "PRE"} if "retrieval_pre" in every else {})}
+    operators = operators_of(result)
+    measured_ranks = {**_RANKS, **({"retrieval_pre": "PRE"} if "retrieval_pre" in _every_score(result) else {})}
     equimod = [row for row in result["rows"] if any(run["equimod"] for run in row["runs"])]
     of_equimod = []
     for form, digits in (("absolute", 3), ("relative", 2)):
         names = [f"equivariance_{form}_{operator}" for operator in operators]
         of_equimod += [[f"{row['title']}, {form}", *cells(row, names, digits)] for row in equimod]
-    ranks = [[row["title"], *cells(row, list(measured), 3)] for row in equimod]
+    ranks = [[row["title"], *cells(row, list(measured_ranks), 3)] for row in equimod]
     readout = [f"readout_r2_{operator}" for operator in _OPERATORS]
     recovered = [[row["title"], *cells(row, readout, 3)] for row in result["rows"] if row["runs"]]
     return [
         Table(["equivariance of an operator alone", *operators], of_equimod),
         Table(["R2 of a linear read-out from h", *_OPERATORS], recovered),
-        Table(["ranks of the true view among 16", *measured.values()], ranks),
+        Table(["ranks of the true view among 16", *measured_ranks.values()], ranks),
     ]
+
+
+def operators_of(result: dict[str, Any]) -> list[str]:
+    """What `figure_rows` has a column of: results of before do not have the identity."""
+    return [*_OPERATORS, *(["identity"] if "equivariance_absolute_identity" in _every_score(result) else [])]
+
+
+def _every_score(result: dict[str, Any]) -> set[str]:
+    return {name for row in result["rows"] for run in row["runs"] for name in run["eval"]}
 
 
 def figure_caption(result: dict[str, Any]) -> str:

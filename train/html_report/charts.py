@@ -17,8 +17,13 @@ from numpy.typing import NDArray
 
 from equimod.pipelines.errors import one_line
 from equimod.pipelines.timing import TRAINING
-from equimod.train.evaluation.figures import DOTS_UP_TO, INVARIANCE, measured_operators
-from equimod.train.evaluation.scores import INTERVAL
+from equimod.train.evaluation.figures import (
+    DOTS_UP_TO,
+    INVARIANCE,
+    bars_of_run,
+    draw_operator_bars,
+    measured_operators,
+)
 from equimod.train.html_report.contents import Run
 from equimod.train.time_spent import REST
 
@@ -105,16 +110,10 @@ def equivariance(runs: Sequence[Run]) -> list[Chart]:
 def _operators(runs: Sequence[Run], operators: Sequence[str], form: str, invariance: float) -> Chart:
     colored = zip(runs, cycle(_COLORS), strict=False)
     measured = [(run, color) for run, color in colored if measured_operators(run.scores)]
-    width = 0.8 / len(measured)
 
     def draw(axes: Axes) -> None:
-        for place, (run, color) in enumerate(measured):
-            names = [f"equivariance_{form}_{operator}" for operator in operators]
-            left = [number + width * (place - (len(measured) - 1) / 2) for number in range(len(operators))]
-            heights, intervals = ([run.scores.get(f"{n}{end}", np.nan) for n in names] for end in ("", INTERVAL))
-            axes.bar(left, heights, yerr=intervals, width=width, color=color, capsize=2, error_kw={"lw": 1})
-        axes.axhline(invariance, color="black", ls="--", lw=1)
-        axes.set_xticks(range(len(operators)), operators)
+        bars = [bars_of_run(run.scores, form, operators, color) for run, color in measured]
+        draw_operator_bars(axes, operators, bars, invariance)
 
     names, colors = zip(*((run.name, color) for run, color in measured), strict=True)
     legend = _legend(names, colors) if len(runs) > 1 else []
