@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -322,3 +323,29 @@ def test_only_the_first_rank_tells_what_is_wrong_with_the_command_line(
 def test_the_default_output_names_method_and_data_set() -> None:
     assert Config(equimod=True, dataset="shapes").run_folder() == Path("runs/simclr-equimod-shapes")
     assert Config(equimod=True, data=(Path("my/photos/"),)).run_folder() == Path("runs/simclr-equimod-photos")
+
+
+def test_the_paper_page_has_every_recipe_of_a_data_set_with_its_numbers() -> None:
+    names = []
+    rows = re.findall(r"^\| (`.*) \|$", (ROOT / "docs" / "paper.md").read_text(), re.MULTILINE)
+    for row in rows:
+        in_row, encoder, *numbers = (cell.strip() for cell in row.split("|"))
+        of_row = [name for name in re.findall(r"`(\w+)`", in_row) if (RECIPES / f"{name}.yaml").exists()]
+        for place, name in enumerate(of_row):
+            config = read_recipe(RECIPES / f"{name}.yaml")
+            epochs, batch_size, lrs = numbers[0], numbers[1], numbers[2].split(", ")
+            told = (encoder, int(epochs), int(batch_size), float(lrs[place % len(lrs)]))
+            assert told == (_encoder(config), config.epochs, config.batch_size, config.optim.lr), name
+        names += of_row
+    of_data_sets = {path.stem for path in RECIPES.glob("*.yaml")} - set(METHOD_NAMES)
+    assert sorted(names) == sorted(of_data_sets)
+
+
+def _encoder(config: Config) -> str:
+    """As the page says it."""
+    encoder = config.encoder
+    if encoder.arch == "vit_small_patch16_224":
+        return "ViT-S/16"
+    stem = ", CIFAR stem" if encoder.stem == "cifar" else ""
+    width = f", width {encoder.width}" if encoder.width != 64 else ""
+    return f"{encoder.arch.replace('resnet', 'ResNet-')}{stem}{width}"
