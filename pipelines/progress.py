@@ -128,7 +128,9 @@ class Progress:
         return ", ".join(parts)
 
     def _rate(self, now: float) -> str:
-        return f"{(self._done - self._first) / max(now - self._began, 1e-9):,.0f} {self._unit}/s"
+        """To two digits where it is low, so that it is 0 only before anything is done."""
+        rate = (self._done - self._first) / max(now - self._began, 1e-9)
+        return f"{rate:,.0f} {self._unit}/s" if rate >= 10 else f"{rate:.2g} {self._unit}/s"
 
     def _open_bar(self) -> Bar:
         from rich.console import Console

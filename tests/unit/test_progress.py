@@ -48,6 +48,16 @@ def test_a_line_without_a_total_says_no_end(clock: FakeClock, capsys: pytest.Cap
     assert capsys.readouterr().err == "listing: 50 folders, 5 folders/s\n"
 
 
+@pytest.mark.parametrize(("done", "rate"), [(3, "0.15"), (33, "1.6"), (250, "12")])
+def test_slow_work_has_a_rate_above_zero(
+    done: int, rate: str, clock: FakeClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress("transfer", "penalties") as shown:
+        clock.seconds = 20.0
+        shown.show(done)
+    assert capsys.readouterr().err == f"transfer: {done} penalties, {rate} penalties/s\n"
+
+
 def test_nothing_is_told_of_work_that_ends_within_five_seconds(
     clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,4 +131,4 @@ def test_what_is_read_of_a_file_is_told_in_mebibytes(clock: FakeClock, capsys: p
         assert file.read(1 << 20) == content[: 1 << 20]
         clock.seconds = 8.0
         assert file.read() == content[1 << 20 :]
-    assert capsys.readouterr().err == "unpacking: 5 of 5 MiB, 1 MiB/s, 0 s left\n"
+    assert capsys.readouterr().err == "unpacking: 5 of 5 MiB, 0.62 MiB/s, 0 s left\n"
