@@ -226,6 +226,8 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "table1-cpu": (sweep_tables.rows, sweep_tables.caption),
     "controls-cpu": (sweep_tables.rows, sweep_tables.caption),
     "controls-cpu-12500": (sweep_tables.rows, sweep_tables.caption),
+    "evaluation-cpu-12500": (sweep_tables.evaluation_rows, comparison.caption),
+    "figures-cpu-12500": (sweep_tables.figure_rows, comparison.caption),
     "table2a-cpu-12500": (sweep_tables.rows, sweep_tables.caption),
     "table2b-cpu-12500": (sweep_tables.rows, sweep_tables.caption),
     "table2c-cpu-12500": (sweep_tables.rows, sweep_tables.caption),
@@ -235,11 +237,11 @@ TABLES: dict[str, tuple[Rows, Caption]] = {
     "layers-cpu": (sweep_tables.rows, sweep_tables.caption),
     "resolution-cpu": (sweep_tables.rows, sweep_tables.caption),
     "demo-cpu": (comparison.rows, comparison.caption),
-    "figures-cpu": (sweep_tables.figure_rows, sweep_tables.figure_caption),
+    "figures-cpu": (sweep_tables.figure_rows, comparison.caption),
     "parity": (parity.rows, parity.caption),
     "reliability": (reliability.rows, reliability.caption),
 }
-PICTURES = ("table1-cpu", "controls-cpu-12500", "figures-cpu")
+PICTURES = ("table1-cpu", "controls-cpu-12500", "evaluation-cpu-12500", "figures-cpu", "figures-cpu-12500")
 """Those of TABLES that are drawn as well: results of sweeps."""
 
 

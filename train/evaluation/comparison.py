@@ -77,11 +77,12 @@ def rows(result: dict[str, Any]) -> list[Table]:
 
 
 def caption(result: dict[str, Any]) -> str:
-    """What stands under `rows` in a document."""
+    """What stands in a document under the tables of a result that holds `rows`."""
     every = [run for runs in settings_of(result).values() for run in runs]
     sizes = {size_of(run) for run in every}
     seeds = len({run["seed"] for run in every})
-    return f"{'; '.join(sorted(sizes))}. Means ± standard deviation over {seeds} seed(s), on the test images."
+    of_seeds = f"Means ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
+    return f"{'; '.join(sorted(sizes))}. {of_seeds}, on the test images."
 
 
 def title(name: str) -> str:

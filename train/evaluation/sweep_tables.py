@@ -29,8 +29,8 @@ EVALUATIONS: Columns = {
     "robustness_top1": ("top-1 under corruptions, %", 2),
     "robustness_flip_rate_top1": ("changes of class under corruptions, %", 2),
     "fine_tune_1_top1": ("top-1 fine-tuned on 1 % of the labels, %", 2),
-    "fine_tune_10_top1": ("on 10 % of them, %", 2),
-    "fine_tune_100_top1": ("on all of them, %", 2),
+    "fine_tune_10_top1": ("top-1 fine-tuned on 10 %, %", 2),
+    "fine_tune_100_top1": ("top-1 fine-tuned on all, %", 2),
 }
 _STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % quantiles of Student's t for 2, 3, ... seeds; of more, the last one is on the safe side."""
@@ -161,9 +161,3 @@ def operators_of(result: dict[str, Any]) -> list[str]:
 
 def _every_score(result: dict[str, Any]) -> set[str]:
     return {name for row in result["rows"] for run in row["runs"] for name in run["eval"]}
-
-
-def figure_caption(result: dict[str, Any]) -> str:
-    """What stands under `figure_rows`."""
-    seeds = max(len(row["runs"]) for row in result["rows"])
-    return f"Means ± standard deviation over {seeds} seed(s), on the test images."
