@@ -12,7 +12,7 @@ import pytest
 
 from equimod.benchmarks.compare_loaders import Views
 from equimod.benchmarks.readme import NUMBERS, TABLES, ReadmeError, documents_of, main, render_tables
-from equimod.train.evaluation import sweep_tables
+from equimod.train.evaluation import comparison, sweep_tables
 
 CHECKOUT = Path(__file__).parents[2]
 README = "# Title\n<!-- table: loader -->\nold\n<!-- end -->\ntext\n<!-- table: table1-cpu -->\n<!-- end -->\nend\n"
@@ -207,6 +207,12 @@ def test_figures_table_gives_the_operators_that_were_measured() -> None:
     operators, _, ranks = sweep_tables.figure_rows({**SWEEP, "rows": rows})
     assert (operators.columns[-1], operators.rows[0][-1]) == ("identity", "-0.030 ± 0.000")
     assert (ranks.columns[-1], ranks.rows[0][-1]) == ("PRE", "0.500 ± 0.000")
+
+
+def test_a_caption_says_how_many_seeds_there_are() -> None:
+    trained = "resnet18 width 16, 20 epochs of 50,000 images. "
+    assert comparison.caption(SWEEP) == f"{trained}Means ± standard deviation over 2 seeds, on the test images."
+    assert comparison.caption({"rows": SWEEP["rows"][:1]}) == f"{trained}One seed, on the test images."
 
 
 def test_the_newest_result_counts_whatever_the_name_of_its_file(results: Path) -> None:
