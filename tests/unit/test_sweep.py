@@ -144,7 +144,8 @@ def test_a_difference_whose_interval_holds_zero_is_called_not_significant() -> N
     rows = [
         row("A", "simclr", False, [10, 12, 14]),
         row("A + EquiMod", "simclr", True, [11, 13.1, 15]),
-        row("A otherwise", "simclr", True, [11, 11, 15]),
+        {**row("A otherwise", "simclr", True, [11, 11, 15]), "options": ["--essl"]},
+        row("A for longer", "simclr", False, [11, 13, 16]),
         row("B", "byol", False, [10, 20]),
         row("B + EquiMod", "byol", True, [30]),
     ]
@@ -155,6 +156,9 @@ def test_a_difference_whose_interval_holds_zero_is_called_not_significant() -> N
     assert found["A otherwise, less A"][0].startswith("+0.33 (")
     assert found["A otherwise, less A"][0].endswith("), not significant")
     assert "B + EquiMod, less B" not in found  # one seed
+    assert [*found] == [
+        *("A + EquiMod, less A", "A + EquiMod, less A for longer", "A otherwise, less A", "A for longer, less A")
+    ]
     assert len(sweep_tables.rows({"rows": rows[3:4]})) == 1
 
 

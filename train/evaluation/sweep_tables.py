@@ -92,12 +92,9 @@ def paired(mine: Mapping[int, float], others: Mapping[int, float]) -> tuple[floa
 
 def _differences(rows: Sequence[dict[str, Any]], columns: Columns) -> list[Table]:
     """What each row has more than the first one of its method without EquiMod, or else than the first of all, over the
-    seeds of both. Empty where none has two seeds."""
+    seeds of both; EquiMod with no option more than every one without. Empty where none has two seeds."""
     cells = []
-    for row in rows:
-        method = row["runs"][0]["method"]
-        plain = [r for r in rows if r["runs"][0]["method"] == method and not r["runs"][0]["equimod"]]
-        base = (plain or rows)[0]
+    for row, base in [(mine, other) for mine in rows for other in _bases(mine, rows)]:
         seeds = {run["seed"] for run in row["runs"]} & {run["seed"] for run in base["runs"]}
         if row is not base and len(seeds) > 1:
             title = f"{row['title']}, less {base['title']}"
@@ -105,6 +102,14 @@ def _differences(rows: Sequence[dict[str, Any]], columns: Columns) -> list[Table
             cells.append([title, *found, str(len(seeds))])
     titles = [title.removesuffix(", %") for title in _titles(columns)]
     return [Table(["difference (95 % interval)", *titles, "seeds"], cells)] if cells else []
+
+
+def _bases(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The rows that a row is compared with."""
+    method = row["runs"][0]["method"]
+    plain = [r for r in rows if r["runs"][0]["method"] == method and not r["runs"][0]["equimod"]]
+    is_default = row["runs"][0]["equimod"] and not row.get("options")
+    return plain if plain and is_default else (plain or rows)[:1]
 
 
 def _difference(mine: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], name: str, digits: int) -> str:
