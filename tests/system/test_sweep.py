@@ -55,9 +55,10 @@ def test_an_interrupted_sweep_goes_on_and_ends_like_one_that_was_left_alone(imag
     result = json.loads((output / "layers-cpu.json").read_text())
     assert [len(row["runs"]) for row in result["rows"]] == [1, 1, 1]
     assert result["benchmark"] == "layers-cpu-24"  # of a part of the images
-    table = again.stdout.splitlines()[-4:]
+    *table, figure = again.stdout.splitlines()[-5:]
     assert "linear top-1, %" in table[0]
     assert "92.79" in table[1]
+    assert figure == f"figure: {output / 'layers-cpu.png'}"
     assert (output / "layers-cpu.png").stat().st_size > 10_000
 
 
