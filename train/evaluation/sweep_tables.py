@@ -107,9 +107,9 @@ def _differences(rows: Sequence[dict[str, Any]], columns: Columns) -> list[Table
 def _bases(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
     """The rows that a row is compared with."""
     method = row["runs"][0]["method"]
-    plain = [r for r in rows if r["runs"][0]["method"] == method and not r["runs"][0]["equimod"]]
+    plain = [r for r in rows if r["runs"][0]["method"] == method and not r["runs"][0]["equimod"]] or rows[:1]
     is_default = row["runs"][0]["equimod"] and not row.get("options")
-    return plain if plain and is_default else (plain or rows)[:1]
+    return plain if is_default else plain[:1]
 
 
 def _difference(mine: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], name: str, digits: int) -> str:
